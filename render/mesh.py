@@ -1,0 +1,126 @@
+"""A triangle mesh as the renderers see it: positions, and colour and shading normal per corner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+HARD_EDGE_DEGREES = 40.0
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """A triangle mesh in the object frame (+y up, −z front, +x to the object's own right).
+
+    Attributes:
+        vertices: float64 (V, 3), object units (longest side of the bounding box = 2).
+        faces: int64 (F, 3), indices into ``vertices``; the winding carries no meaning.
+        colors: uint8 (F, 3, 3), sRGB colour at each corner of each face.
+        normals: float32 (F, 3, 3), unit shading normal at each corner; only its axis matters, renderers
+            turn it towards the viewer.
+        semantic_keypoints: name -> float64 (3,) in the object frame; NaN where the object has no such part.
+    """
+
+    vertices: np.ndarray
+    faces: np.ndarray
+    colors: np.ndarray
+    normals: np.ndarray
+    semantic_keypoints: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def build_mesh(
+    vertices: np.ndarray,
+    faces: np.ndarray,
+    colors: np.ndarray,
+    semantic_keypoints: dict[str, np.ndarray] | None = None,
+) -> Mesh:
+    """Normalise to the object frame's unit size and compute shading normals.
+
+    Args:
+        vertices: (V, 3) positions, axes already those of the object frame, any size and origin.
+        faces: (F, 3) vertex indices. Faces without area are dropped.
+        colors: uint8 (F, 3) per face or (F, 3, 3) per corner, sRGB.
+        semantic_keypoints: name -> (3,) in the same coordinates as ``vertices``.
+
+    Raises:
+        ValueError: the mesh has no face with an area, or coordinates that are not finite.
+    """
+    vertices = np.asarray(vertices, np.float64)
+    faces = np.asarray(faces, np.int64)
+    colors = np.asarray(colors, np.uint8)
+    if colors.ndim == 2:
+        colors = np.repeat(colors[:, None], 3, axis=1)
+    if not np.isfinite(vertices[faces]).all():
+        raise ValueError("coordinates are not finite")
+    vertices, faces, center, scale = _fit_unit_box(vertices, faces)
+    area_normals = np.cross(vertices[faces[:, 1]] - vertices[faces[:, 0]], vertices[faces[:, 2]] - vertices[faces[:, 0]])
+    keep = np.linalg.norm(area_normals, axis=1) > 1e-14
+    if not keep.any():
+        raise ValueError("no face has an area")
+    faces, colors = faces[keep], colors[keep]
+    keypoints = {name: (np.asarray(p, np.float64) - center) * scale for name, p in (semantic_keypoints or {}).items()}
+    return Mesh(vertices, faces, colors, corner_normals(vertices, faces), keypoints)
+
+
+def _fit_unit_box(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Drop unused vertices, centre the bounding box and scale its longest side to 2."""
+    if not len(faces):
+        raise ValueError("the mesh has no faces")
+    used, index = np.unique(faces, return_inverse=True)
+    vertices, faces = vertices[used], index.reshape(faces.shape)
+    low, high = vertices.min(0), vertices.max(0)
+    side = (high - low).max()
+    if not side > 0:
+        raise ValueError("all vertices coincide")
+    center, scale = low + (high - low) / 2, 2 / side
+    return (vertices - center) * scale, faces, center, scale
+
+
+def corner_normals(vertices: np.ndarray, faces: np.ndarray, hard_edge_degrees: float = HARD_EDGE_DEGREES) -> np.ndarray:
+    """Shading normals per corner: smooth across soft edges, split at hard ones, blind to winding.
+
+    The normal of a corner is the angle-weighted mean of the normals of the faces around its vertex (vertices
+    merged by position) that lie within ``hard_edge_degrees`` of its own face; each is first turned to its own
+    face's side, so a mesh with inconsistent winding shades like a consistent one.
+
+    Args:
+        vertices: (V, 3). faces: (F, 3), none of them without an area.
+
+    Returns:
+        float32 (F, 3, 3) unit vectors.
+    """
+    corners = vertices[faces]
+    face_normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    face_normals /= np.linalg.norm(face_normals, axis=1, keepdims=True)
+    edges = np.roll(corners, -1, axis=1) - corners
+    edges /= np.maximum(np.linalg.norm(edges, axis=2, keepdims=True), 1e-30)
+    angles = np.arccos(np.clip(-(edges * np.roll(edges, 1, axis=1)).sum(2), -1, 1))
+
+    merged = _merge_by_position(vertices)[faces].ravel()
+    order = np.argsort(merged, kind="stable")
+    start = np.searchsorted(merged[order], merged, "left")
+    valence = np.searchsorted(merged[order], merged, "right") - start
+    face_of_corner = np.arange(len(faces)).repeat(3)
+    weighted = face_normals[face_of_corner] * angles.ravel()[:, None]
+    threshold = np.cos(np.radians(hard_edge_degrees))
+    normals = np.empty((len(merged), 3))
+    # Corners in blocks of bounded (corner, neighbour) pairs: a fan around one vertex is quadratic in its valence.
+    blocks = np.split(np.arange(len(merged)), np.flatnonzero(np.diff(np.cumsum(valence) // 2_000_000)) + 1)
+    for block in blocks:
+        of = np.repeat(block, valence[block])
+        within = np.arange(len(of)) - np.repeat(np.cumsum(valence[block]) - valence[block], valence[block])
+        neighbour = order[start[of] + within]
+        cosine = (face_normals[face_of_corner[of]] * face_normals[face_of_corner[neighbour]]).sum(1)
+        weight = np.where(np.abs(cosine) >= threshold, np.sign(cosine), 0.0)
+        contribution = weighted[neighbour] * weight[:, None]
+        starts = np.cumsum(valence[block]) - valence[block]
+        normals[block] = np.add.reduceat(contribution, starts, axis=0)
+    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-30)
+    return normals.reshape(len(faces), 3, 3).astype(np.float32)
+
+
+def _merge_by_position(vertices: np.ndarray) -> np.ndarray:
+    """int64 (V,): an index per distinct position (to 1e-6 of an object unit)."""
+    grid = np.round(vertices * 1e6).astype(np.int64)
+    return np.unique(grid, axis=0, return_inverse=True)[1].ravel()
