@@ -1,0 +1,152 @@
+"""Rigid geometry and pinhole projection on torch tensors: the one place for it.
+
+Frames are those of the dataset: the camera looks along +z with +x right and +y down, poses are 4×4 matrices acting
+on column vectors, and ``K`` maps camera coordinates to image coordinates. Image coordinates are pixels when ``K``
+is in pixels and [−1, 1] when it comes from :func:`normalize_intrinsics`; every function here works in both.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def transform_points(transform: Tensor, points: Tensor) -> Tensor:
+    """Apply rigid transforms to points.
+
+    Args:
+        transform: (*, 4, 4). points: (*, N, 3).
+
+    Returns:
+        (*, N, 3), ``R x + t``.
+    """
+    return points @ transform[..., :3, :3].transpose(-1, -2) + transform[..., None, :3, 3]
+
+
+def invert_rigid(transform: Tensor) -> Tensor:
+    """Invert rigid transforms (*, 4, 4) by transposing the rotation."""
+    rotation_t = transform[..., :3, :3].transpose(-1, -2)
+    inverse = torch.zeros_like(transform)
+    inverse[..., :3, :3] = rotation_t
+    inverse[..., :3, 3] = -(rotation_t @ transform[..., :3, 3:]).squeeze(-1)
+    inverse[..., 3, 3] = 1
+    return inverse
+
+
+def pair_transforms(object_to_camera: Tensor) -> Tensor:
+    """Relative motion of a pair, both ways.
+
+    Args:
+        object_to_camera: (*, 2, 4, 4) poses of the two views.
+
+    Returns:
+        (*, 2, 4, 4): entry i takes camera i's coordinates to those of camera 1−i.
+    """
+    return object_to_camera.flip(-3) @ invert_rigid(object_to_camera)
+
+
+def normalize_intrinsics(intrinsics: Tensor, height: int, width: int) -> Tensor:
+    """Turn K in pixels into K for image coordinates in [−1, 1] (the corners of the image), same axes.
+
+    Args:
+        intrinsics: (*, 3, 3) in pixels, (0, 0) being the corner of the top-left pixel.
+    """
+    scale = intrinsics.new_tensor([[2 / width, 0, -1], [0, 2 / height, -1], [0, 0, 1]])
+    return scale @ intrinsics
+
+
+def project(intrinsics: Tensor, points: Tensor) -> Tensor:
+    """Project camera-frame points.
+
+    Args:
+        intrinsics: (*, 3, 3). points: (*, N, 3) with z > 0.
+
+    Returns:
+        (*, N, 3): u, v in the units of ``intrinsics``, and z kept.
+    """
+    depth = points[..., 2:]
+    uv = (points @ intrinsics.transpose(-1, -2))[..., :2] / depth
+    return torch.cat([uv, depth], dim=-1)
+
+
+def unproject(intrinsics: Tensor, keypoints: Tensor) -> Tensor:
+    """Lift image points with depth to the camera frame, the inverse of :func:`project`.
+
+    Args:
+        intrinsics: (*, 3, 3), upper triangular. keypoints: (*, N, 3) as (u, v, z).
+
+    Returns:
+        (*, N, 3) in the camera frame.
+    """
+    fx, fy = intrinsics[..., None, 0, 0], intrinsics[..., None, 1, 1]
+    skew, cx, cy = intrinsics[..., None, 0, 1], intrinsics[..., None, 0, 2], intrinsics[..., None, 1, 2]
+    u, v, depth = keypoints.unbind(-1)
+    y = (v - cy) / fy
+    x = (u - cx - skew * y) / fx
+    return torch.stack([x * depth, y * depth, depth], dim=-1)
+
+
+def rotation_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Geodesic angle between rotations, 2·asin(‖a − b‖_F / 2√2) (eq. 2 of arXiv 1807.03146).
+
+    Args:
+        a, b: (*, 3, 3).
+
+    Returns:
+        (*) radians in [0, π]; the gradient stays finite at both ends.
+    """
+    chord = torch.linalg.matrix_norm(a - b) / (2 * math.sqrt(2))
+    one = 1 - torch.finfo(chord.dtype).eps
+    return 2 * torch.asin(chord.clamp(max=one))
+
+
+def procrustes(source: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Rotation that best aligns two ordered point sets: argmin_R Σ w_k ‖R x_k − y_k‖² after centring (eq. 3).
+
+    The result is always a proper rotation. The gradient is that of the rotation itself, not of the factors of the
+    SVD, so it exists when singular values coincide; it is damped to finite where the rotation is undetermined
+    (all points on a line or in one place).
+
+    Args:
+        source, target: (*, N, 3). weights: (*, N), positive, or None for equal ones.
+
+    Returns:
+        (*, 3, 3) rotation with ``target ≈ R source`` up to a translation.
+    """
+    if source.shape != target.shape or source.shape[-1] != 3:
+        raise ValueError(f"point sets must both be (*, N, 3), got {tuple(source.shape)} and {tuple(target.shape)}")
+    if weights is None:
+        weights = torch.ones_like(source[..., 0])
+    weights = (weights / weights.sum(-1, keepdim=True)).unsqueeze(-1)
+    source = source - (weights * source).sum(-2, keepdim=True)
+    target = target - (weights * target).sum(-2, keepdim=True)
+    return _NearestRotation.apply(target.transpose(-1, -2) @ (weights * source))
+
+
+class _NearestRotation(torch.autograd.Function):
+    """Rotation R maximising tr(Rᵀ M): R = U diag(1, 1, det UVᵀ) Vᵀ for M = U S Vᵀ.
+
+    With M = R H, H = V diag(h) Vᵀ and h = s·diag(1, 1, det): differentiating gives, in the basis V, the skew matrix
+    (Rᵀ dR)_ij = (B_ij − B_ji) / (h_i + h_j) with B = Vᵀ Rᵀ dM V.
+    """
+
+    @staticmethod
+    def forward(ctx, matrix: Tensor) -> Tensor:
+        u, s, vt = torch.linalg.svd(matrix)
+        sign = torch.det(u @ vt).sign()
+        signs = torch.ones_like(s)
+        signs[..., 2] = sign
+        rotation = (u * signs.unsqueeze(-2)) @ vt
+        ctx.save_for_backward(rotation, s * signs, vt.transpose(-1, -2))
+        return rotation
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        rotation, h, v = ctx.saved_tensors
+        sums = h.unsqueeze(-1) + h.unsqueeze(-2)
+        floor = 1e-5 * h[..., :1, None] + torch.finfo(h.dtype).eps
+        inverse = sums / (sums.square() + floor.square())
+        c = v.transpose(-1, -2) @ rotation.transpose(-1, -2) @ grad @ v
+        return rotation @ v @ ((c - c.transpose(-1, -2)) * inverse) @ v.transpose(-1, -2)

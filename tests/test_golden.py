@@ -1,0 +1,151 @@
+"""The paper's network, losses and gradients against vectors computed by the official TF1 graph in float64.
+
+``golden_paper.npz`` holds the weights, inputs and float64 results of that graph (tensorflow/models,
+research/keypointnet) at batch 2, 5 keypoints, 8 filters, 128 px, without noise.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.geometry import procrustes, project, transform_points, unproject
+from train import losses
+from train.networks import PaperNetwork
+
+GOLDEN = Path(__file__).parent / "golden_paper.npz"
+TERMS = {
+    "consistency": "con",
+    "pose": "angular",
+    "separation": "sep",
+    "silhouette": "sill",
+    "variance": "variance",
+    "orientation": "lr",
+}
+TOLERANCE = 1e-6
+
+
+def load_weights(network: PaperNetwork, golden: dict[str, np.ndarray]) -> dict[str, torch.nn.Parameter]:
+    """Copy the TF variables into ``network``; returns TF variable name -> our parameter, for the trainable ones."""
+    named = {}
+    for scope, trunk, heads in (
+        ("KeypointNetwork", network.trunk, {"conv_xy": network.heatmap_head, "conv_z": network.depth_head}),
+        ("KeypointNetwork/OrientationNetwork", network.orientation_trunk, {"Conv": network.orientation_head}),
+    ):
+        for i in range(12):
+            conv, norm = trunk[3 * i], trunk[3 * i + 1]
+            named[f"{scope}/dconv{i}/weights"] = conv.weight
+            named[f"{scope}/dconv{i}/BatchNorm/beta"] = norm.bias
+            norm.running_mean.copy_(torch.from_numpy(golden[f"w/{scope}/dconv{i}/BatchNorm/moving_mean"]))
+            norm.running_var.copy_(torch.from_numpy(golden[f"w/{scope}/dconv{i}/BatchNorm/moving_variance"]))
+        for name, head in heads.items():
+            named[f"{scope}/{name}/weights"] = head.weight
+            named[f"{scope}/{name}/biases"] = head.bias
+    with torch.no_grad():
+        for name, parameter in named.items():
+            parameter.copy_(torch.from_numpy(to_torch_layout(golden[f"w/{name}"])))
+    return named
+
+
+def to_torch_layout(array: np.ndarray) -> np.ndarray:
+    return array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
+
+
+def to_opencv(transform: torch.Tensor) -> torch.Tensor:
+    """Turn a row-major OpenGL model-view matrix (16,) into the dataset's frame: y and z of the camera negated."""
+    return torch.diag(torch.tensor([1.0, -1, -1, 1], dtype=torch.double)) @ transform.double().view(-1, 4, 4)
+
+
+def build(mode: str):
+    golden = dict(np.load(GOLDEN))
+    network = PaperNetwork(num_keypoints=5, width=8).double()
+    parameters = load_weights(network, golden)
+    network.train(mode == "train64")
+    images = [torch.from_numpy(golden[f"in/img{i}"]).double().permute(0, 3, 1, 2) for i in range(2)]
+    poses = torch.stack([to_opencv(torch.from_numpy(golden[f"in/mv{i}"])) for i in range(2)], dim=1)
+    flip = torch.diag(torch.tensor([1.0, -1, -1, 1], dtype=torch.double))
+    inverses = [torch.from_numpy(golden[f"in/mvi{i}"]).double().view(-1, 4, 4) @ flip for i in range(2)]
+    transforms = torch.stack([poses[:, 1] @ inverses[0], poses[:, 0] @ inverses[1]], dim=1)
+    focal = golden["in/projection"][0, 0]
+    intrinsics = torch.diag(torch.tensor([focal, focal, 1.0], dtype=torch.double)).expand(2, 2, 3, 3)
+    return golden, network, parameters, images, poses, transforms, intrinsics
+
+
+def run(network, images, poses, transforms, intrinsics, step: int):
+    """Predictions of both views and the six terms, as the trainer computes them for ``--preset paper``."""
+    anneal = min(max((60000 - step) / 30000, 0), 1)
+    flags = losses.true_flags(poses, network.axes)
+    views = [network(images[i][:, :3], flags[:, i], anneal) for i in range(2)]
+    keypoints = torch.stack([v.keypoints for v in views], dim=1)
+    heatmaps = torch.stack([v.heatmaps for v in views], dim=1)
+    mask = torch.stack([(image[:, 3] > 0).double() for image in images], dim=1)
+    points = unproject(intrinsics, keypoints)
+    ends = losses.axis_end_projections(poses, intrinsics, network.axes)
+    terms = {
+        "consistency": losses.consistency(keypoints, transforms, intrinsics),
+        "pose": losses.relative_pose(points, transforms[:, 0, :3, :3]),
+        "separation": losses.separation(points, 0.05),
+        "silhouette": losses.silhouette(heatmaps, mask),
+        "variance": losses.variance(heatmaps, keypoints),
+        "orientation": losses.orientation(torch.stack([v.axis_ends for v in views], dim=1), ends),
+    }
+    return views, ends, terms
+
+
+def close(actual: torch.Tensor, expected: np.ndarray, tolerance: float = TOLERANCE) -> None:
+    np.testing.assert_allclose(actual.detach().numpy(), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("mode", ["eval64", "train64"])
+def test_matches_the_official_graph(mode):
+    golden, network, parameters, images, poses, transforms, intrinsics = build(mode)
+    views, ends, terms = run(network, images, poses, transforms, intrinsics, int(golden["in/global_step"]))
+    to_gl = torch.tensor([1.0, -1, -1], dtype=torch.double)
+    for i, view in enumerate(views):
+        close(view.keypoints * to_gl, golden[f"{mode}/uvz{i}"])
+        close(view.axis_ends[:, 0] * to_gl[:2], golden[f"{mode}/orient{i}"])
+        close(ends[:, i, 0] * to_gl[:2], golden[f"{mode}/xp{i}"])
+        close(view.flags, golden[f"{mode}/lr_flag{i}"])
+        moved = transform_points(transforms[:, i], unproject(intrinsics[:, i], view.keypoints))
+        close((project(intrinsics[:, i], moved) * to_gl)[..., :2], golden[f"{mode}/uv_proj{i}"])
+    lifted = [unproject(intrinsics[:, i], views[i].keypoints) for i in range(2)]
+    frame = torch.diag(to_gl)
+    close((frame @ procrustes(*lifted) @ frame).transpose(1, 2), golden[f"{mode}/rot_est_T"])
+    for ours, theirs in TERMS.items():
+        close(terms[ours].mean(), golden[f"{mode}/{theirs}"])
+
+    total = losses.objective(terms, losses.LossWeights()).mean()
+    close(total, golden[f"{mode}/total"])
+    total.backward()
+    squared = 0.0
+    for name, parameter in parameters.items():
+        expected = to_torch_layout(golden[f"{mode}/grad/{name}"])
+        squared += parameter.grad.square().sum()
+        scale = max(np.linalg.norm(expected), 1.0)
+        assert np.linalg.norm(parameter.grad.numpy() - expected) <= TOLERANCE * scale, name
+    close(squared.sqrt(), golden[f"{mode}/grad_global_norm"])
+
+
+def test_two_steps_of_the_official_optimiser():
+    golden, network, parameters, images, poses, transforms, intrinsics = build("train64")
+    # TF adds epsilon before the bias correction of the second moment, torch after it: the same number at step 1.
+    optimizer = torch.optim.Adam(parameters.values(), lr=1e-3, eps=1e-8 / (1 - 0.999) ** 0.5)
+    for expected in golden["train64/step_losses"][:2]:
+        _, _, terms = run(network, images, poses, transforms, intrinsics, int(golden["in/global_step"]))
+        total = losses.objective(terms, losses.LossWeights()).mean()
+        close(total, expected)
+        optimizer.zero_grad()
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(parameters.values(), 5.0)
+        optimizer.step()
+
+
+def test_batch_norm_statistics_follow_the_official_updates():
+    golden, network, _, images, *_ = build("train64")
+    for i in (1, 0):
+        network(images[i][:, :3], torch.from_numpy(golden[f"in/lr{i}"] > 0).double(), 1.0)
+    norm = network.trunk[1]
+    prefix = "train/bn_update/KeypointNetwork/dconv0/BatchNorm"
+    close(norm.running_mean, golden[f"{prefix}/moving_mean"], 1e-5)
+    close(norm.running_var, golden[f"{prefix}/moving_variance"], 1e-5)

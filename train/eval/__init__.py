@@ -1,0 +1,1 @@
+"""Measuring and using a trained detector: predictions, metrics, report, pictures, export."""

@@ -1,0 +1,160 @@
+"""The figures of an evaluation, as pure functions on float64 arrays.
+
+Angles follow eq. 2 and eq. 3 of arXiv 1807.03146; mean, median and 3D-SE are the columns of its Table 1.
+P pairs, 2 views each, N keypoints, A orientation axes, V views in all.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from data import geometry
+
+FLIP_DEGREES = 90.0
+
+
+def camera_points(keypoints: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
+    """Lift keypoints to the camera frame.
+
+    Args:
+        keypoints: (*, N, 3) as (u, v, z): pixels, pixels, depth. intrinsics: (*, 3, 3), pixels.
+
+    Returns:
+        float64 (*, N, 3), object units.
+    """
+    return geometry.unproject(_tensor(intrinsics), _tensor(keypoints)).numpy()
+
+
+def object_points(keypoints: np.ndarray, intrinsics: np.ndarray, object_to_camera: np.ndarray) -> np.ndarray:
+    """Lift keypoints to the object frame with the true pose.
+
+    Args:
+        keypoints: (*, N, 3) as (u, v, z). intrinsics: (*, 3, 3). object_to_camera: (*, 4, 4).
+
+    Returns:
+        float64 (*, N, 3), object frame.
+    """
+    camera_to_object = geometry.invert_rigid(_tensor(object_to_camera))
+    in_camera = geometry.unproject(_tensor(intrinsics), _tensor(keypoints))
+    return geometry.transform_points(camera_to_object, in_camera).numpy()
+
+
+def relative_rotation(points: np.ndarray) -> np.ndarray:
+    """Rotation from view 0 to view 1 recovered from the two keypoint sets alone (Procrustes, eq. 3).
+
+    Args:
+        points: (*, 2, N, 3) keypoints of both views, each in its own camera frame.
+
+    Returns:
+        float64 (*, 3, 3), a proper rotation.
+    """
+    both = _tensor(points)
+    return geometry.procrustes(both[..., 0, :, :], both[..., 1, :, :]).numpy()
+
+
+def angular_error(estimated: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Geodesic angle between rotations in degrees, 2·asin(‖R̂ − R‖_F / 2√2) (eq. 2).
+
+    Args:
+        estimated, truth: (*, 3, 3).
+
+    Returns:
+        float64 (*), in [0, 180].
+    """
+    return np.degrees(geometry.rotation_distance(_tensor(estimated), _tensor(truth)).numpy())
+
+
+def summarize_errors(errors: np.ndarray) -> dict[str, float]:
+    """Mean, median, share of pairs within 5, 10 and 30 degrees, and share of flips (beyond 90 degrees).
+
+    Args:
+        errors: (P,) angular errors in degrees.
+    """
+    errors = np.asarray(errors, np.float64)
+    if errors.size == 0:
+        raise ValueError("no pairs to summarise")
+    return {
+        "angular_error_mean_deg": float(errors.mean()),
+        "angular_error_median_deg": float(np.median(errors)),
+        "accuracy_at_5_deg": float((errors <= 5).mean()),
+        "accuracy_at_10_deg": float((errors <= 10).mean()),
+        "accuracy_at_30_deg": float((errors <= 30).mean()),
+        "flip_rate": float((errors > FLIP_DEGREES).mean()),
+    }
+
+
+def keypoint_spread(points: np.ndarray) -> np.ndarray:
+    """Spread of every keypoint about its own mean: s_k = sqrt(mean_v ‖x_vk − mean_v x_vk‖²).
+
+    Args:
+        points: (V, N, 3) in the object frame.
+
+    Returns:
+        float64 (N,), object units; NaN where V is 0.
+    """
+    points = np.asarray(points, np.float64)
+    if len(points) == 0:
+        return np.full(points.shape[1], np.nan)
+    return np.sqrt(np.square(points - points.mean(0)).sum(-1).mean(0))
+
+
+def keypoint_3d_se(points: np.ndarray, errors: np.ndarray) -> float:
+    """The paper's 3D-SE (section 5, Table 1): spread in the object frame over the whole split, averaged over keypoints.
+
+    Both views of every pair count, those of pairs beyond 90 degrees are left out. Since models of a category differ
+    in shape, a perfect detector does not reach 0 here; see :func:`keypoint_3d_se_within_model`.
+
+    Args:
+        points: (P, 2, N, 3) in the object frame. errors: (P,) degrees.
+
+    Returns:
+        mean_k s_k in object units (longest side of every object = 2); NaN when every pair is a flip.
+    """
+    kept = np.asarray(points)[np.asarray(errors) <= FLIP_DEGREES]
+    return float(keypoint_spread(kept.reshape(-1, *kept.shape[2:])).mean())
+
+
+def keypoint_3d_se_within_model(points: np.ndarray, model_index: np.ndarray) -> float:
+    """Spread over the views of one model, averaged over keypoints, then over models; nothing is left out.
+
+    Args:
+        points: (P, 2, N, 3) in the object frame. model_index: (P,) which model a pair shows.
+    """
+    points, model_index = np.asarray(points), np.asarray(model_index)
+    by_model = (points[model_index == m] for m in np.unique(model_index))
+    return float(np.mean([keypoint_spread(p.reshape(-1, *p.shape[2:])).mean() for p in by_model]))
+
+
+def orientation_accuracy(flags: np.ndarray, true_flags: np.ndarray) -> float:
+    """Share of views whose orientation is right, that is, all of its flags where the model has several axes.
+
+    Args:
+        flags, true_flags: bool (V, A).
+    """
+    return float((np.asarray(flags) == np.asarray(true_flags)).all(-1).mean())
+
+
+def inside_mask(keypoints: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Which keypoints project onto a pixel that the object covers at least in part (alpha > 0).
+
+    Args:
+        keypoints: (V, N, 2 or 3), u and v in pixels. alpha: (V, H, W).
+
+    Returns:
+        bool (V, N); False outside the image.
+    """
+    height, width = alpha.shape[-2:]
+    cells = np.floor(np.asarray(keypoints)[..., :2])
+    inside = ((cells >= 0) & (cells < [width, height])).all(-1)
+    column, row = np.where(inside[..., None], cells, 0).astype(int).transpose(2, 0, 1)
+    return inside & (alpha[np.arange(len(alpha))[:, None], row, column] > 0)
+
+
+def silhouette_hit_rate(keypoints: np.ndarray, alpha: np.ndarray) -> float:
+    """Share of keypoints that project inside the mask (see :func:`inside_mask`)."""
+    return float(inside_mask(keypoints, alpha).mean())
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    return torch.as_tensor(np.asarray(array, np.float64))

@@ -1,0 +1,135 @@
+"""The six terms of the objective, each its own function, each per item.
+
+Shapes: B pairs, 2 views, N keypoints, A axes, maps of h×w. Keypoints are (u, v, z) in the image coordinates of
+``intrinsics`` (normalised ones in training) with depth along the camera's +z; ``points`` are the same keypoints
+lifted to the camera frame. Every term returns (B,); all but the pose, which has one value a pair, sum over the two
+views, as the official code does.
+Equations are those of arXiv 1807.03146.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from data.geometry import procrustes, project, rotation_distance, transform_points, unproject
+from train.networks import AXIS_DIRECTIONS, pixel_grid
+
+
+@dataclass
+class LossWeights:
+    """Weights of the terms; the defaults are the paper's (section 4)."""
+
+    consistency: float = 1.0
+    pose: float = 0.2
+    separation: float = 1.0
+    silhouette: float = 1.0
+    variance: float = 0.5
+    orientation: float = 1.0
+
+
+def consistency(keypoints: Tensor, transforms: Tensor, intrinsics: Tensor) -> Tensor:
+    """Multi-view consistency (eq. 1): squared image distance between moved and detected keypoints, both ways.
+
+    Args:
+        keypoints: (B, 2, N, 3). transforms: (B, 2, 4, 4), view i's camera frame to the other's.
+        intrinsics: (B, 2, 3, 3).
+
+    Returns:
+        (B,) mean over keypoints, summed over the two directions.
+    """
+    moved = transform_points(transforms, unproject(intrinsics, keypoints))
+    projected = project(intrinsics.flip(1), moved)
+    error = (projected - keypoints.flip(1))[..., :2].square().sum(-1)
+    return error.mean(-1).sum(1)
+
+
+def relative_pose(points: Tensor, rotation: Tensor, noise: float = 0.0) -> Tensor:
+    """Relative pose (eq. 2 and 3): angle between the true rotation and the one Procrustes recovers.
+
+    Args:
+        points: (B, 2, N, 3) camera-frame keypoints. rotation: (B, 3, 3) from view 0 to view 1.
+        noise: standard deviation of the Gaussian noise on all coordinates, in object units.
+
+    Returns:
+        (B,) radians.
+    """
+    if noise:
+        points = points + noise * torch.randn_like(points)
+    return rotation_distance(procrustes(points[:, 0], points[:, 1]), rotation)
+
+
+def separation(points: Tensor, delta: float) -> Tensor:
+    """Hinge on squared 3D distances below ``delta`` (eq. 6; δ² of the paper), over all ordered pairs of keypoints.
+
+    The pairs of a point with itself add the constant ``delta``, and the sum is divided by 2N: both as the official
+    code has it.
+
+    Args:
+        points: (B, 2, N, 3).
+
+    Returns:
+        (B,) summed over views.
+    """
+    squared = (points.unsqueeze(-2) - points.unsqueeze(-3)).square().sum(-1)
+    return (delta - squared).clamp(min=0).sum((-2, -1)).sum(1) / (2 * points.shape[-2])
+
+
+def silhouette(heatmaps: Tensor, mask: Tensor) -> Tensor:
+    """−log of the heat map's mass inside the object (eq. 7).
+
+    Args:
+        heatmaps: (B, 2, N, h, w). mask: (B, 2, h, w) in [0, 1].
+
+    Returns:
+        (B,) mean over keypoints, summed over views.
+    """
+    inside = (heatmaps * mask.unsqueeze(2)).flatten(3).sum(-1)
+    return -torch.log(inside + 1e-12).mean(-1).sum(1)
+
+
+def variance(heatmaps: Tensor, keypoints: Tensor) -> Tensor:
+    """Variance of each heat map about its mean (eq. 8), in squared normalised image units.
+
+    Args:
+        heatmaps: (B, 2, N, h, w). keypoints: (B, 2, N, 3), u and v normalised.
+
+    Returns:
+        (B,) mean over keypoints, summed over views.
+    """
+    grid = pixel_grid(*heatmaps.shape[-2:], like=heatmaps)
+    mean_square = (heatmaps * grid.square().sum(0)).flatten(3).sum(-1)
+    return (mean_square - keypoints[..., :2].square().sum(-1)).mean(-1).sum(1)
+
+
+def axis_end_projections(object_to_camera: Tensor, intrinsics: Tensor, axes: tuple[str, ...]) -> Tensor:
+    """Where the + and − ends of object axes project: (*, 4, 4) and (*, 3, 3) -> (*, A, 2, 2), (x, y) last."""
+    directions = torch.tensor([AXIS_DIRECTIONS[a] for a in axes], dtype=intrinsics.dtype, device=intrinsics.device)
+    ends = torch.stack([directions, -directions], dim=1).flatten(0, 1)
+    uv = project(intrinsics, transform_points(object_to_camera, ends))[..., :2]
+    return uv.unflatten(-2, (len(axes), 2))
+
+
+def true_flags(object_to_camera: Tensor, axes: tuple[str, ...]) -> Tensor:
+    """1 where an object axis points to the camera's right: (*, 4, 4) -> (*, A)."""
+    columns = [next(i for i, c in enumerate(AXIS_DIRECTIONS[a]) if c) for a in axes]
+    return (object_to_camera[..., 0, columns] > 0).to(object_to_camera.dtype)
+
+
+def orientation(axis_ends: Tensor, true_axis_ends: Tensor) -> Tensor:
+    """Squared error of the predicted axis ends (section 3.3).
+
+    Args:
+        axis_ends, true_axis_ends: (B, 2, A, 2, 2).
+
+    Returns:
+        (B,) mean over ends and coordinates, summed over views.
+    """
+    return (axis_ends - true_axis_ends).square().mean((2, 3, 4)).sum(1)
+
+
+def objective(terms: dict[str, Tensor], weights: LossWeights) -> Tensor:
+    """Weighted sum of per-item terms: dict of (B,) -> (B,)."""
+    return sum(weight * terms[name] for name, weight in asdict(weights).items())
