@@ -1,0 +1,116 @@
+import math
+
+import numpy as np
+import pytest
+
+from train.eval import metrics
+
+
+def rotation(axis, degrees):
+    """Rodrigues' formula, independent of the code under test."""
+    x, y, z = np.asarray(axis, float) / np.linalg.norm(axis)
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    a = math.radians(degrees)
+    return np.eye(3) + math.sin(a) * cross + (1 - math.cos(a)) * cross @ cross
+
+
+@pytest.mark.parametrize("degrees", [0, 0.01, 5, 90, 135, 179.9])
+def test_angular_error_is_the_angle_of_the_rotation_between(degrees):
+    truth = rotation([1, 2, 3], 40)
+    estimated = rotation([-1, 0.3, 2], degrees) @ truth
+    assert metrics.angular_error(estimated, truth) == pytest.approx(degrees, abs=1e-6)
+
+
+def test_angular_error_of_opposite_rotations_is_180():
+    assert metrics.angular_error(rotation([0, 1, 0], 180), np.eye(3)) == pytest.approx(180, abs=1e-5)
+
+
+def test_camera_points_by_hand():
+    k = np.array([[100, 0, 32], [0, 100, 32], [0, 0, 1.0]])
+    # 50 px right of the centre, 25 px above it, at depth 4: x = 50/100*4, y = -25/100*4
+    point = metrics.camera_points(np.array([[82, 7, 4.0]]), k)
+    assert np.allclose(point, [[2, -1, 4]])
+
+
+def test_object_points_undo_the_pose():
+    rng = np.random.default_rng(0)
+    points = rng.uniform(-1, 1, (6, 3))
+    pose = np.eye(4)
+    pose[:3, :3], pose[:3, 3] = rotation([1, 1, 0], 70), [0.1, -0.2, 30]
+    k = np.array([[733, 0, 32], [0, 733, 32], [0, 0, 1.0]])
+    camera = points @ pose[:3, :3].T + pose[:3, 3]
+    uv = camera[:, :2] / camera[:, 2:] * 733 + 32
+    keypoints = np.concatenate([uv, camera[:, 2:]], 1)
+    assert np.allclose(metrics.object_points(keypoints, k, pose), points, atol=1e-10)
+
+
+def test_relative_rotation_is_from_view_0_to_view_1():
+    rng = np.random.default_rng(1)
+    first = rng.normal(size=(7, 3)) + [0, 0, 30]
+    motion = rotation([0.2, 1, -0.4], 63)
+    second = first @ motion.T + [1, -2, 3]
+    assert np.allclose(metrics.relative_rotation(np.stack([first, second])), motion)
+
+
+def test_relative_rotation_never_reflects():
+    first = np.random.default_rng(2).normal(size=(5, 3))
+    mirrored = first * [-1, 1, 1]
+    assert np.linalg.det(metrics.relative_rotation(np.stack([first, mirrored]))) == pytest.approx(1)
+
+
+def test_summary_by_hand():
+    # thresholds include their ends; 90 itself is no flip
+    summary = metrics.summarize_errors([1, 5, 8, 10, 30, 90, 90.1, 180])
+    assert summary == {
+        "angular_error_mean_deg": pytest.approx(414.1 / 8),
+        "angular_error_median_deg": 20,
+        "accuracy_at_5_deg": 2 / 8,
+        "accuracy_at_10_deg": 4 / 8,
+        "accuracy_at_30_deg": 5 / 8,
+        "flip_rate": 2 / 8,
+    }
+    with pytest.raises(ValueError):
+        metrics.summarize_errors([])
+
+
+def test_spread_by_hand():
+    # keypoint 0 stands still; keypoint 1 is 3 left or right and 4 up or down of its mean: distance 5 in every view
+    points = np.array([[[1, 1, 1], [3, 4, 0]], [[1, 1, 1], [-3, -4, 0]]], float)
+    assert np.allclose(metrics.keypoint_spread(points), [0, 5])
+
+
+def test_3d_se_leaves_flips_out_and_averages_over_keypoints():
+    still, left, right = [0, 0, 0], [-1, 0, 0], [1, 0, 0]
+    pair = [[still, left], [still, right]]
+    flipped = [[still, [500, 0, 0]], [still, [-500, 0, 0]]]
+    points = np.array([pair, flipped], float)
+    assert metrics.keypoint_3d_se(points, [10, 90.5]) == pytest.approx((0 + 1) / 2)
+    assert metrics.keypoint_3d_se(points, [10, 90.0]) > 100
+    assert math.isnan(metrics.keypoint_3d_se(points, [91, 91]))
+
+
+def test_3d_se_within_model_ignores_differences_between_models_but_not_flips():
+    def at(x):
+        return [[[x - 1, 0, 0]], [[x + 1, 0, 0]]]
+
+    points = np.array([at(0), at(0), at(100)], float)
+    assert metrics.keypoint_3d_se_within_model(points, [4, 4, 9]) == pytest.approx(1)
+    assert metrics.keypoint_3d_se(points, [0, 0, 0]) > 40
+    # models count equally, however many pairs they have
+    points[2] = [[[94, 0, 0]], [[106, 0, 0]]]
+    assert metrics.keypoint_3d_se_within_model(points, [4, 4, 9]) == pytest.approx((1 + 6) / 2)
+
+
+def test_orientation_is_right_only_when_every_flag_is():
+    truth = np.array([[1, 0], [1, 0], [1, 1], [0, 0]], bool)
+    flags = np.array([[1, 0], [0, 0], [1, 0], [1, 1]], bool)
+    assert metrics.orientation_accuracy(flags, truth) == 1 / 4
+    assert metrics.orientation_accuracy(flags[:, :1], truth[:, :1]) == 2 / 4
+
+
+def test_silhouette_hits_by_hand():
+    alpha = np.zeros((1, 4, 6), np.uint8)
+    alpha[0, 1, 5] = 1  # row 1, column 5: u in [5, 6), v in [1, 2)
+    keypoints = np.array([[[5.0, 1.0], [5.99, 1.99], [4.99, 1.5], [5.5, 2.0], [6.0, 1.5], [-0.5, 1.5], [1.5, 5.5]]])
+    assert metrics.inside_mask(keypoints, alpha).tolist() == [[True, True, False, False, False, False, False]]
+    assert metrics.silhouette_hit_rate(keypoints, alpha) == pytest.approx(2 / 7)
