@@ -1,0 +1,84 @@
+"""Where the cameras stand: the paper's sampling of view pairs (arXiv 1807.03146, section 5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """How the two cameras of a pair are drawn. Ranges are (low, high); equal ends fix the value."""
+
+    image_size: int = 128  # pixels, height and width
+    distance: tuple[float, float] = (30.0, 30.0)  # from the object's centre, object units
+    fov_degrees: tuple[float, float] = (5.0, 5.0)  # full vertical angle
+    elevation_degrees: tuple[float, float] = (0.0, 90.0)  # above the object's x-z plane
+    shift: float = 0.2  # the camera moves by up to this much along each object axis after it was aimed, object units
+    roll_degrees: float = 0.0  # the camera turns about its axis by up to this much either way
+
+
+def sample_pair(rng: np.random.Generator, settings: ViewSettings) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the two independent views of a pair.
+
+    Returns:
+        object_to_camera float64 (2, 4, 4) and intrinsics float64 (2, 3, 3), in pixels.
+    """
+    poses, cameras = zip(*(_sample_view(rng, settings) for _ in range(2)))
+    return np.stack(poses), np.stack(cameras)
+
+
+def _sample_view(rng: np.random.Generator, settings: ViewSettings) -> tuple[np.ndarray, np.ndarray]:
+    # Every number is drawn whether an option uses it or not: switching one option leaves the others' draws alone.
+    azimuth, height, distance, fov, roll = rng.random(5)
+    shift = rng.uniform(-1, 1, 3) * settings.shift
+    pose = look_at(
+        _between(settings.distance, distance) * _direction(azimuth, height, settings.elevation_degrees),
+        roll_degrees=_between((-settings.roll_degrees, settings.roll_degrees), roll),
+    )
+    # The official data moves the aimed camera without turning it again, so the object leaves the image centre.
+    pose[:3, 3] -= pose[:3, :3] @ shift
+    return pose, intrinsics(settings.image_size, _between(settings.fov_degrees, fov))
+
+
+def _between(limits: tuple[float, float], fraction: float) -> float:
+    return limits[0] + (limits[1] - limits[0]) * fraction
+
+
+def _direction(azimuth: float, height: float, elevation_degrees: tuple[float, float]) -> np.ndarray:
+    """Unit vector, uniform by area between two elevations, from two uniform numbers in [0, 1)."""
+    low, high = np.sin(np.radians(elevation_degrees))
+    y = low + (high - low) * height
+    radius = np.sqrt(max(0.0, 1 - y * y))
+    angle = 2 * np.pi * azimuth
+    return np.array([radius * np.cos(angle), y, radius * np.sin(angle)])
+
+
+def look_at(position: np.ndarray, target: np.ndarray | None = None, roll_degrees: float = 0.0) -> np.ndarray:
+    """Pose of an upright camera at ``position`` (3,) that looks at ``target`` (3,), the origin if None.
+
+    Returns:
+        object_to_camera float64 (4, 4), OpenCV camera axes (+x right, +y down, +z forward).
+    """
+    position = np.asarray(position, np.float64)
+    forward = (0.0 if target is None else np.asarray(target, np.float64)) - position
+    forward = forward / np.linalg.norm(forward)
+    right = np.cross(forward, (0.0, 1.0, 0.0))
+    if np.linalg.norm(right) < 1e-9:  # straight from above or below: the object's front points up in the image
+        right = np.array([1.0, 0.0, 0.0])
+    right /= np.linalg.norm(right)
+    rotation = np.stack([right, np.cross(forward, right), forward])
+    roll = np.radians(roll_degrees)
+    rotation = np.array([[np.cos(roll), -np.sin(roll), 0], [np.sin(roll), np.cos(roll), 0], [0, 0, 1]]) @ rotation
+    pose = np.eye(4)
+    pose[:3, :3] = rotation
+    pose[:3, 3] = -rotation @ position
+    return pose
+
+
+def intrinsics(image_size: int, fov_degrees: float) -> np.ndarray:
+    """K float64 (3, 3) of a square image, in pixels: f = (H/2) / tan(fov/2), principal point at the centre."""
+    half = image_size / 2
+    focal = half / np.tan(np.radians(fov_degrees) / 2)
+    return np.array([[focal, 0, half], [0, focal, half], [0, 0, 1]])
