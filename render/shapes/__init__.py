@@ -1,0 +1,29 @@
+"""Built-in parametric shapes: unlimited models of a category, each a pure function of (category, seed, index)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from data.errors import UserError
+from render.mesh import Mesh
+from render.shapes import airplane, car, chair
+
+_MODULES = {"airplane": airplane, "car": car, "chair": chair}
+CATEGORIES = tuple(_MODULES)
+
+
+def generate(category: str, seed: int, index: int) -> Mesh:
+    """Model number ``index`` of a category, in the object frame (longest side of the bounding box = 2)."""
+    module = _module(category)
+    return module.build(np.random.default_rng([seed, index, CATEGORIES.index(category)]))
+
+
+def keypoint_names(category: str) -> tuple[str, ...]:
+    """Names of the semantic keypoints, in the order that every model of the category has them in."""
+    return _module(category).KEYPOINTS
+
+
+def _module(category: str):
+    if category not in _MODULES:
+        raise UserError(f"category: {category!r} is not built in: choose one of {', '.join(CATEGORIES)}")
+    return _MODULES[category]
