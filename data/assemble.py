@@ -1,0 +1,196 @@
+"""Turn shards into the final shards of a dataset folder: after rendering, and to merge datasets.
+
+What is written depends only on the models given, not on how they were spread over files, so that
+rendering in one go, in parts that are merged, or with interruptions gives the same bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+
+from data.atomic import TEMPORARY_SUFFIX
+from data.errors import UserError
+from data.manifest import MANIFEST_NAME, SHARD_NAME, Manifest, ShardEntry, file_sha256, load_manifest, save_manifest, shard_name
+from data.schema import PAIRS_PER_SHARD, SPLITS
+from data.shard import ModelEntry, ShardHeader, ShardReader, ShardWriter, damaged
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """All pairs of one model in one source shard."""
+
+    path: Path
+    slot: int
+    pairs: int
+    entry: ModelEntry
+    header: ShardHeader
+
+
+def assemble(
+    out: Path,
+    sources: Iterable[Path],
+    manifest: Manifest,
+    pairs_per_shard: int = PAIRS_PER_SHARD,
+    progress: Progress = lambda pairs: None,
+) -> Manifest:
+    """Write the final shards and, last of all, ``dataset.json`` from shards that lie elsewhere.
+
+    Models are sorted by split and id; a shard is closed as soon as it holds ``pairs_per_shard`` pairs. Images are
+    copied compressed, so this runs at the speed of the disk with little memory. Killed at any moment and run again,
+    it leaves the same bytes and nothing else. The sources are only read.
+
+    Args:
+        out: the dataset folder. Shards in it that ``manifest`` does not list are remains of a killed run and go.
+        sources: shards, in any order.
+        manifest: category, seed, settings and failures of the result. Shards and models that it already lists are
+            kept as they are, and the new models come behind them.
+        pairs_per_shard: a shard holds whole models and is closed at this many pairs.
+        progress: called with the number of pairs just written.
+
+    Returns:
+        The manifest as saved.
+
+    Raises:
+        UserError: a model occurs twice with the same settings, or in two splits, or image sizes differ.
+    """
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    blocks = _plan(sources, manifest)
+    _remove_remains(out, {shard.file for shard in manifest.shards})
+    shards = list(manifest.shards)
+    for split in SPLITS:
+        number = sum(shard.split == split for shard in manifest.shards)
+        ours = (block for block in blocks if block.entry.split == split)
+        for members in _pack(ours, pairs_per_shard):
+            shards.append(_write(out / shard_name(split, number), members, progress))
+            number += 1
+    shards.sort(key=lambda shard: (SPLITS.index(shard.split), shard.file))
+    models = {entry.model_id: entry for entry in [*manifest.models, *(block.entry for block in blocks)]}
+    failures = sorted(set(manifest.failures), key=lambda failure: (failure.source, failure.reason))
+    result = replace(manifest, shards=shards, models=[models[name] for name in sorted(models)], failures=failures)
+    save_manifest(out, result)
+    return result
+
+
+def merge(out: Path, folders: Sequence[Path], progress: Progress = lambda pairs: None) -> Manifest:
+    """Join datasets of one category (or the parts of `render --task I/N`) into a new dataset folder.
+
+    The parts of one rendering give the bytes of that rendering done in one go. Where settings or seeds differ, each
+    shard keeps its own settings, and the manifest's ``settings`` is ``{"merged": [...]}`` with ``seed`` that of the
+    first folder.
+
+    Raises:
+        UserError: categories differ, a source is damaged, ``out`` holds another dataset, and see :func:`assemble`.
+    """
+    out = Path(out)
+    if not folders:
+        raise UserError("merge: no dataset given: name at least one")
+    manifests = [load_manifest(folder) for folder in folders]
+    if any(Path(folder).resolve() == out.resolve() for folder in folders):
+        raise UserError(f"{out}: is one of the datasets to merge: choose a new folder for the result")
+    categories = sorted({manifest.category for manifest in manifests})
+    if len(categories) > 1:
+        raise UserError(f"merge: the datasets are of different categories ({', '.join(categories)}): merge like with like")
+    settings: list[dict] = []
+    for manifest in manifests:
+        settings += [s for s in manifest.settings.get("merged", [manifest.settings]) if s not in settings]
+    target = Manifest(
+        categories[0],
+        manifests[0].seed,
+        settings[0] if len(settings) == 1 else {"merged": settings},
+        failures=[failure for manifest in manifests for failure in manifest.failures],
+    )
+    if (out / MANIFEST_NAME).exists():
+        return _already_merged(out, target, manifests)
+    sources = []
+    for folder, manifest in zip(folders, manifests, strict=True):
+        for shard in manifest.shards:
+            sources.append(Path(folder) / shard.file)
+            if not sources[-1].is_file() or file_sha256(sources[-1]) != shard.sha256:
+                raise damaged(sources[-1])
+    return assemble(out, sources, target, progress=progress)
+
+
+def _already_merged(out: Path, target: Manifest, manifests: list[Manifest]) -> Manifest:
+    existing = load_manifest(out)
+    ids = {model.model_id for manifest in manifests for model in manifest.models}
+    pairs = sum(shard.pairs for manifest in manifests for shard in manifest.shards)
+    same = (
+        (existing.category, existing.seed, existing.settings) == (target.category, target.seed, target.settings)
+        and {model.model_id for model in existing.models} == ids
+        and sum(shard.pairs for shard in existing.shards) == pairs
+    )
+    if not same:
+        raise UserError(f"{out}: already holds another dataset: choose a new folder")
+    return existing
+
+
+def _plan(sources: Iterable[Path], manifest: Manifest) -> list[_Block]:
+    """Every model of every source, in the order in which they will be written."""
+    blocks = []
+    for path in sources:
+        with ShardReader(path) as reader:
+            sizes = [len(reader.rows_of(slot)) for slot in range(len(reader.models))]
+            blocks += [
+                _Block(Path(path), slot, pairs, entry, reader.header)
+                for slot, (entry, pairs) in enumerate(zip(reader.models, sizes, strict=True))
+            ]
+    blocks.sort(key=lambda block: (SPLITS.index(block.entry.split), _group(block.header), block.entry.model_id))
+    splits = {entry.model_id: entry.split for entry in manifest.models}
+    written = set()
+    for block in blocks:
+        name, split = block.entry.model_id, block.entry.split
+        if splits.setdefault(name, split) != split:
+            raise UserError(
+                f"{block.path}: model {name} is in split {split} here and in {splits[name]} elsewhere, which would leak "
+                "training models into the test: render both with the same --seed and --splits"
+            )
+        if (key := (_group(block.header), name)) in written:
+            raise UserError(f"{block.path}: model {name} occurs twice with the same settings: leave one of them out")
+        written.add(key)
+    return blocks
+
+
+def _group(header: ShardHeader) -> tuple:
+    # One shard holds models of one header only: its attributes stand for all of them.
+    return header.settings, header.keypoint_names, header.depth_offset, header.depth_scale
+
+
+def _pack(blocks: Iterable[_Block], pairs_per_shard: int) -> Iterable[list[_Block]]:
+    for _, group in groupby(blocks, key=lambda block: _group(block.header)):
+        members, pairs = [], 0
+        for block in group:
+            members.append(block)
+            pairs += block.pairs
+            if pairs >= pairs_per_shard:
+                yield members
+                members, pairs = [], 0
+        if members:
+            yield members
+
+
+def _write(path: Path, members: list[_Block], progress: Progress) -> ShardEntry:
+    with ShardWriter(path, members[0].header) as writer:
+        for source, blocks in groupby(members, key=lambda block: block.path):
+            with ShardReader(source) as reader:
+                for block in blocks:
+                    try:
+                        writer.append_from(reader, block.slot)
+                    except ValueError as error:
+                        raise UserError(f"{source}: {error}: datasets to merge must agree in --image-size") from None
+                    progress(block.pairs)
+    return ShardEntry(
+        path.name, writer.header.split, writer.num_pairs, writer.num_models, path.stat().st_size, file_sha256(path)
+    )
+
+
+def _remove_remains(out: Path, keep: set[str]) -> None:
+    for path in out.iterdir():
+        name = path.name.removesuffix(TEMPORARY_SUFFIX)
+        if (SHARD_NAME.fullmatch(name) or path.name == MANIFEST_NAME + TEMPORARY_SUFFIX) and path.name not in keep:
+            path.unlink()

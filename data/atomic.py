@@ -1,0 +1,67 @@
+"""Files that appear under their name only when complete, whatever kills the process meanwhile."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+TEMPORARY_SUFFIX = ".tmp"
+
+
+def temporary_path(path: Path) -> Path:
+    """Where a file is written before it is renamed to ``path``: the same folder, so that the rename is atomic."""
+    return path.with_name(path.name + TEMPORARY_SUFFIX)
+
+
+def publish(path: Path) -> None:
+    """Flush ``temporary_path(path)`` to the disk and rename it to ``path``."""
+    temporary = temporary_path(path)
+    with open(temporary, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a whole file atomically."""
+    temporary = temporary_path(path)
+    try:
+        temporary.write_bytes(content)
+        publish(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+class DeferredErrorFile(io.FileIO):
+    """A file for HDF5 that keeps the first failed write in ``error`` and lets the library carry on.
+
+    HDF5 cannot close a file whose last writes fail (disk full) and leaks it, or worse; this way it closes it
+    normally and the caller raises ``error`` and deletes the file.
+    """
+
+    error: OSError | None = None
+
+    def write(self, buffer) -> int:
+        view = memoryview(buffer).cast("B")
+        written = 0
+        while self.error is None and written < len(view):
+            try:
+                written += super().write(view[written:])
+            except OSError as error:
+                self.error = error
+        if self.error is not None:
+            self.seek(len(view) - written, os.SEEK_CUR)
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0

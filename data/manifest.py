@@ -1,0 +1,156 @@
+"""The manifest ``dataset.json``: what a dataset folder holds, with a checksum for every shard and for itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from data.atomic import write_bytes
+from data.errors import UserError
+from data.schema import FORMAT, FORMAT_VERSION, SPLITS
+from data.shard import ModelEntry, check_format
+
+MANIFEST_NAME = "dataset.json"
+SHARD_NAME = re.compile(r"(train|val|test)-\d{5,}\.h5")
+_CHECKSUM = re.compile(rb'\n "checksum": "([0-9a-f]{64})"\n}\n\Z')
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """One shard of a dataset. ``pairs`` and ``models`` are counts, ``bytes`` the file's size."""
+
+    file: str
+    split: str
+    pairs: int
+    models: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A mesh that was left out, and why."""
+
+    source: str
+    reason: str
+
+
+@dataclass
+class Manifest:
+    """What ``dataset.json`` says.
+
+    Attributes:
+        category: what the models are. seed: the seed that views and splits came from.
+        settings: every option that shaped the data.
+        shards: in order of split, then number. models: in order of id. failures: meshes that were left out.
+    """
+
+    category: str
+    seed: int
+    settings: dict
+    shards: list[ShardEntry] = field(default_factory=list)
+    models: list[ModelEntry] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+
+def shard_name(split: str, number: int) -> str:
+    return f"{split}-{number:05d}.h5"
+
+
+def save_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write ``dataset.json`` atomically."""
+    write_bytes(Path(folder) / MANIFEST_NAME, _encode(manifest))
+
+
+def load_manifest(folder: Path) -> Manifest:
+    """Read ``dataset.json``.
+
+    Raises:
+        UserError: the folder is not a dataset, its rendering has not ended, its manifest is damaged, or its format
+            is newer than this program.
+    """
+    path = Path(folder) / MANIFEST_NAME
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(_why_missing(Path(folder))) from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}): check its permissions") from None
+    return decode_manifest(path, content)
+
+
+def decode_manifest(path: Path, content: bytes) -> Manifest:
+    """Parse and check the bytes of a manifest; ``path`` is for messages. See :func:`load_manifest`."""
+    broken = UserError(f"{path}: damaged or edited by hand (checksum or structure is wrong): restore it")
+    try:
+        fields = json.loads(content)
+    except (ValueError, RecursionError):
+        raise broken from None
+    if not isinstance(fields, dict):
+        raise broken
+    check_format(path, fields.get("format"), fields.get("format_version"))
+    if "checksum" in fields and not checksum_holds(content):
+        raise broken
+    try:
+        return _decode(fields)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise broken from None
+
+
+def checksum_holds(content: bytes) -> bool:
+    """Whether the manifest ends with the SHA-256 of itself (taken with the checksum's digits replaced by zeros)."""
+    match = _CHECKSUM.search(content)
+    return match is not None and match[1].decode() == _digest(content, match.start(1))
+
+
+def file_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _digest(content: bytes, position: int) -> str:
+    return hashlib.sha256(content[:position] + b"0" * 64 + content[position + 64 :]).hexdigest()
+
+
+def _encode(manifest: Manifest) -> bytes:
+    fields = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(manifest), "checksum": "0" * 64}
+    content = (json.dumps(fields, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    position = _CHECKSUM.search(content).start(1)
+    return content[:position] + _digest(content, position).encode() + content[position + 64 :]
+
+
+def _decode(fields: dict) -> Manifest:
+    if not isinstance(fields["settings"], dict) or not isinstance(fields["category"], str):
+        raise TypeError("settings must be an object and category a string")
+    shards = [
+        ShardEntry(s["file"], s["split"], int(s["pairs"]), int(s["models"]), int(s.get("bytes", -1)), s["sha256"])
+        for s in fields["shards"]
+    ]
+    models = [
+        ModelEntry(m["model_id"], m["split"], m["source"], int(m["faces"]), m.get("geometry", ""))
+        for m in fields["models"]
+    ]
+    failures = [Failure(f["source"], f["reason"]) for f in fields["failures"]]
+    for entry in shards:
+        if not SHARD_NAME.fullmatch(entry.file) or entry.split not in SPLITS:
+            raise ValueError(f"{entry.file!r} is not the name of a shard")
+    for entry in models:
+        if not isinstance(entry.model_id, str) or entry.split not in SPLITS:
+            raise ValueError("a model needs an id and a split")
+    return Manifest(fields["category"], fields["seed"], fields["settings"], shards, models, failures)
+
+
+def _why_missing(folder: Path) -> str:
+    if not folder.exists():
+        return f"{folder}: no such folder: give the folder that `render` wrote"
+    if not folder.is_dir():
+        return f"{folder}: not a folder: give the folder that `render` wrote"
+    if (folder / ".parts").is_dir():
+        return f"{folder}: rendering has not ended: run the same `render` command again to finish it"
+    return f"{folder}: no {MANIFEST_NAME} in it, so not a dataset: give the folder that `render` wrote"
