@@ -1,0 +1,428 @@
+"""From meshes to a dataset: `render_dataset` draws, renders and stores the view pairs of every model.
+
+The unit of work is one model. A worker renders it into a part, a shard of one model under OUT/.parts; when all parts
+are there they are assembled into the final shards. A pair depends only on (seed, model id, pair index), so neither
+the number of workers, nor tasks, nor interruptions change a byte.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from data.assemble import assemble
+from data.atomic import write_bytes
+from data.errors import UserError
+from data.manifest import MANIFEST_NAME, SHARD_NAME, Failure, Manifest, load_manifest
+from data.schema import ModelPairs, split_of
+from data.shard import canonical_json, write_shard
+from render.backends import Backend, open_backend, resolve
+from render.loading import MeshError, Source, discover, load_mesh
+from render.mesh import Mesh
+from render.shading import Light
+from render.shapes import CATEGORIES, generate, keypoint_names
+from render.views import ViewSettings, sample_pair
+from render.workers import WorkerDied, run_tasks
+
+DEFAULT_MODELS = 400
+PARTS = ".parts"
+LOCK = "lock"
+# Names of ShapeNetCore's folders that have built-in shapes too, so that both kinds of dataset can be merged.
+SYNSETS = {"02691156": "airplane", "02958343": "car", "03001627": "chair"}
+_OBJECT_RADIUS = np.sqrt(3)  # of the sphere around a box of side 2
+_MAX_BYTES_PER_MODEL = 4 << 30
+_BLOCKED = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EFBIG: "a file got too big"}
+
+
+@dataclass
+class RenderConfig:
+    """Every option of a rendering."""
+
+    out: Path  # the dataset folder
+    category: str | None = None  # built-in shapes to draw; either this
+    meshes: Path | None = None  # or a folder of meshes (or one file)
+    models: int | None = None  # how many; None = 400 shapes, or all meshes; meshes are taken in the order of their ids
+    pairs_per_model: int = 16
+    seed: int = 0
+    splits: tuple[float, float, float] = (0.8, 0.1, 0.1)  # shares of train, val, test; every model is in one of them
+    views: ViewSettings = field(default_factory=ViewSettings)  # image size and cameras
+    light: Light = field(default_factory=Light)
+    backend: str = "auto"  # auto, egl, osmesa or embree
+    strict: bool = False  # a mesh that cannot be used is an error, instead of an entry in `failures`
+    # How the work is done; these shape no byte of the data.
+    workers: int | None = None  # processes; None = one per core
+    task: tuple[int, int] | None = None  # (I, N): only every N-th model, from the I-th; `merge` joins the parts
+    progress: bool = True  # show a progress bar
+
+
+@dataclass(frozen=True)
+class RenderSummary:
+    """What a call of :func:`render_dataset` did. Counts are of the whole dataset, except ``rendered``."""
+
+    models: int
+    pairs: int
+    rendered: int  # models that this call rendered
+    failures: list[Failure]
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C; the message says how far it got and how to go on."""
+
+
+def parse_splits(text: str) -> tuple[float, float, float]:
+    """``"0.8,0.1,0.1"`` to numbers; values are checked by :func:`render_dataset`."""
+    try:
+        train, val, test = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"splits: {text!r} is not TRAIN,VAL,TEST: give three numbers such as 0.8,0.1,0.1") from None
+    return train, val, test
+
+
+def parse_task(text: str) -> tuple[int, int]:
+    """``"I/N"`` to numbers; values are checked by :func:`render_dataset`."""
+    try:
+        index, count = (int(part) for part in text.split("/"))
+    except ValueError:
+        raise UserError(f"task: {text!r} is not I/N: give two whole numbers such as 1/8") from None
+    return index, count
+
+
+def render_dataset(config: RenderConfig) -> RenderSummary:
+    """Render a dataset, or what is missing of it.
+
+    Raises:
+        UserError: options that make no sense, another run at work on the folder, a folder made with other settings,
+            a full disk, or, if ``strict``, a mesh that cannot be used.
+        Interrupted: Ctrl-C; the same call goes on where it stopped.
+    """
+    check_config(config)
+    config.backend = resolve(config.backend)
+    sources = _sources(config)
+    settings = data_settings(config)
+    out = Path(config.out)
+    with _io_errors_named(out), _locked(out):
+        manifest = _existing_manifest(out, config, settings)
+        return _finish(config, manifest, _for_task(sources, config.task))
+
+
+def check_config(config: RenderConfig) -> None:
+    """Raise :class:`UserError` for the first option that makes no sense."""
+    views = config.views
+
+    def require(condition: bool, message: str) -> None:
+        if not condition:
+            raise UserError(message)
+
+    require(
+        (config.category is None) != (config.meshes is None),
+        "render: give either --category (built-in shapes) or --meshes (a folder of meshes)",
+    )
+    if config.category is not None:
+        require(
+            config.category in CATEGORIES,
+            f"category: {config.category!r} is not built in: choose one of {', '.join(CATEGORIES)}, or use --meshes",
+        )
+    require(config.models is None or config.models >= 1, f"models: {config.models}: ask for at least 1")
+    require(config.pairs_per_model >= 1, f"pairs-per-model: {config.pairs_per_model}: ask for at least 1")
+    require(8 <= views.image_size <= 4096, f"image-size: {views.image_size} pixels: choose 8 to 4096")
+    need = config.pairs_per_model * 2 * 6 * views.image_size**2
+    require(
+        need <= _MAX_BYTES_PER_MODEL,
+        f"pairs-per-model: {config.pairs_per_model} pairs of {views.image_size} pixels need {need / 2**30:.0f} GiB of "
+        "memory in each worker: ask for fewer or smaller ones",
+    )
+    require(0 <= config.seed < 2**63, f"seed: {config.seed}: choose a whole number from 0 to 2^63 - 1")
+    require(config.workers is None or 1 <= config.workers <= 1024, f"workers: {config.workers}: choose 1 to 1024")
+    require(
+        len(config.splits) == 3 and all(np.isfinite(s) and s >= 0 for s in config.splits) and sum(config.splits) > 0,
+        f"splits: {','.join(map(str, config.splits))}: give three shares, none negative and not all 0",
+    )
+    if config.task is not None:
+        index, count = config.task
+        require(
+            count >= 1 and 0 <= index <= count,
+            f"task: {index}/{count}: give I/N with N at least 1 and I from 1 to N (0 stands for N)",
+        )
+    _check_views(views, require)
+    resolve(config.backend)
+    out = Path(config.out)
+    require(not out.exists() or out.is_dir(), f"{out}: is a file: choose a folder for the dataset")
+
+
+def _check_views(views: ViewSettings, require) -> None:
+    def is_range(limits: Sequence[float], low: float, high: float) -> bool:
+        return len(limits) == 2 and low <= limits[0] <= limits[1] <= high  # NaN compares false
+
+    reach = 1 + np.sqrt(3) * views.shift
+    require(0 <= views.shift <= 1, f"shift: {views.shift}: choose 0 to 1 object units")
+    require(
+        is_range(views.distance, reach, 1e4),
+        f"distance: {views.distance}: choose {reach:.2f} to 10000 object units, the lower end first",
+    )
+    require(is_range(views.fov_degrees, 0.01, 150), f"fov: {views.fov_degrees}: choose 0.01 to 150 degrees")
+    require(
+        is_range(views.elevation_degrees, -90, 90),
+        f"elevation: {views.elevation_degrees}: choose -90 to 90 degrees, the lower end first",
+    )
+    require(0 <= views.roll_degrees <= 180, f"roll: {views.roll_degrees}: choose 0 to 180 degrees")
+
+
+def data_settings(config: RenderConfig) -> dict:
+    """Every option that shapes the data, as JSON types; ``backend`` must be resolved."""
+    settings = {
+        "source": "shapes" if config.category else "meshes",
+        "category": _category(config),
+        "models": config.models if config.meshes else config.models or DEFAULT_MODELS,
+        "pairs_per_model": config.pairs_per_model,
+        "seed": config.seed,
+        "splits": [float(share) for share in config.splits],
+        "views": asdict(config.views),
+        "light": asdict(config.light),
+        "backend": config.backend,
+    }
+    return json.loads(canonical_json(settings))
+
+
+def render_model(config: RenderConfig, source: Source, mesh: Mesh, backend: Backend) -> ModelPairs:
+    """Render all pairs of one model."""
+    pairs = [sample_pair(pair_rng(config.seed, source.model_id, i), config.views) for i in range(config.pairs_per_model)]
+    poses, cameras = (np.stack(values) for values in zip(*pairs, strict=True))
+    size = config.views.image_size
+    rgba, z = backend.render(mesh, poses.reshape(-1, 4, 4), cameras.reshape(-1, 3, 3), size, config.light)
+    offset, scale = depth_coding(config.views)
+    depth = np.where(z > 0, np.clip(np.rint((z - offset) / scale), 1, 65535), 0).astype(np.uint16)
+    names = _keypoint_names(config)
+    return ModelPairs(
+        source.model_id,
+        split_of(config.seed, source.model_id, config.splits),
+        source.name,
+        len(mesh.faces),
+        rgba.reshape(-1, 2, size, size, 4),
+        depth.reshape(-1, 2, size, size),
+        poses,
+        cameras,
+        np.array([mesh.semantic_keypoints[name] for name in names], np.float32) if names else None,
+        hashlib.sha256(mesh.vertices.astype(np.float32)[mesh.faces].tobytes()).hexdigest(),
+    )
+
+
+def pair_rng(seed: int, model_id: str, pair: int) -> np.random.Generator:
+    """The random numbers of one pair: a pure function of the three arguments."""
+    digest = hashlib.sha256(f"{seed}:{model_id}:{pair}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:16], "big"))
+
+
+def depth_coding(views: ViewSettings) -> tuple[float, float]:
+    """(offset, scale), object units: 16-bit values 1 to 65535 span all depths that the views can see."""
+    reach = _OBJECT_RADIUS * (1 + views.shift)
+    near, far = max(0.0, views.distance[0] - reach), views.distance[1] + reach
+    scale = (far - near) / 65534
+    return float(near - scale), float(scale)
+
+
+# --- the sources -----------------------------------------------------------------------------------------------------
+
+
+def _category(config: RenderConfig) -> str:
+    if config.category:
+        return config.category
+    name = Path(config.meshes).resolve().name
+    return SYNSETS.get(name, name)
+
+
+def _keypoint_names(config: RenderConfig) -> tuple[str, ...]:
+    return keypoint_names(config.category) if config.category else ()
+
+
+def _sources(config: RenderConfig) -> list[Source]:
+    """All models of the dataset, sorted by id."""
+    if config.meshes:
+        return discover(Path(config.meshes))[: config.models]
+    count = config.models or DEFAULT_MODELS
+    ids = (f"{config.category}-s{config.seed}-{index:06d}" for index in range(count))
+    return [Source(model_id, f"shapes:{config.category}:{config.seed}:{i}") for i, model_id in enumerate(ids)]
+
+
+def _for_task(sources: list[Source], task: tuple[int, int] | None) -> list[Source]:
+    return sources if task is None else sources[(task[0] - 1) % task[1] :: task[1]]
+
+
+def _mesh_of(config: RenderConfig, source: Source) -> Mesh:
+    if source.path is not None:
+        root = Path(config.meshes)
+        return load_mesh(source.path, root if root.is_dir() else None)
+    return generate(config.category, config.seed, int(source.name.rsplit(":", 1)[1]))
+
+
+# --- the work --------------------------------------------------------------------------------------------------------
+
+
+def _finish(config: RenderConfig, manifest: Manifest, sources: list[Source]) -> RenderSummary:
+    """Render what is missing, assemble, and clear the parts away."""
+    out = Path(config.out)
+    parts = out / PARTS
+    done = {model.model_id for model in manifest.models}
+    wanted = {_part(parts, s.model_id): s for s in sources if s.model_id not in done}
+    missing = [source for path, source in wanted.items() if not path.exists()]
+    failures = _render_missing(config, parts, missing, len(sources))
+    ready = sorted(path for path in wanted if path.exists())
+    sources_seen = {source.name for source in sources}
+    kept = [failure for failure in manifest.failures if failure.source not in sources_seen]
+    if not ready and not manifest.models and sources:
+        raise UserError(
+            f"{config.meshes or config.category}: none of the {len(sources)} models could be rendered, the first "
+            f"because {failures[0].reason}: {failures[0].source}"
+        )
+    if ready or set(kept + failures) != set(manifest.failures) or not (out / MANIFEST_NAME).exists():
+        manifest.failures = kept + failures
+        manifest = assemble(out, ready, manifest)
+    _clear(parts)
+    pairs = sum(shard.pairs for shard in manifest.shards)
+    return RenderSummary(len(manifest.models), pairs, len(missing) - len(failures), manifest.failures)
+
+
+def _part(parts: Path, model_id: str) -> Path:
+    return parts / f"{hashlib.sha256(model_id.encode()).hexdigest()[:32]}.h5"
+
+
+def _render_missing(config: RenderConfig, parts: Path, missing: list[Source], total: int) -> list[Failure]:
+    """Render models into parts; returns those that could not be."""
+    # Workers write in a folder of this run's own: one that outlives a killed run cannot disturb the next.
+    scratch = parts / f"run-{uuid.uuid4().hex}"
+    scratch.mkdir()
+    failures: list[Failure] = []
+    done = total - len(missing)
+    workers = min(config.workers or _cores(), len(missing))
+    outcomes = run_tasks(partial(_open_renderer, config, scratch), missing, workers)
+    with tqdm(total=total, initial=done, unit="model", desc="render", disable=not config.progress) as bar:
+        try:
+            for source, outcome in outcomes:
+                if isinstance(outcome, (MeshError, WorkerDied)):
+                    failures.append(Failure(source.name, str(outcome)))
+                    if config.strict:
+                        raise UserError(f"{source.name}: {outcome}: mend or remove it, or leave --strict out")
+                elif isinstance(outcome, Exception):
+                    raise outcome
+                bar.update()
+        except KeyboardInterrupt:
+            done = bar.n
+            bar.close()
+            raise Interrupted(
+                f"interrupted: {done} of {total} models are done and kept: run the same command again to go on"
+            ) from None
+        finally:
+            outcomes.close()
+    return failures
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _open_renderer(config: RenderConfig, scratch: Path):
+    """Runs in a worker: what it does with one task."""
+    backend = open_backend(config.backend)
+    return partial(_render_part, config, scratch, backend)
+
+
+def _render_part(config: RenderConfig, scratch: Path, backend: Backend, source: Source) -> None:
+    model = render_model(config, source, _mesh_of(config, source), backend)
+    path = _part(scratch, source.model_id)
+    offset, scale = depth_coding(config.views)
+    write_shard(path, model.split, [model], data_settings(config), _keypoint_names(config), offset, scale)
+    os.replace(path, _part(scratch.parent, source.model_id))
+
+
+# --- the folder ------------------------------------------------------------------------------------------------------
+
+
+def _existing_manifest(out: Path, config: RenderConfig, settings: dict) -> Manifest:
+    """The manifest to go on from; refuses a folder that holds anything else than this dataset."""
+    marker = out / PARTS / "settings.json"
+    if (out / MANIFEST_NAME).exists():
+        manifest = load_manifest(out)
+        _refuse_other(out, manifest.settings, settings)
+    else:
+        manifest = Manifest(_category(config), config.seed, settings)
+        if marker.exists():
+            _refuse_other(out, json.loads(marker.read_bytes()), settings)
+        elif any(SHARD_NAME.fullmatch(path.name) for path in out.iterdir()):
+            raise UserError(f"{out}: holds shards but no {MANIFEST_NAME}: choose a new folder")
+    if not marker.exists():
+        write_bytes(marker, canonical_json(settings).encode())
+    for remains in (out / PARTS).glob("run-*"):
+        shutil.rmtree(remains)
+    return manifest
+
+
+def _refuse_other(out: Path, theirs: dict, ours: dict) -> None:
+    differ = sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))
+    if differ:
+        raise UserError(
+            f"{out}: was rendered with other settings ({', '.join(differ)}): use the same ones to go on, or a new folder"
+        )
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Hold the only right to write in ``out``. The lock goes with the process, however that ends."""
+    parts = out / PARTS
+    while True:
+        parts.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = open(parts / LOCK, "w")
+        except FileNotFoundError:  # another run has just ended and cleared the folder away
+            continue
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"{out}: another run is writing to it: wait for it to end, or choose a new folder") from None
+            if not _is_at(lock, parts / LOCK):
+                continue
+            yield
+            return
+
+
+def _clear(parts: Path) -> None:
+    """Remove the parts, the lock last: until then no other run begins."""
+    for path in parts.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
+    (parts / LOCK).unlink()
+    with suppress(OSError):  # another run has already begun to use the folder
+        parts.rmdir()
+
+
+def _is_at(file, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def _io_errors_named(out: Path) -> Iterator[None]:
+    """Turn what a disk can do to us into one clear line."""
+    try:
+        yield
+    except OSError as error:
+        why = _BLOCKED.get(error.errno) or error.strerror
+        if why is None:
+            raise
+        raise UserError(f"{out}: {why}: mend that and run the same command again to go on") from error

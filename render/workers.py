@@ -1,0 +1,142 @@
+"""A pool of worker processes that survives the death of any of them and dies with its owner."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from typing import Any
+
+ATTEMPTS = 2  # how often a task is given to a fresh worker before it is given up
+
+
+class WorkerDied(Exception):
+    """A task was given up because every worker that tried it died; the message says how."""
+
+
+def run_tasks(setup: Callable[[], Callable[[Any], Any]], tasks: Iterable[Any], workers: int) -> Iterator[tuple[Any, Any]]:
+    """Run tasks in processes of their own and yield ``(task, outcome)`` in the order they finish.
+
+    Args:
+        setup: picklable; called once in each worker, returns the function of one task that does the work.
+        tasks: picklable.
+        workers: number of processes.
+
+    Yields:
+        The task and what the function returned, or the exception that it raised, or :class:`WorkerDied`.
+    """
+    queue = deque((task, 1) for task in tasks)
+    pool: list[_Worker] = []
+    try:
+        while queue or any(worker.job for worker in pool):
+            for worker in [w for w in pool if not w.job]:
+                if queue:
+                    worker.give(queue.popleft())
+            while queue and len(pool) < workers:
+                pool.append(_Worker(setup))
+                pool[-1].give(queue.popleft())
+            ready = wait([worker.pipe for worker in pool if worker.job])
+            for worker in [w for w in pool if w.pipe in ready]:
+                task, attempt = worker.job
+                try:
+                    outcome = worker.take()
+                except (EOFError, ConnectionResetError):
+                    pool.remove(worker)
+                    death = worker.cause_of_death()
+                    if attempt < ATTEMPTS:
+                        queue.appendleft((task, attempt + 1))
+                        continue
+                    outcome = WorkerDied(f"the worker process died {attempt} times on it ({death})")
+                yield task, outcome
+    finally:
+        for worker in pool:
+            worker.stop()
+
+
+class _Worker:
+    """One process and the pipe to it. ``job`` is the (task, attempt) it is at, None when idle."""
+
+    def __init__(self, setup: Callable[[], Callable[[Any], Any]]):
+        # Spawned, not forked: neither ray tracers nor GL contexts nor threads survive a fork.
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, setup), daemon=True)
+        with _environment_of_workers():
+            self._process.start()
+        theirs.close()
+        self.job: tuple[Any, int] | None = None
+
+    def give(self, job: tuple[Any, int]) -> None:
+        self.job = job
+        try:
+            self.pipe.send(job[0])
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it died while idle; reading from it will tell
+
+    def take(self) -> Any:
+        outcome = self.pipe.recv()
+        self.job = None
+        return outcome
+
+    def cause_of_death(self) -> str:
+        self._process.join()
+        self.pipe.close()
+        code = self._process.exitcode
+        if code is not None and code < 0:
+            return f"{signal.Signals(-code).name}, out of memory or a crash"
+        return f"exit status {code}"
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.join()
+        self.pipe.close()
+
+
+@contextmanager
+def _environment_of_workers() -> Iterator[None]:
+    """What a process started within inherits: one thread for linear algebra, and deafness to Ctrl-C.
+
+    The terminal sends Ctrl-C to every process; only the owner of the pool answers it.
+    """
+    before = {name: os.environ.get(name) for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+    os.environ.update({name: "1" for name in before})
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main_thread else None
+    try:
+        yield
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGINT, handler)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _serve(pipe, setup: Callable[[], Callable[[Any], Any]]) -> None:
+    """Main function of a worker."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_owner, daemon=True).start()
+    work = None
+    while True:
+        try:
+            task = pipe.recv()
+        except EOFError:
+            return
+        try:
+            work = work or setup()
+            outcome = work(task)
+        except Exception as error:  # handed to the owner, who knows what is to be done
+            outcome = error
+        pipe.send(outcome)
+
+
+def _die_with_owner() -> None:
+    wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)
