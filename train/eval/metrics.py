@@ -84,6 +84,29 @@ def summarize_errors(errors: np.ndarray) -> dict[str, float]:
     }
 
 
+def bootstrap_over_models(
+    errors: np.ndarray, model_index: np.ndarray, samples: int, seed: int = 0
+) -> dict[str, list[float]]:
+    """95 % percentile intervals of :func:`summarize_errors`, drawing whole models with replacement.
+
+    Pairs of one model are not independent, so models are what is drawn.
+
+    Args:
+        errors: (P,) degrees. model_index: (P,). samples: number of draws.
+
+    Returns:
+        name -> [low, high].
+    """
+    rng = np.random.default_rng(seed)
+    errors = np.asarray(errors, np.float64)
+    groups = [errors[model_index == m] for m in np.unique(model_index)]
+    draws = [
+        summarize_errors(np.concatenate([groups[g] for g in rng.integers(len(groups), size=len(groups))]))
+        for _ in range(samples)
+    ]
+    return {name: [float(q) for q in np.percentile([d[name] for d in draws], (2.5, 97.5))] for name in draws[0]}
+
+
 def keypoint_spread(points: np.ndarray) -> np.ndarray:
     """Spread of every keypoint about its own mean: s_k = sqrt(mean_v ‖x_vk − mean_v x_vk‖²).
 

@@ -30,6 +30,12 @@ def keypoint_color(index: int) -> tuple[int, int, int]:
     return tuple(round(255 * c) for c in colorsys.hls_to_rgb(hue, 0.42, 0.75))
 
 
+def ink_on(index: int) -> str:
+    """CSS colour, black or white, that reads on the colour of keypoint ``index``."""
+    red, green, blue = keypoint_color(index)
+    return "#000" if 0.299 * red + 0.587 * green + 0.114 * blue > 150 else "#fff"
+
+
 def on_white(rgba: np.ndarray, scale: float = 1.0) -> Image.Image:
     """Composite a view on white and resample it smoothly.
 
@@ -93,6 +99,24 @@ def draw_points(picture: Image.Image, keypoints: np.ndarray, radius: float | Non
     picture.paste(layer, mask=layer.getchannel("A"))
 
 
+def draw_heatmap(rgba: np.ndarray, heatmap: np.ndarray, index: int, scale: float) -> Image.Image:
+    """A keypoint's heat map in its colour over the faded view.
+
+    Args:
+        rgba: uint8 (H, W, 4), premultiplied. heatmap: (h, w) over the same field of view, any scale.
+        index: of the keypoint. scale: enlargement.
+    """
+    view = np.asarray(on_white(rgba, scale), np.float32)
+    faded = 255 - (255 - view) * 0.35
+    peak = float(heatmap.max())
+    strength = Image.fromarray(np.asarray(heatmap, np.float32) / (peak if peak > 0 else 1))
+    strength = np.asarray(strength.resize(view.shape[1::-1], Image.Resampling.BILINEAR))[..., None]
+    # the square root keeps the tails visible
+    strength = np.sqrt(strength.clip(0, 1))
+    mixed = faded * (1 - strength) + np.array(keypoint_color(index), np.float32) * strength
+    return Image.fromarray(mixed.round().astype(np.uint8))
+
+
 def draw_pair(rgba: np.ndarray, keypoints: np.ndarray, caption: str = "", scale: float | None = None) -> Image.Image:
     """Both views of a pair side by side.
 
@@ -154,8 +178,7 @@ def _dot(index: int, radius: float, font: ImageFont.FreeTypeFont) -> Image.Image
     draw = ImageDraw.Draw(sprite)
     for r, fill in ((1.25, (*_INK, 110)), (1.15, (255, 255, 255, 255)), (1.0, (*color, 255))):
         draw.ellipse((half - radius * r, half - radius * r, half + radius * r, half + radius * r), fill=fill)
-    light = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] > 150
-    draw.text((half, half), str(index), font=font, anchor="mm", fill=(0, 0, 0, 255) if light else (255,) * 4)
+    draw.text((half, half), str(index), font=font, anchor="mm", fill=ink_on(index))
     return sprite
 
 

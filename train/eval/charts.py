@@ -1,0 +1,211 @@
+"""Small charts as inline SVG text: a histogram, curves, medians over bins, bars, two aligned point sets.
+
+All share one coordinate system (420 wide) so that their letters have one size on a page.
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+
+import numpy as np
+
+from train.eval.overlays import keypoint_color
+
+WIDTH, HEIGHT = 420, 250
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 14, 40
+_INK, _GRID, _ACCENT, _SOFT, _WARN = "#4a5060", "#e4e7ee", "#3056d3", "#b9c7f5", "#d6455d"
+
+
+class Axes:
+    """Linear axes that turn data into SVG elements.
+
+    Args:
+        x_range, y_range: data limits. x_label, y_label: what they show, with units.
+    """
+
+    def __init__(self, x_range: tuple[float, float], y_range: tuple[float, float], x_label: str, y_label: str):
+        self.x_range, self.y_range = x_range, y_range
+        self.labels = (x_label, y_label)
+        self.parts: list[str] = []
+
+    def x(self, value: float) -> float:
+        low, high = self.x_range
+        return _LEFT + (value - low) / (high - low) * (WIDTH - _LEFT - _RIGHT)
+
+    def y(self, value: float) -> float:
+        low, high = self.y_range
+        return HEIGHT - _BOTTOM - (value - low) / (high - low) * (HEIGHT - _TOP - _BOTTOM)
+
+    def ticks(self, x_ticks: Sequence[float], y_ticks: Sequence[float], y_format: str = "{:g}") -> None:
+        for value in y_ticks:
+            y = self.y(value)
+            self.parts.append(f'<line x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="{_GRID}"/>')
+            self.text(_LEFT - 6, y + 4, y_format.format(value), "end")
+        for value in x_ticks:
+            x, base = self.x(value), HEIGHT - _BOTTOM
+            self.parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{base}" y2="{base + 4}" stroke="{_INK}"/>')
+            self.text(x, base + 17, f"{value:g}", "middle")
+
+    def bar(self, low: float, high: float, value: float, title: str, color: str = _ACCENT) -> None:
+        x, width = self.x(low), max(0.8, self.x(high) - self.x(low) - 1)
+        y, base = self.y(value), self.y(self.y_range[0])
+        self.parts.append(
+            f'<rect x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{max(0, base - y):.2f}" fill="{color}">'
+            f"<title>{html.escape(title)}</title></rect>"
+        )
+
+    def line(self, xs: Sequence[float], ys: Sequence[float], color: str = _ACCENT, dash: str = "") -> None:
+        points = " ".join(f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in zip(xs, ys, strict=True))
+        style = f' stroke-dasharray="{dash}"' if dash else ""
+        self.parts.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="2"{style}/>')
+
+    def band(self, xs: Sequence[float], low: Sequence[float], high: Sequence[float]) -> None:
+        forth = [f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in zip(xs, high, strict=True)]
+        back = [f"{self.x(x):.1f},{self.y(y):.1f}" for x, y in zip(xs, low, strict=True)][::-1]
+        self.parts.append(f'<polygon points="{" ".join(forth + back)}" fill="{_SOFT}" opacity=".6"/>')
+
+    def dot(self, x: float, y: float, title: str, color: str = _ACCENT, radius: float = 3.5) -> None:
+        self.parts.append(
+            f'<circle cx="{self.x(x):.1f}" cy="{self.y(y):.1f}" r="{radius}" fill="{color}">'
+            f"<title>{html.escape(title)}</title></circle>"
+        )
+
+    def rule(self, x: float, label: str) -> None:
+        at = self.x(x)
+        self.parts.append(
+            f'<line x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP}" y2="{HEIGHT - _BOTTOM}" stroke="{_WARN}" '
+            f'stroke-dasharray="3 3"/>'
+        )
+        end = "end" if at > WIDTH * 0.6 else "start"
+        self.text(at + (-4 if end == "end" else 4), _TOP + 10, label, end, _WARN)
+
+    def text(self, x: float, y: float, content: str, anchor: str = "start", color: str = _INK) -> None:
+        self.parts.append(
+            f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{color}">{html.escape(content)}</text>'
+        )
+
+    def svg(self, title: str) -> str:
+        base = HEIGHT - _BOTTOM
+        frame = f'<line x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{base}" y2="{base}" stroke="{_INK}"/>'
+        self.text((WIDTH + _LEFT - _RIGHT) / 2, HEIGHT - 6, self.labels[0], "middle")
+        label = (
+            f'<text transform="translate(11 {(_TOP + base) / 2:.0f}) rotate(-90)" text-anchor="middle" '
+            f'fill="{_INK}">{html.escape(self.labels[1])}</text>'
+        )
+        return _svg(WIDTH, HEIGHT, title, frame + label + "".join(self.parts))
+
+
+def histogram(errors: np.ndarray) -> str:
+    """Share of pairs per 5 degrees of angular error; (P,) degrees."""
+    edges = np.arange(0, 181, 5)
+    share = np.histogram(errors, edges)[0] / len(errors)
+    top = nice_top(share.max())
+    axes = Axes((0, 180), (0, top), "angular error (°)", "share of pairs")
+    axes.ticks(range(0, 181, 30), np.linspace(0, top, 5), "{:.0%}")
+    for low, value in zip(edges, share, strict=False):
+        color = _WARN if low >= 90 else _ACCENT
+        axes.bar(low, low + 5, value, f"{low}–{low + 5}°: {value:.1%} of pairs", color)
+    axes.rule(float(np.median(errors)), f"median {np.median(errors):.1f}°")
+    return axes.svg("Histogram of angular errors")
+
+
+def cumulative(errors: np.ndarray) -> str:
+    """Share of pairs within an error, over 0 to 60 degrees; (P,) degrees."""
+    limit = 60
+    xs = np.linspace(0, limit, 121)
+    ys = np.searchsorted(np.sort(errors), xs, side="right") / len(errors)
+    axes = Axes((0, limit), (0, 1), "angular error (°)", "share of pairs within")
+    axes.ticks(range(0, limit + 1, 10), np.linspace(0, 1, 5), "{:.0%}")
+    axes.line(xs, ys)
+    for at in (5, 10, 30):
+        share = float((errors <= at).mean())
+        axes.dot(at, share, f"{share:.1%} within {at}°")
+        # a label under the curve, where the next part of it cannot cross it
+        axes.text(axes.x(at) + 8, axes.y(share) + 15, f"{share:.0%} ≤ {at}°")
+    return axes.svg("Cumulative distribution of angular errors")
+
+
+def binned(values: np.ndarray, errors: np.ndarray, edges: Sequence[float], label: str, ticks: Sequence[float]) -> str:
+    """Median error (line), middle half (band) and mean (dashed) over bins of something.
+
+    Args:
+        values, errors: (P,). edges: bin limits. label: what ``values`` is, with units. ticks: on the x axis.
+    """
+    rows = []
+    for low, high in zip(edges[:-1], edges[1:], strict=True):
+        # the last bin includes its upper end
+        chosen = errors[(values >= low) & ((values < high) | (high == edges[-1]))]
+        if len(chosen):
+            rows.append(((low + high) / 2, *np.percentile(chosen, (25, 50, 75)), chosen.mean(), len(chosen), low, high))
+    middle, q1, median, q3, mean, count, low, high = map(np.array, zip(*rows, strict=True))
+    top = nice_top(max(q3.max(), mean.max()))
+    axes = Axes((edges[0], edges[-1]), (0, top), label, "angular error (°)")
+    axes.ticks(ticks, np.linspace(0, top, 5))
+    axes.band(middle, q1, q3)
+    axes.line(middle, mean, _WARN, "5 4")
+    axes.line(middle, median)
+    for i, x in enumerate(middle):
+        about = f"{low[i]:g} to {high[i]:g}: {count[i]} pairs"
+        axes.dot(x, mean[i], f"{about}, mean {mean[i]:.1f}°", _WARN, 2.5)
+        axes.dot(x, median[i], f"{about}, median {median[i]:.1f}°")
+    return axes.svg(f"Angular error against {label}")
+
+
+def per_model(names: Sequence[str], means: np.ndarray, medians: np.ndarray) -> str:
+    """Mean (bars) and median (dots) error of every model, best first; (M,) degrees."""
+    order = np.argsort(means, kind="stable")
+    top = nice_top(means.max())
+    axes = Axes((0, len(names)), (0, top), f"{len(names)} models, best first", "angular error (°)")
+    axes.ticks((), np.linspace(0, top, 5))
+    for rank, m in enumerate(order):
+        axes.bar(rank, rank + 1, means[m], f"{names[m]}: mean {means[m]:.1f}°, median {medians[m]:.1f}°", _SOFT)
+    radius = max(1.0, min(3.5, 120 / len(names)))
+    for rank, m in enumerate(order):
+        axes.dot(rank + 0.5, medians[m], f"{names[m]}: median {medians[m]:.1f}°", radius=radius)
+    return axes.svg("Angular error per model")
+
+
+def aligned_sets(moved: np.ndarray, target: np.ndarray) -> str:
+    """Keypoints of view 0 turned by the estimated rotation (rings) onto those of view 1 (dots), from two sides.
+
+    Args:
+        moved, target: (N, 3), both centred, in view 1's camera frame.
+    """
+    panel, gap = 200, 20
+    limit = max(0.3, float(np.abs(np.concatenate([moved, target])).max())) * 1.15
+    parts = []
+    for i, (title, axes) in enumerate((("as the camera sees it", (0, 1)), ("from above", (0, 2)))):
+        left = i * (panel + gap)
+        flip = 1 if axes[1] == 1 else -1  # farther from the camera is drawn higher up
+        parts.append(f'<rect x="{left}" y="18" width="{panel}" height="{panel}" fill="none" stroke="{_GRID}"/>')
+        parts.append(f'<text x="{left + panel / 2}" y="12" text-anchor="middle" fill="{_INK}">{title}</text>')
+
+        def place(point: np.ndarray, left=left, axes=axes, flip=flip) -> tuple[float, float]:
+            x, y = point[axes[0]], point[axes[1]] * flip
+            return left + panel / 2 * (1 + x / limit), 18 + panel / 2 * (1 + y / limit)
+
+        for k, (a, b) in enumerate(zip(moved, target, strict=True)):
+            (ax, ay), (bx, by) = place(a), place(b)
+            color = "rgb({},{},{})".format(*keypoint_color(k))
+            parts.append(
+                f'<line x1="{ax:.1f}" y1="{ay:.1f}" x2="{bx:.1f}" y2="{by:.1f}" stroke="{color}" opacity=".6"/>'
+                f'<circle cx="{ax:.1f}" cy="{ay:.1f}" r="5" fill="none" stroke="{color}" stroke-width="2"/>'
+                f'<circle cx="{bx:.1f}" cy="{by:.1f}" r="4" fill="{color}"><title>keypoint {k}</title></circle>'
+            )
+    return _svg(2 * panel + gap, panel + 22, "Point sets after alignment", "".join(parts))
+
+
+def nice_top(value: float) -> float:
+    """The least of 1, 2, 4, 5, 8 or 10 times a power of ten that is not below ``value``: divides well by four."""
+    if not value > 0:
+        return 1.0
+    power = 10.0 ** np.floor(np.log10(value))
+    return float(next(step * power for step in (1, 2, 4, 5, 8, 10) if step * power >= value * (1 - 1e-9)))
+
+
+def _svg(width: float, height: float, title: str, body: str) -> str:
+    return (
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(title)}" '
+        f'xmlns="http://www.w3.org/2000/svg">{body}</svg>'
+    )

@@ -1,0 +1,132 @@
+"""Step 1 of an evaluation: run the detector over a split once and keep what it said in ``predictions.h5``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import h5py
+import numpy as np
+from tqdm import tqdm
+
+from data.atomic import publish, temporary_path
+from train.eval import metrics
+
+BATCH_SIZE = 32  # pairs; memory only, the numbers do not depend on it
+HEATMAP_PAIRS = 6  # pairs whose whole heat maps are kept for the report
+_VERSION = 1  # raise when the meaning of what is stored changes, so that older caches are not reused
+
+
+@dataclass
+class Predictions:
+    """What a detector says of P pairs, in the dataset's order. N keypoints, A orientation axes.
+
+    The fields are the datasets of ``predictions.h5``; their descriptions are stored there as attributes.
+    """
+
+    keypoints: np.ndarray
+    R_estimated: np.ndarray
+    angular_error_deg: np.ndarray
+    axis_ends: np.ndarray
+    flags: np.ndarray
+    heatmap_spread: np.ndarray
+    heatmap_pair: np.ndarray
+    heatmaps: np.ndarray
+
+
+DESCRIPTIONS = {
+    "keypoints": "float32 (P, 2, N, 3): (u, v, z) in pixels of the dataset's images and object units of depth",
+    "R_estimated": "float64 (P, 3, 3): rotation from view 0 to view 1 recovered from the keypoints (Procrustes)",
+    "angular_error_deg": "float64 (P,): geodesic angle between R_estimated and the true R, degrees",
+    "axis_ends": "float32 (P, 2, A, 2, 2): predicted projections (u, v) of the + and - end of each axis, pixels",
+    "flags": "bool (P, 2, A): predicted orientation flags, true where an axis' + end lies right of its - end",
+    "heatmap_spread": "float32 (P, 2, N): standard deviation of each heat map about its keypoint, pixels",
+    "heatmap_pair": "int64 (S,): the pairs whose heat maps are stored",
+    "heatmaps": "float16 (S, 2, N, h, w): heat maps of those pairs, each scaled to a maximum of 1",
+}
+
+
+def predict_split(detector, dataset, batch_size: int = BATCH_SIZE, progress: bool = True) -> Predictions:
+    """Run a detector over a dataset.
+
+    Args:
+        detector: a ``train.detector.Detector``. dataset: a ``data.dataset.PairDataset``.
+        batch_size: pairs at a time.
+    """
+    shown = sample_pairs(dataset.model_index.numpy(), HEATMAP_PAIRS)
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in ("keypoints", "axis_ends", "flags", "heatmap_spread")}
+    heatmaps = []
+    starts = range(0, len(dataset), batch_size)
+    for start in tqdm(starts, desc="detecting", unit="batch", disable=not progress, leave=False):
+        pairs = np.arange(start, min(start + batch_size, len(dataset)))
+        batch = dataset.batch(pairs)
+        rgba, intrinsics = batch["rgba"].flatten(0, 1).numpy(), batch["intrinsics"].flatten(0, 1).numpy()
+        found = detector.detect(rgba, intrinsics)
+        spread = heatmap_spread(found.heatmaps, found.keypoints, rgba.shape[1:3])
+        for name, values in (
+            ("keypoints", found.keypoints),
+            ("axis_ends", found.orientation),
+            ("flags", found.flags),
+            ("heatmap_spread", spread),
+        ):
+            rows[name].append(values.reshape(len(pairs), 2, *values.shape[1:]))
+        maps = found.heatmaps.reshape(len(pairs), 2, *found.heatmaps.shape[1:])[np.isin(pairs, shown)]
+        heatmaps.append((maps / maps.max((-2, -1), keepdims=True)).astype(np.float16))
+    joined = {name: np.concatenate(parts) for name, parts in rows.items()}
+    points = metrics.camera_points(joined["keypoints"], dataset.intrinsics.numpy())
+    estimated = metrics.relative_rotation(points)
+    return Predictions(
+        **joined,
+        R_estimated=estimated,
+        angular_error_deg=metrics.angular_error(estimated, dataset.R.numpy()),
+        heatmap_pair=shown,
+        heatmaps=np.concatenate(heatmaps),
+    )
+
+
+def sample_pairs(model_index: np.ndarray, count: int) -> np.ndarray:
+    """The first pair of up to ``count`` models, evenly spread over the models: int64, ascending."""
+    first = np.sort(np.unique(model_index, return_index=True)[1])
+    return first[np.unique(np.linspace(0, len(first) - 1, min(count, len(first))).round().astype(int))]
+
+
+def heatmap_spread(heatmaps: np.ndarray, keypoints: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+    """Standard deviation of heat maps about their keypoints, sqrt(E |x − u|²).
+
+    Args:
+        heatmaps: (V, N, h, w), each summing to 1. keypoints: (V, N, 2 or 3), pixels of the image.
+        image_size: (H, W) of the image that the maps cover.
+
+    Returns:
+        float32 (V, N), pixels of the image.
+    """
+    height, width = heatmaps.shape[-2:]
+    u = (np.arange(width) + 0.5) * image_size[1] / width
+    v = (np.arange(height) + 0.5) * image_size[0] / height
+    du2 = np.square(u - keypoints[..., 0, None])
+    dv2 = np.square(v - keypoints[..., 1, None])
+    variance = (heatmaps.sum(-2) * du2).sum(-1) + (heatmaps.sum(-1) * dv2).sum(-1)
+    return np.sqrt(variance).astype(np.float32)
+
+
+def save_predictions(path: Path, predictions: Predictions, key: dict[str, str]) -> None:
+    """Write ``predictions.h5`` atomically; ``key`` tells which weights and data it belongs to."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(temporary_path(path), "w") as file:
+        file.attrs.update({**key, "version": _VERSION})
+        for field in fields(predictions):
+            stored = file.create_dataset(field.name, data=getattr(predictions, field.name))
+            stored.attrs["description"] = DESCRIPTIONS[field.name]
+    publish(path)
+
+
+def load_predictions(path: Path, key: dict[str, str]) -> Predictions | None:
+    """Read ``predictions.h5`` if it belongs to these weights and this data, else None."""
+    try:
+        with h5py.File(path) as file:
+            if any(file.attrs.get(name) != value for name, value in {**key, "version": _VERSION}.items()):
+                return None
+            return Predictions(**{field.name: file[field.name][()] for field in fields(Predictions)})
+    except (OSError, KeyError):  # absent, or not ours
+        return None

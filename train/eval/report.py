@@ -1,0 +1,329 @@
+"""The report: one HTML page that needs nothing else, from an :class:`~train.eval.evaluate.Evaluation`."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from data.atomic import write_bytes
+from train.eval import charts, metrics, overlays
+from train.eval.evaluate import (
+    HEADLINE,
+    PAPER_ROWS,
+    PAPER_TABLE_1,
+    Evaluation,
+    model_name,
+    notable_pairs,
+    similar_views,
+)
+
+TEMPLATE = Path(__file__).with_name("report_template.html")
+VIEW_PIXELS = 256  # side of a view on the page
+HEATMAP_PIXELS = 144
+MODELS_IN_GRID = 12
+MODELS_IN_SPACE = 8
+CLOUD_POINTS = 2500  # per model in the 3D view
+
+TERMS = {
+    "Angular error": "Geodesic angle 2·asin(‖R̂ − R‖ / 2√2) between the true relative rotation and the one that "
+    "Procrustes recovers from the two keypoint sets (arXiv 1807.03146, eq. 2 and 3). All figures use the predicted "
+    "orientation flags.",
+    "Within x°": "Share of pairs with an error of at most x degrees.",
+    "Flips": "Share of pairs beyond 90°: the object was seen the wrong way round in one of the views.",
+    "3D-SE": "Keypoints are lifted into the object frame with the true pose; the root of the mean squared distance of "
+    "each keypoint to its mean over the whole split, averaged over keypoints, pairs beyond 90° left out. Objects are 2 "
+    "long. Models differ in shape, so it does not reach 0.",
+    "3D-SE within a model": "The same spread over the views of one model, averaged over models, nothing left out.",
+    "Orientation": "Share of views whose orientation flags are all right.",
+    "Inside the mask": "Share of keypoints that project on the object.",
+    "Intervals": "95 % bootstrap intervals, drawing whole models with replacement.",
+    "Failure names": "good: at most 10° · flip: a wrong flag, or beyond 90° · swap: two keypoints changed places · "
+    "outside the mask: over a quarter of a view's keypoints miss the object · occluded: those that are off are mostly "
+    "behind the surface in a view · drift: keypoints slid over the object. The first that fits is named.",
+}
+
+
+def write_report(evaluation: Evaluation, path: str | Path) -> None:
+    """Write the page atomically; it is below 10 MB however large the split."""
+    figures = evaluation.metrics
+    parts = {
+        "title": html.escape(f"{figures['run']} · {figures['category']}"),
+        "subtitle": html.escape(
+            f"{evaluation.predictions.keypoints.shape[2]} keypoints, measured on the {figures['split']} split: "
+            f"{figures['n_pairs']} view pairs of {figures['n_models']} models. "
+            f"Orientation flags on axis {', '.join(evaluation.axes)}."
+        ),
+        "figures": _figures(figures),
+        "table": _table(figures),
+        "errors": _error_charts(evaluation),
+        "hardest": _hardest(evaluation),
+        "failures": _failures(evaluation),
+        "pairs": _pairs(evaluation),
+        "models": _models(evaluation),
+        "keypoints": _keypoints(evaluation),
+        "terms": '<dl class="terms">' + "".join(f"<dt>{k}</dt><dd>{v}</dd>" for k, v in TERMS.items()) + "</dl>",
+        # "</" would end the script element
+        "data": json.dumps(_space(evaluation), separators=(",", ":")).replace("</", "<\\/"),
+    }
+    page = TEMPLATE.read_text(encoding="utf-8")
+    for name, content in parts.items():
+        page = page.replace("{{" + name + "}}", content)
+    write_bytes(Path(path), page.encode())
+
+
+def _figures(figures: dict) -> str:
+    intervals = figures["confidence_interval_95"]
+
+    def card(name: str, value: str, interval: str = "") -> str:
+        small = f"<small>95 %: {interval}</small>" if interval else ""
+        return f'<div class="panel"><span>{name}</span><b>{value}</b>{small}</div>'
+
+    def degrees(key: str) -> str:
+        low, high = intervals[key]
+        return f"{low:.1f} to {high:.1f}°"
+
+    def share(key: str) -> str:
+        low, high = intervals[key]
+        return f"{low:.0%} to {high:.0%}"
+
+    return "".join(
+        (
+            card(
+                "Median error", f"{figures['angular_error_median_deg']:.1f}°", degrees("angular_error_median_deg")
+            ),
+            card("Mean error", f"{figures['angular_error_mean_deg']:.1f}°", degrees("angular_error_mean_deg")),
+            *(
+                card(f"Within {at}°", f"{figures[key]:.0%}", share(key))
+                for at, key in ((5, "accuracy_at_5_deg"), (10, "accuracy_at_10_deg"), (30, "accuracy_at_30_deg"))
+            ),
+            card("Flips", f"{figures['flip_rate']:.1%}", share("flip_rate")),
+            card("3D-SE", f"{figures['keypoint_3d_se']:.3f}"),
+            card("3D-SE within a model", f"{figures['keypoint_3d_se_within_model']:.3f}"),
+            card("Orientation right", f"{figures['orientation_accuracy']:.1%}"),
+            card("Inside the mask", f"{figures['silhouette_hit_rate']:.1%}"),
+        )
+    )
+
+
+def _table(figures: dict) -> str:
+    ours = (f"{figures['run']}, this evaluation", *(figures[column] for column in HEADLINE))
+    paper = PAPER_TABLE_1.get(figures["category"], ())
+    rows = [("ours", ours)]
+    rows += [("", (f"Paper: {label}", *values)) for label, values in zip(PAPER_ROWS, paper, strict=False)]
+    body = "".join(
+        f'<tr class="{kind}"><td>{html.escape(label)}</td><td>{mean:.2f}°</td><td>{median:.2f}°</td>'
+        f"<td>{spread:.3f}</td></tr>"
+        for kind, (label, mean, median, spread) in rows
+    )
+    note = (
+        "The paper's figures (arXiv 1807.03146, Table 1) are for ShapeNet's test models at 128 px; the models here are "
+        "others, so read them as an orientation, not as a contest."
+        if paper
+        else "The paper's Table 1 has no such category; it covers airplanes, cars and chairs."
+    )
+    return (
+        f"<table><thead><tr><th></th><th>Mean</th><th>Median</th><th>3D-SE</th></tr></thead>{body}</table>"
+        f'<p class="note">{note}</p>'
+    )
+
+
+def _error_charts(evaluation: Evaluation) -> str:
+    errors = evaluation.predictions.angular_error_deg
+    azimuth, elevation = evaluation.view_angles()
+    both = np.repeat(errors, 2)
+    rotation = metrics.angular_error(evaluation.dataset.R.numpy(), np.eye(3))
+    low = 10 * np.floor(elevation.min() / 10)
+    high = 10 * np.ceil(max(elevation.max(), low + 10) / 10)
+    names, means, medians = _per_model(evaluation)
+    shown = {
+        "Histogram": charts.histogram(errors),
+        "Share of pairs within an error": charts.cumulative(errors),
+        "By the rotation between the views": charts.binned(
+            rotation, errors, np.arange(0, 181, 20), "rotation between the views (°)", range(0, 181, 30)
+        ),
+        "By the camera's azimuth (each view of a pair)": charts.binned(
+            azimuth.ravel(), both, np.arange(-180, 181, 30), "azimuth (°): 0 front, 90 right side", range(-180, 181, 60)
+        ),
+        "By the camera's elevation (each view of a pair)": charts.binned(
+            elevation.ravel(), both, np.arange(low, high + 1, 10), "elevation (°)", np.arange(low, high + 1, 20)
+        ),
+        "By model (bars: mean, dots: median)": charts.per_model(names, means, medians),
+    }
+    return "".join(f'<figure class="panel"><figcaption>{t}</figcaption>{svg}</figure>' for t, svg in shown.items())
+
+
+def _per_model(evaluation: Evaluation) -> tuple[list[str], np.ndarray, np.ndarray]:
+    errors = evaluation.predictions.angular_error_deg
+    models = np.unique(evaluation.model_index)
+    groups = [errors[evaluation.model_index == m] for m in models]
+    names = [evaluation.dataset.model_ids[m] for m in models]
+    return names, np.array([g.mean() for g in groups]), np.array([np.median(g) for g in groups])
+
+
+def _hardest(evaluation: Evaluation, count: int = 6) -> str:
+    names, means, medians = _per_model(evaluation)
+    errors = evaluation.predictions.angular_error_deg
+    rows = []
+    for m in np.argsort(-means, kind="stable")[:count]:
+        own = errors[evaluation.model_index == np.unique(evaluation.model_index)[m]]
+        rows.append(
+            f"<tr><td>{html.escape(names[m])}</td><td>{means[m]:.1f}°</td><td>{medians[m]:.1f}°</td>"
+            f"<td>{(own > metrics.FLIP_DEGREES).mean():.0%}</td><td>{len(own)}</td></tr>"
+        )
+    head = "<tr><th>Model</th><th>Mean</th><th>Median</th><th>Flips</th><th>Pairs</th></tr>"
+    return f"<table><thead>{head}</thead>{''.join(rows)}</table>"
+
+
+def _failures(evaluation: Evaluation) -> str:
+    pairs = evaluation.ranked_pairs()
+    counts = Counter(evaluation.name_failure(int(pair))[0] for pair in pairs)
+    return ", ".join(f"{name} {count / len(pairs):.1%}" for name, count in counts.most_common())
+
+
+def _pairs(evaluation: Evaluation) -> str:
+    groups = notable_pairs(evaluation, 6)
+    titles = {"worst": "Worst", "median": "Around the median", "best": "Best"}
+    sections = []
+    for kind, title in titles.items():
+        shown = groups[kind][: 6 if kind == "worst" else 3]
+        body = "".join(_pair(evaluation, pair) for pair in shown)
+        sections.append(f'<h3 class="group">{title}</h3><div class="pairs">{body}</div>')
+    return "".join(sections)
+
+
+def _pair(evaluation: Evaluation, pair: int) -> str:
+    said = evaluation.predictions
+    name, sentence = evaluation.name_failure(pair)
+    rgba = evaluation.rgba(pair)
+    views = "".join(
+        f'<img alt="view {v} with keypoints" loading="lazy" src="{_view_uri(rgba[v], said.keypoints[pair, v])}">'
+        for v in range(2)
+    )
+    points = metrics.camera_points(said.keypoints[pair], evaluation.intrinsics[pair])
+    points = points - points.mean(1, keepdims=True)
+    svg = charts.aligned_sets(points[0] @ said.R_estimated[pair].T, points[1])
+    return (
+        f'<div class="panel pair"><h3>{said.angular_error_deg[pair]:.1f}° '
+        f'<span class="tag {"good" if name == "good" else ""}">{name}</span></h3>'
+        f'<div class="about">{html.escape(model_name(evaluation, pair))}, pair {pair}: {html.escape(sentence)}</div>'
+        f'<div class="views">{views}</div>{svg}</div>'
+    )
+
+
+def _models(evaluation: Evaluation) -> str:
+    front = similar_views(evaluation, MODELS_IN_GRID)
+    rear = similar_views(evaluation, MODELS_IN_GRID, azimuth=-145.0)
+    cells = []
+    for near, far in zip(front, rear, strict=True):
+        images = "".join(
+            f'<img alt="keypoints on a model" loading="lazy" '
+            f'src="{_view_uri(evaluation.rgba(pair)[view], evaluation.predictions.keypoints[pair, view])}">'
+            for pair, view in (near, far)
+        )
+        name = html.escape(model_name(evaluation, near[0]))
+        cells.append(
+            f'<figure><div class="views">{images}</div><figcaption title="{name}">{name}</figcaption></figure>'
+        )
+    return "".join(cells)
+
+
+def _keypoints(evaluation: Evaluation) -> str:
+    said, figures = evaluation.predictions, evaluation.metrics
+    within = _spread_within_models(evaluation)
+    drift = np.linalg.norm(evaluation.points[:, 0] - evaluation.points[:, 1], axis=-1)
+    cells = []
+    for k in range(said.keypoints.shape[2]):
+        rows = {
+            "spread within a model": f"{within[k]:.3f}",
+            "spread over the split": f"{figures['keypoint_spread'][k]:.3f}",
+            "median distance between the views": f"{np.median(drift[:, k]):.3f}",
+            "size of the heat map (σ)": f"{said.heatmap_spread[..., k].mean():.1f} px",
+            "inside the mask": f"{figures['silhouette_hit_rate_per_keypoint'][k]:.1%}",
+        }
+        maps = "".join(
+            f'<img alt="heat map of keypoint {k}" loading="lazy" '
+            f'src="{_heatmap_uri(evaluation.rgba(int(pair))[0], said.heatmaps[s, 0, k], k)}">'
+            for s, pair in enumerate(said.heatmap_pair[:3])
+        )
+        color = "rgb({},{},{})".format(*overlays.keypoint_color(k))
+        cells.append(
+            f'<div class="panel"><h3><span class="swatch" style="background:{color};color:{overlays.ink_on(k)}">{k}'
+            f"</span>Keypoint {k}</h3><dl>{''.join(f'<dt>{n}</dt><dd>{v}</dd>' for n, v in rows.items())}</dl>"
+            f'<div class="maps">{maps}</div></div>'
+        )
+    return "".join(cells)
+
+
+def _spread_within_models(evaluation: Evaluation) -> np.ndarray:
+    """Spread of every keypoint over the views of a model, averaged over models: (N,)."""
+    points, index = evaluation.points, evaluation.model_index
+    groups = (points[index == m] for m in np.unique(index))
+    return np.mean([metrics.keypoint_spread(g.reshape(-1, *g.shape[2:])) for g in groups], axis=0)
+
+
+def _space(evaluation: Evaluation) -> dict:
+    """What the 3D view draws: per model all keypoints and a coloured cloud of its surface, as base64 arrays."""
+    number = evaluation.predictions.keypoints.shape[2]
+    models = []
+    for pair, _ in similar_views(evaluation, MODELS_IN_SPACE):
+        own = np.flatnonzero(evaluation.model_index == evaluation.model_index[pair])
+        cloud, color = _surface(evaluation, own[:8])
+        models.append(
+            {
+                "name": model_name(evaluation, pair),
+                "points": _base64(_thousandths(evaluation.points[own[:200]].reshape(-1, 3))),
+                "cloud": _base64(_thousandths(cloud)),
+                "shade": _base64(color),
+            }
+        )
+    return {
+        "colors": [",".join(map(str, overlays.keypoint_color(k))) for k in range(number)],
+        "ink": [overlays.ink_on(k) for k in range(number)],
+        "models": models,
+    }
+
+
+def _surface(evaluation: Evaluation, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Visible surface points of some pairs of one model in the object frame (S, 3) and their colours uint8 (S, 3)."""
+    points, colors = [], []
+    for pair in pairs:
+        depth, rgba = evaluation.dataset.depth(int(pair)), evaluation.rgba(int(pair))
+        for view in range(2):
+            # at the rim, the pixel's centre may lie on the background behind a covered corner
+            row, column = np.nonzero((depth[view] > 0) & (rgba[view, ..., 3] == 255))
+            uvz = np.stack([column + 0.5, row + 0.5, depth[view, row, column]], axis=-1)
+            matrices = evaluation.intrinsics[pair, view], evaluation.object_to_camera[pair, view]
+            points.append(metrics.object_points(uvz, *matrices))
+            colors.append(rgba[view, row, column, :3])
+    points, colors = np.concatenate(points), np.concatenate(colors)
+    chosen = np.random.default_rng(0).permutation(len(points))[:CLOUD_POINTS]
+    return points[chosen], colors[chosen]
+
+
+def _thousandths(points: np.ndarray) -> np.ndarray:
+    return np.clip(np.round(points * 1000), -32767, 32767).astype("<i2")
+
+
+def _base64(array: np.ndarray) -> str:
+    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
+
+
+def _view_uri(rgba: np.ndarray, keypoints: np.ndarray) -> str:
+    return _jpeg_uri(overlays.draw_view(rgba, keypoints, scale=VIEW_PIXELS / rgba.shape[0]))
+
+
+def _heatmap_uri(rgba: np.ndarray, heatmap: np.ndarray, index: int) -> str:
+    return _jpeg_uri(overlays.draw_heatmap(rgba, heatmap, index, scale=HEATMAP_PIXELS / rgba.shape[0]))
+
+
+def _jpeg_uri(picture: Image.Image) -> str:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=88, subsampling=0)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
