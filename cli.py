@@ -1,0 +1,222 @@
+"""The command line: ``python cli.py COMMAND``, or ``keypointnet COMMAND`` once installed.
+
+Every command is a few lines: it collects its options and calls the room that does the work. That code is imported
+when the command runs, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from data.errors import UserError
+
+DEBUG_VARIABLE = "KEYPOINTNET_DEBUG"
+PATH = click.Path(path_type=Path)
+
+
+class Joined(click.ParamType):
+    """Values of one type, joined by commas: a setting that is a tuple."""
+
+    def __init__(self, item: type, length: int | None):
+        self.item = click.types.convert_type(item)
+        self.length = length
+        self.name = ",".join([self.item.name] * (length or 1)) + ("" if length else ",...")
+
+    def convert(self, value, param, ctx):
+        parts = value.split(",")
+        if self.length and len(parts) != self.length:
+            self.fail(f"{value!r} is not {self.length} values joined by commas.", param, ctx)
+        return tuple(self.item.convert(part.strip(), param, ctx) for part in parts)
+
+
+def options_of(settings: str, prefix: str = "", part: str = "", leave_out: tuple[str, ...] = ()) -> Callable:
+    """Decorator: an option for every field of a settings dataclass, its comment as the help text.
+
+    Names, types, defaults and texts stand in the dataclass alone. They are read from its source text, because
+    importing it may import torch, which takes seconds. Options that are not given stay out of the command's arguments
+    (see :func:`given`), so a default is applied in one place too.
+
+    Args:
+        settings: ``FILE:CLASS``.
+        prefix: begins the options' names.
+        part: name of this dataclass as a field of another one; empty for the command's own settings.
+    """
+    file, name = settings.split(":")
+    source = (Path(__file__).parent / file).read_text(encoding="utf-8")
+    body = re.search(rf"^class {name}:\n(.*?)(?=^\S|\Z)", source, re.MULTILINE | re.DOTALL)[1]
+    fields = re.findall(r"^    (\w+): ([^=#\n]+?)(?: = (.+?))?(?:  # (.+))?$", body, re.MULTILINE)
+
+    def decorate(command: Callable) -> Callable:
+        for field, annotation, default, comment in reversed(fields):
+            if field not in leave_out and not default.startswith("field("):
+                value = ast.literal_eval(default) if default else None
+                option = _option(f"{prefix}{field}", f"{part}__{field}" if part else field, annotation, value, comment)
+                command = option(command)
+        return command
+
+    return decorate
+
+
+def _option(name: str, argument: str, annotation: str, default: object, comment: str) -> Callable:
+    flag = "--" + name.replace("_", "-")
+    kind = annotation.removesuffix(" | None")
+    shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+    text = comment if default in (None, False) else f"{comment} [default: {shown}]".lstrip()
+    if kind == "bool":
+        return click.option(f"{flag}/--no-{flag[2:]}", argument, default=None, help=text)
+    types = {"int": int, "float": float, "str": str, "Path": PATH}
+    if items := re.fullmatch(r"tuple\[(.+)\]", kind):
+        parts = items[1].split(", ")
+        types[kind] = Joined(types[parts[0]], None if parts[-1] == "..." else len(parts))
+    return click.option(flag, argument, type=types[kind], help=text)
+
+
+def given(options: dict) -> dict:
+    """The options that were given; those of a part ``p`` as a dictionary of their own, under ``p``."""
+    result: dict = {}
+    for argument, value in options.items():
+        if value is not None:
+            *part, field = argument.split("__")
+            (result.setdefault(part[0], {}) if part else result)[field] = value
+    return result
+
+
+class Commands(click.Group):
+    """Lists commands in the order in which they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+def commands() -> None:
+    """Learn 3D keypoints of a category of objects from pairs of rendered views, with no keypoint ever annotated.
+
+    \b
+    Example, from nothing to results:
+      keypointnet render planes --category airplane
+      keypointnet train planes run --preset cpu
+      keypointnet eval run planes
+    """
+
+
+@commands.command()
+@click.argument("out", type=PATH)
+@options_of("render/pipeline.py:RenderConfig", leave_out=("out", "task", "progress"))
+@click.option("--task", metavar="I/N", help="do the I-th of N equal parts of the work; `merge` joins them")
+@options_of("render/views.py:ViewSettings", part="views")
+@options_of("render/shading.py:Light", part="light")
+def render(out: Path, task: str | None, **options) -> None:
+    """Render pairs of views into a dataset.
+
+    OUT is the dataset's folder. What is drawn are built-in shapes (--category) or meshes of your own (--meshes). Run
+    again on the same OUT, it finishes what is missing.
+
+    \b
+    Examples:
+      keypointnet render planes --category airplane --models 1000 --image-size 64
+      keypointnet render chairs --meshes ShapeNetCore.v2/03001627 --workers 8
+    """
+    from render.pipeline import RenderConfig, parse_task, render_dataset
+    from render.shading import Light
+    from render.views import ViewSettings
+
+    settings = given(options)
+    settings["views"] = ViewSettings(**settings.get("views", {}))
+    settings["light"] = Light(**settings.get("light", {}))
+    summary = render_dataset(RenderConfig(out=out, task=parse_task(task) if task else None, **settings))
+    click.echo(f"{out}: {summary.models} models, {summary.pairs} pairs, {len(summary.failures)} left out")
+    for failure in summary.failures:
+        click.echo(f"  {failure.source}: {failure.reason}")
+
+
+@commands.command()
+@click.argument("datasets", metavar="DATASET...", type=PATH, nargs=-1, required=True)
+@click.argument("run", type=PATH)
+@options_of("train/config.py:TrainConfig", leave_out=("camera_distance",))
+@options_of("train/losses.py:LossWeights", prefix="weight-", part="weights")
+@click.option("--resume", is_flag=True, help="go on with the run in RUN, from its last checkpoint")
+def train(datasets: tuple[Path, ...], run: Path, resume: bool, **options) -> None:
+    """Train a detector on datasets.
+
+    RUN is the folder for settings, weights, checkpoint and logs. The defaults shown are the paper's; --preset replaces
+    them by its own, and options replace those.
+
+    \b
+    Examples:
+      keypointnet train planes run --preset cpu
+      keypointnet train shapes real run --preset gpu --keypoints 12
+    """
+    import dataclasses
+
+    from train.config import TrainConfig, make_config
+    from train.trainer import train
+
+    settings = given(options)
+    weights = settings.pop("weights", {})
+    config = make_config(settings.pop("preset", TrainConfig.preset), **settings)
+    config.weights = dataclasses.replace(config.weights, **weights)
+    train(config, list(datasets), run, resume)
+
+
+@commands.command("eval")
+@click.argument("run")
+@click.argument("datasets", metavar="DATASET...", type=PATH, nargs=-1, required=True)
+@click.option("--split", default="test", show_default=True, help="train, val or test")
+@click.option("--out", type=PATH, help="folder for the figures, overlays and the report [default: RUN/eval-SPLIT]")
+def evaluate(run: str, datasets: tuple[Path, ...], split: str, out: Path | None) -> None:
+    """Measure a detector on a dataset.
+
+    RUN is a run folder or the name of shipped weights.
+
+    \b
+    Examples:
+      keypointnet eval run planes
+      keypointnet eval airplane planes --split val --out results
+    """
+    from train.eval.evaluate import evaluate, headline_table
+
+    evaluation, folder = evaluate(run, list(datasets), split, out)
+    click.echo(headline_table(evaluation.metrics))
+    click.echo(f"{folder}: metrics.json, report.html, overlays/")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line. Failures end in one line on standard error and a non-zero exit code."""
+    try:
+        sys.exit(commands.main(arguments, prog_name="keypointnet", standalone_mode=False))
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "keypointnet"
+        _fail(f"{error.format_message()} See: {command} --help", error.exit_code)
+    except click.ClickException as error:
+        _fail(error.format_message(), error.exit_code)
+    except click.Abort as interruption:
+        _fail(str(interruption.__cause__ or "") or "interrupted", 130)
+    except UserError as error:
+        _fail(str(error))
+    except Exception as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        if isinstance(error, OSError) and error.strerror:
+            _fail(f"{error.filename or 'file system'}: {error.strerror}")
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        _fail(f"unexpected {reason} (a bug; with {DEBUG_VARIABLE}=1 set, the same command shows where)")
+
+
+def _fail(message: str, code: int = 1) -> None:
+    click.echo(f"error: {message}", err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
