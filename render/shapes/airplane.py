@@ -1,415 +1,632 @@
-"""Parametric aeroplanes: from gliders and biplanes to airliners and jet fighters.
+"""Parametric aeroplanes: gliders, light aircraft, biplanes, airliners, transports, bombers, jet fighters, models.
 
-A model is a `Airplane`, sampled by one of the functions in `KINDS`; sometimes parts of two kinds are mixed. Lengths
-are in units of the fuselage's length, which runs along z from -0.5 (nose) to +0.5.
+Each function of `KINDS` samples one kind of `Airplane`; a share of the models mixes two kinds, which makes aeroplanes
+that nobody built but that fly in the same space of shapes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
 from render.mesh import Mesh
 from render.shapes import paint
-from render.shapes.primitives import (
-    Builder, Paint, Surface, box, cylinder, ellipsoid, extrude, grid, join, loft, pairs, revolve, superellipse, sweep, tube,
-)  # fmt: skip
+from render.shapes.airplane_parts import KEYPOINTS, Airplane, Engine, Fuselage, Gear, Livery, Tail, Wing, draw, plain
+from render.shapes.primitives import Builder
 
-KEYPOINTS = (
-    "nose", "tail_end", "fin_top", "cockpit_top", "belly", "nose_wheel",
-    *pairs(
-        "wing_tip", "wing_root_front", "wing_root_rear", "tailplane_tip", "twin_fin_top", "engine_inner", "engine_outer",
-        "main_wheel", "lower_wing_tip", "canard_tip",
-    ),
-)  # fmt: skip
+__all__ = ["KEYPOINTS", "build"]
 
-
-@dataclass
-class Fuselage:
-    """A body of superelliptic sections. ``nose`` and ``tail`` are the shares of the length that narrow."""
-
-    width: float
-    height: float
-    nose: float = 0.15
-    nose_sharpness: float = 0.5  # exponent of the nose's outline: 0.3 blunt, 0.5 an ellipse, 1 and more pointed
-    nose_droop: float = 0.2  # how far the tip lies below the axis, in half heights
-    tail: float = 0.35
-    tail_fullness: float = 1.5  # how late the tail narrows
-    tail_slimness: float = 1.0  # above 1 the body becomes a pod on a boom
-    tail_end: float = 0.1  # size of the end, relative to the middle
-    tail_rise: float = 0.8  # 1 keeps the upper line straight, 0 the axis, -1 the lower line
-    roundness: float = 2.0  # exponent of the sections
-    hump: tuple[float, float, float] | None = None  # cabin roof: from, to (share of the length), height
-
-    def half_sizes(self, t: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Half width, half height and height of the axis at shares ``t`` of the length."""
-        nose = 1 - np.clip(1 - t / self.nose, 0, 1) ** 2
-        nose = np.maximum(nose, 1e-4) ** self.nose_sharpness
-        s = np.clip((t - 1 + self.tail) / self.tail, 0, 1)
-        tail = self.tail_end + (1 - self.tail_end) * (1 - s**self.tail_fullness) ** self.tail_slimness
-        axis = self.height / 2 * (self.tail_rise * (1 - tail) - self.nose_droop * (1 - nose))
-        return self.width / 2 * nose * tail, self.height / 2 * nose * tail, axis
-
-    def points(self, t: np.ndarray, degrees: np.ndarray, lift: float = 0.0) -> np.ndarray:
-        """Surface points; ``degrees`` around the section: 0 right, 90 top, 180 left. ``lift`` moves them outwards."""
-        t, angle = np.broadcast_arrays(t, np.radians(degrees))
-        half_width, half_height, axis = self.half_sizes(t)
-        c, s = np.cos(angle), np.sin(angle)
-        x = (half_width + lift) * np.sign(c) * np.abs(c) ** (2 / self.roundness)
-        y = axis + (half_height + lift) * np.sign(s) * np.abs(s) ** (2 / self.roundness)
-        if self.hump:
-            start, end, height = self.hump
-            u = np.clip((t - start) / (end - start), 0, 1)
-            bump = np.sin(np.pi * u**0.7) ** 0.7
-            y = y + height * bump * np.clip(s, 0, 1) ** 0.6
-        return np.stack([x, y, t - 0.5], axis=-1)
-
-    def top(self, t: float) -> float:
-        return self.points(np.array(t), np.array(90.0))[1]
-
-    def bottom(self, t: float) -> float:
-        return self.points(np.array(t), np.array(-90.0))[1]
-
-    def patch(self, t0: float, t1: float, a0: float, a1: float, n: int = 6, lift: float = 0.0015) -> Surface:
-        """A piece of the skin, a little outside it: windows, stripes."""
-        t, a = np.meshgrid(np.linspace(t0, t1, n), np.linspace(a0, a1, n), indexing="ij")
-        return grid(self.points(t, a, lift))
-
-    def surface(self) -> Surface:
-        nose = self.nose * (1 - np.cos(np.linspace(0, np.pi / 2, 12)))
-        t = np.unique(np.concatenate([nose, np.linspace(self.nose, 1, 26)]))
-        angle = (np.arange(24) + 0.5) * 15.0
-        return loft(self.points(t[:, None], angle[None]))
-
-
-@dataclass
-class Wing:
-    """One side of a lifting surface, from the plane of symmetry outwards."""
-
-    span: float  # half the span
-    chord: float
-    taper: float = 0.5
-    sweep: float = 0.0  # of the leading edge, degrees
-    dihedral: float = 0.0
-    thickness: float = 0.11
-    kink: tuple[float, float] | None = None  # share of the span, and how much longer the root chord is than without
-    elliptic: bool = False
-    round_tip: float = 0.0  # share of the span over which the tip is rounded
-    winglet: float = 0.0  # height, share of the span
-    winglet_cant: float = 75.0
-
-    def stations(self) -> np.ndarray:
-        """(K, 5): spanwise position, height, leading edge's z behind the root's, chord, thickness."""
-        eta = np.linspace(0, 1, 9)
-        if self.kink:
-            eta = np.sort(np.append(eta, self.kink[0]))
-        if self.round_tip:
-            eta = np.sort(np.append(eta, 1 - self.round_tip * np.array([0.0, 0.3, 0.55, 0.75, 0.9, 0.97])))
-        span = eta * self.span
-        if self.elliptic:
-            chord = self.chord * np.sqrt(1 - (0.985 * np.sin(eta * np.pi / 2)) ** 2)
-            span = self.span * np.sin(eta * np.pi / 2)
-            edge = np.tan(np.radians(self.sweep)) * span + 0.3 * (self.chord - chord)
-        else:
-            chord = self.chord * (1 + (self.taper - 1) * eta)
-            edge = np.tan(np.radians(self.sweep)) * span
-            if self.kink:
-                at, extra = self.kink
-                inner = np.clip(1 - eta / at, 0, 1) * extra * self.chord
-                chord, edge = chord + inner, edge - inner * (0.3 if extra < 0.5 else 1.0)
-        if self.round_tip:
-            shrink = np.sqrt(1 - (np.clip((eta - 1 + self.round_tip) / self.round_tip, 0, 1) * 0.98) ** 2)
-            edge, chord = edge + 0.4 * chord * (1 - shrink), chord * shrink
-        height = np.tan(np.radians(self.dihedral)) * span
-        out = np.stack([span, height, edge, chord, self.thickness * chord], axis=1)
-        return np.concatenate([out, self._winglet(out[-1])]) if self.winglet else out
-
-    def _winglet(self, tip: np.ndarray) -> np.ndarray:
-        length = self.winglet * self.span
-        s = np.array([0.15, 0.4, 1.0])
-        cant = np.radians(self.winglet_cant) * np.array([0.4, 0.8, 1.0])
-        steps = np.diff(np.concatenate([[0], s])) * length
-        x, y = tip[0] + np.cumsum(steps * np.cos(cant)), tip[1] + np.cumsum(steps * np.sin(cant))
-        chord = tip[3] * (1 - 0.6 * s)
-        edge = tip[2] + tip[3] * 0.55 * s
-        return np.stack([x, y, edge, chord, 0.08 * chord], axis=1)
-
-    def leading_edge(self, share: float) -> np.ndarray:
-        """(5,) station at a share of the half span, interpolated."""
-        stations = self.stations()
-        return np.array([np.interp(share * self.span, stations[:, 0], column) for column in stations.T])
-
-
-AIRFOIL_S = 0.5 * (1 - np.cos(np.linspace(0, np.pi, 9)))
-AIRFOIL_Y = 5 * (
-    0.2969 * np.sqrt(AIRFOIL_S) - 0.126 * AIRFOIL_S - 0.3516 * AIRFOIL_S**2 + 0.2843 * AIRFOIL_S**3 - 0.1036 * AIRFOIL_S**4
-)
-AIRFOIL = np.concatenate([np.stack([AIRFOIL_S, AIRFOIL_Y], 1), np.stack([AIRFOIL_S, -AIRFOIL_Y], 1)[-2:0:-1]])
-
-
-def lifting_surface(stations: np.ndarray, root: np.ndarray, upright: bool = False) -> Surface:
-    """Symmetric-aerofoil loft through stations; ``upright`` swaps span and height (a fin)."""
-    x, y, edge, chord, thickness = stations.T
-    direction = np.gradient(stations[:, :2], axis=0)
-    direction /= np.maximum(np.linalg.norm(direction, axis=1, keepdims=True), 1e-12)
-    s, h = AIRFOIL.T
-    offset = thickness[:, None] * h
-    points = np.stack(
-        [
-            x[:, None] - offset * direction[:, 1:],
-            y[:, None] + offset * direction[:, :1],
-            edge[:, None] + chord[:, None] * s,
-        ],
-        axis=-1,
-    )
-    if upright:
-        points = points[..., [1, 0, 2]]
-    return loft(points + root)
-
-
-@dataclass
-class Tail:
-    kind: str  # "low", "t", "cross", "v", "h" (fins on the tailplane's ends), "twin" (on the body), "none"
-    fin: Wing
-    plane: Wing
-    position: float = 0.98  # where the root chords end, share of the length
-    cant: float = 0.0  # of twin fins, degrees outwards
-    ventral: bool = False
-
-
-@dataclass
-class Engine:
-    kind: str  # "fan", "prop"
-    position: np.ndarray  # centre of the front
-    radius: float
-    length: float
-    blades: int = 3
-    propeller: float = 0.1  # radius
-    pylon_to: np.ndarray | None = None
-
-
-@dataclass
-class Gear:
-    kind: str = "none"  # "none", "tricycle", "taildragger", "floats"
-    wheel: float = 0.02
-    drop: float = 0.05
-    track: float = 0.1
-    spats: bool = False
-    main: float = 0.45
-    front: float = 0.12
-
-
-@dataclass
-class Airplane:
-    fuselage: Fuselage
-    wing: Wing
-    wing_position: float  # leading edge of the root, share of the length
-    wing_height: float  # -1 low, 1 high
-    tail: Tail
-    engines: list[Engine] = field(default_factory=list)
-    nose_propeller: tuple[int, float] | None = None  # blades, radius
-    jet_exhausts: int = 0
-    canopy: tuple[float, float, float] | None = None  # from, to, height
-    cabin_windows: int = 0
-    windscreen: tuple[float, float] | None = None
-    gear: Gear = field(default_factory=Gear)
+MIXED_SHARE = 0.15
 
 
 def build(rng: np.random.Generator) -> Mesh:
-    kinds = list(KINDS)
-    plane = KINDS[kinds[rng.integers(len(kinds))]](rng)
+    names, weights = list(KINDS), np.array([weight for _, weight in KINDS.values()], float)
+    first, second = rng.choice(names, 2, p=weights / weights.sum())
+    plane = KINDS[first][0](rng)
+    if rng.random() < MIXED_SHARE:
+        plane = mixed(rng, plane, KINDS[second][0](rng))
     builder = Builder(KEYPOINTS)
-    livery = sample_livery(rng)
-    draw(builder, plane, livery, rng)
-    return builder.build()
+    draw(builder, plane, sample_livery(rng, plane))
+    return builder.build(stretch=rng.uniform((0.9, 0.85, 0.93), (1.1, 1.15, 1.07)))
 
 
-@dataclass
-class Livery:
-    body: Paint
-    wing: Paint
-    tail: Paint
-    engine: Paint
-    trim: Paint
-    glass: Paint
-    dark: Paint
+def mixed(rng: np.random.Generator, plane: Airplane, other: Airplane) -> Airplane:
+    """``plane`` with the tail, the wing or the section of another kind."""
+    if rng.random() < 0.5 and "boom" not in (plane.tail.kind, other.tail.kind) and "none" != other.tail.kind:
+        plane = replace(plane, tail=other.tail)
+    if rng.random() < 0.6:
+        wing = replace(other.wing, chord=0.5 * (plane.wing.chord + other.wing.chord))
+        plane = replace(plane, wing=wing, wing_height=other.wing_height if plane.gear is None else plane.wing_height)
+    body = replace(plane.fuselage, roundness=other.fuselage.roundness, tail_rise=other.fuselage.tail_rise)
+    return replace(plane, fuselage=body)
 
 
-def sample_livery(rng: np.random.Generator) -> Livery:
-    style = rng.random()
-    body = paint.white(rng) if style < 0.4 else paint.military(rng) if style < 0.65 else paint.any_color(rng)
-    trim = paint.bright(rng)
-    wing = body if rng.random() < 0.5 else paint.gray(rng, 120, 220) if rng.random() < 0.6 else paint.any_color(rng)
-    tail = body if rng.random() < 0.5 else trim
-    engine = paint.pick(rng, (body, wing, trim, paint.gray(rng, 90, 230)))
-    return Livery(body, wing, tail, engine, trim, paint.glass(rng), paint.gray(rng, 15, 60))
+# Pieces that several kinds share
 
 
-def draw(builder: Builder, plane: Airplane, livery: Livery, rng: np.random.Generator) -> None:
-    body = plane.fuselage
-    builder.add(body.surface(), livery.body)
-    builder.mark("nose", body.points(np.array(0.0), np.array(0.0)) * [0, 1, 1])
-    builder.mark("tail_end", body.points(np.array(1.0), np.array(0.0)) * [0, 1, 1])
-    draw_wing(builder, plane, livery)
-    draw_tail(builder, plane, livery)
-    draw_cockpit(builder, plane, livery)
-    for number, engine in enumerate(sorted(plane.engines, key=lambda e: e.position[0])):
-        draw_engine(builder, engine, livery)
-        builder.mark_pair("engine_inner" if number == 0 else "engine_outer", engine.position + [0, 0, engine.length / 2])
-    if plane.nose_propeller:
-        blades, radius = plane.nose_propeller
-        _, half_height, axis = body.half_sizes(np.array(0.01))
-        builder.add(propeller(np.array([0, axis, -0.5]), blades, radius, 0.4 * radius * 0.5), livery.dark)
-    draw_gear(builder, plane, livery)
+def _chance(rng: np.random.Generator, probability: float) -> bool:
+    return bool(rng.random() < probability)
 
 
-def wing_root(plane: Airplane) -> np.ndarray:
-    body = plane.fuselage
-    t = plane.wing_position + plane.wing.chord / 2
-    low, high = body.bottom(t), body.top(t)
-    margin = 0.06 * body.height
-    y = (low + margin) + (high - low - 2 * margin) * (plane.wing_height + 1) / 2
-    return np.array([0.0, y, plane.wing_position - 0.5])
+def _choice(rng: np.random.Generator, *options):
+    return options[rng.integers(len(options))]
 
 
-def draw_wing(builder: Builder, plane: Airplane, livery: Livery) -> None:
-    root, wing = wing_root(plane), plane.wing
-    builder.add_pair(lifting_surface(wing.stations(), root), livery.wing)
-    tip = wing.leading_edge(1.0)
-    builder.mark_pair("wing_tip", root + [tip[0], tip[1], tip[2] + tip[3] / 2])
-    side = wing.leading_edge(min(0.9, plane.fuselage.width / 2 / wing.span))
-    builder.mark_pair("wing_root_front", root + side[:3])
-    builder.mark_pair("wing_root_rear", root + side[:3] + [0, 0, side[3]])
+def _swept_tail(rng: np.random.Generator, kind: str, size: float = 1.0, height: float = 0.2) -> Tail:
+    """Tail of a jet."""
+    u = rng.uniform
+    fin = Wing(
+        span=size * u(0.15, 0.21), chord=size * u(0.13, 0.2), taper=u(0.3, 0.7 if kind == "t" else 0.5),
+        sweep=u(28, 48), thickness=0.1,
+    )  # fmt: skip
+    plane = Wing(
+        span=size * u(0.14, 0.21), chord=size * u(0.09, 0.13), taper=u(0.3, 0.6), sweep=u(18, 40),
+        dihedral=u(-4, 4) if kind == "t" else u(0, 9), thickness=0.09,
+    )  # fmt: skip
+    fillet = u(0.08, 0.2) if _chance(rng, 0.4) else 0.0
+    return Tail(kind, fin, plane, position=u(0.93, 0.99), height=height, fillet=fillet)
 
 
-def draw_tail(builder: Builder, plane: Airplane, livery: Livery) -> None:
-    tail, body = plane.tail, plane.fuselage
-    _, half_height, axis = body.half_sizes(np.array(tail.position))
-    fin_root = np.array([0, axis, tail.position - 0.5 - tail.fin.chord])
-    plane_root = np.array([0, axis, tail.position - 0.5 - tail.plane.chord])
-    fin_tip = tail.fin.stations()[-1]
-    if tail.kind in ("low", "t", "cross"):
-        builder.add(lifting_surface(tail.fin.stations(), fin_root, upright=True), livery.tail)
-        builder.mark("fin_top", fin_root + [0, fin_tip[0], fin_tip[2] + fin_tip[3] / 2])
-    if tail.kind in ("t", "cross"):
-        at = tail.fin.leading_edge(0.97 if tail.kind == "t" else 0.4)
-        plane_root = fin_root + [0, at[0], at[2] + 0.1 * at[3]]
-    builder.add_pair(lifting_surface(tail.plane.stations(), plane_root), livery.tail)
-    tip = tail.plane.stations()[-1]
-    builder.mark_pair("tailplane_tip", plane_root + [tip[0], tip[1], tip[2] + tip[3] / 2])
+def _straight_tail(rng: np.random.Generator, kind: str = "low", size: float = 1.0) -> Tail:
+    """Tail of a propeller aeroplane."""
+    u = rng.uniform
+    round_tip = u(0.2, 0.6) if _chance(rng, 0.6) else 0.0
+    fin = Wing(size * u(0.13, 0.2), size * u(0.13, 0.22), u(0.35, 0.8), u(5, 42), round_tip=round_tip)
+    plane = Wing(size * u(0.16, 0.25), size * u(0.11, 0.17), u(0.5, 1.0), u(0, 16), u(0, 5), round_tip=0.7 * round_tip)
+    fillet = u(0.1, 0.2) if _chance(rng, 0.3) else 0.0
+    return Tail(kind, fin, plane, position=u(0.96, 1.02), height=u(0, 0.6), fillet=fillet)
 
 
-def draw_cockpit(builder: Builder, plane: Airplane, livery: Livery) -> None:
-    body = plane.fuselage
-    if plane.canopy:
-        start, end, height = plane.canopy
-        middle = (start + end) / 2
-        center = np.array([0, body.top(middle) - 0.2 * height, middle - 0.5])
-        builder.add(ellipsoid([0.36 * body.width, 1.2 * height, (end - start) / 2], center), livery.glass)
-        builder.mark("cockpit_top", center + [0, 1.2 * height, 0])
-    if plane.windscreen:
-        start, end = plane.windscreen
-        builder.add(body.patch(start, end, 35, 145, 10), livery.glass)
-        builder.mark("cockpit_top", body.points(np.array(end), np.array(90.0)))
-    if plane.cabin_windows:
-        edges = np.linspace(0.17, 0.8, plane.cabin_windows + 1)
-        width = 0.5 * (edges[1] - edges[0])
-        windows = join([body.patch(t, t + width, 12, 26, 2, 0.002) for t in edges[:-1]])
-        builder.add_pair(windows, livery.dark)
+def _jet_wing(rng: np.random.Generator, span: tuple[float, float] = (0.4, 0.56)) -> Wing:
+    u = rng.uniform
+    wing = Wing(
+        span=u(*span), chord=u(0.1, 0.16), taper=u(0.25, 0.5), sweep=u(18, 38), dihedral=u(2, 8), thickness=u(0.1, 0.13),
+        kink=(u(0.28, 0.42), u(0.2, 0.6), u(0.0, 0.5)),
+    )  # fmt: skip
+    if _chance(rng, 0.4):
+        wing.winglet, wing.winglet_cant = u(0.06, 0.18), u(40, 88)
+    return wing
 
 
-def draw_engine(builder: Builder, engine: Engine, livery: Livery) -> None:
-    r, length = engine.radius, engine.length
-    if engine.kind == "fan":
-        inner = revolve([(1e-4, 0.2 * length), (0.85 * r, 0.2 * length), (0.88 * r, 0.02 * length)], axis="z")
-        cowl = revolve([(0.88 * r, 0.02 * length), (0.94 * r, 0), (r, 0.15 * length), (r, 0.45 * length), (0.7 * r, 0.95 * length), (0.6 * r, 0.95 * length)], axis="z")  # fmt: skip
-        core = revolve([(0.5 * r, 0.9 * length), (0.4 * r, length), (0.05 * r, 1.25 * length)], axis="z")
-        builder.add_pair(inner.moved(engine.position), livery.dark)
-        builder.add_pair(cowl.moved(engine.position), livery.engine)
-        builder.add_pair(core.moved(engine.position), livery.dark)
-    else:
-        s = np.array([0, 0.05, 0.2, 0.45, 0.7, 0.9, 1.0])
-        radius = r * np.array([0.6, 0.85, 1.0, 1.0, 0.75, 0.35, 0.05])
-        builder.add_pair(revolve(np.stack([radius, s * length], 1), axis="z").moved(engine.position), livery.engine)
-        builder.add_pair(propeller(engine.position, engine.blades, engine.propeller, 0.4 * r), livery.dark)
-    if engine.pylon_to is not None:
-        start = engine.position + [0, 0, 0.5 * length]
-        builder.add_pair(sweep([start, engine.pylon_to], superellipse(0.25 * r, 0.6 * length, 2, 10), up=(0, 0, 1)), livery.engine)
+def _straight_wing(rng: np.random.Generator, span: tuple[float, float], aspect: tuple[float, float]) -> Wing:
+    """Aspect is of the half wing: half span over root chord."""
+    u = rng.uniform
+    half = u(*span)
+    wing = Wing(half, half / u(*aspect), u(0.4, 1.0), u(-2, 7), u(0, 7), u(0.11, 0.16))
+    shape = rng.random()
+    if shape < 0.15:
+        wing.elliptic = True
+    elif shape < 0.6:
+        wing.round_tip = u(0.03, 0.2)
+    if _chance(rng, 0.2):
+        wing.kink = (u(0.3, 0.6), u(0.1, 0.3), u(0.2, 0.9))
+    if _chance(rng, 0.2):
+        wing.bend = (u(0.25, 0.6), u(-3, 1))
+    return wing
 
 
-def propeller(center: np.ndarray, blades: int, radius: float, spinner: float) -> Surface:
-    parts = [revolve([(spinner * np.sqrt(1 - s**2) + 1e-5, -1.6 * spinner * s) for s in np.linspace(0, 1, 6)], 12, "z")]
-    blade = ellipsoid([0.09 * radius, 0.5 * radius, 0.012 * radius], n=8).turned("y", 30).moved([0, 0.5 * radius, 0])
-    parts += [blade.turned("z", 360 * k / blades).moved([0, 0, -0.4 * spinner]) for k in range(blades)]
-    return join(parts).moved(center)
+def _fixed_gear(rng: np.random.Generator, kind: str | None = None, track: float = 0.12) -> Gear:
+    u = rng.uniform
+    kind = kind or _choice(rng, "tricycle", "tricycle", "taildragger", "taildragger", "taildragger")
+    main = u(0.4, 0.5) if kind == "tricycle" else u(0.22, 0.3)
+    return Gear(kind, u(0.024, 0.045), u(0.06, 0.12), track * u(0.8, 1.2), main, spats=_chance(rng, 0.35))
 
 
-def wheel(center: np.ndarray, radius: float, width: float) -> Surface:
-    return revolve([(1e-4, -width / 2), (0.8 * radius, -width / 2), (radius, -width / 4), (radius, width / 4), (0.8 * radius, width / 2), (1e-4, width / 2)], 14, "x").moved(center)  # fmt: skip
+def _wing_engines(rng: np.random.Generator, shares: list[float], kind: str, radius: float, length: float, low: float) -> list[Engine]:  # fmt: skip
+    u = rng.uniform
+    blades, propeller = int(rng.integers(2, 7)), radius * u(2.2, 3.4)
+    ahead = u(0.35, 0.7)
+    if kind == "fan":
+        blades, propeller = 0, 0.0
+    if _chance(rng, 0.25):
+        blades = 0 if kind == "fan" else 2
+    return [Engine(kind, "wing", (share, low, ahead), radius, length, max(blades, 2), propeller) for share in shares]
 
 
-def draw_gear(builder: Builder, plane: Airplane, livery: Livery) -> None:
-    gear, body = plane.gear, plane.fuselage
-    if gear.kind == "none":
-        return
-    y = body.bottom(gear.main) - gear.drop
-    main = np.array([gear.track, y, gear.main - 0.5])
-    builder.add_pair(tube([[0.3 * body.width, body.bottom(gear.main) + 0.2 * body.height, gear.main - 0.5], main], 0.2 * gear.wheel + 0.002, 6), livery.body)  # fmt: skip
-    builder.add_pair(wheel(main, gear.wheel, 0.5 * gear.wheel), paint.RUBBER)
-    builder.mark_pair("main_wheel", main)
-    at = gear.front if gear.kind == "tricycle" else 0.92
-    size = gear.wheel if gear.kind == "tricycle" else 0.5 * gear.wheel
-    front_y = y if gear.kind == "tricycle" else body.bottom(at) - size
-    front = np.array([0, front_y, at - 0.5])
-    builder.add(tube([[0, body.bottom(at) + 0.1 * body.height, at - 0.5], front], 0.2 * size + 0.002, 6), livery.body)
-    builder.add(wheel(front, size, 0.5 * size), paint.RUBBER)
-    builder.mark("nose_wheel", front)
+# Kinds
 
 
 def airliner(rng: np.random.Generator) -> Airplane:
     u = rng.uniform
-    d = u(0.08, 0.13)
-    wing = Wing(u(0.4, 0.55), u(0.13, 0.2), u(0.2, 0.35), u(20, 38), u(3, 8), 0.11, (u(0.3, 0.4), u(0.2, 0.45)))
-    position = u(0.3, 0.4)
+    d = u(0.075, 0.15)
+    shares = [u(0.28, 0.38), u(0.55, 0.68)][: 1 if _chance(rng, 0.7) else 2]
+    radius = d * u(0.2, 0.36) / len(shares) ** 0.3
     plane = Airplane(
-        Fuselage(d, d * u(0.95, 1.1), u(0.1, 0.16), 0.5, u(0, 0.4), u(0.28, 0.4)), wing, position, u(-0.9, -0.5),
-        Tail("low", Wing(u(0.15, 0.2), u(0.13, 0.18), u(0.3, 0.45), u(30, 45)), Wing(u(0.15, 0.2), u(0.1, 0.13), 0.4, u(25, 38), u(2, 8)), u(0.92, 0.97)),
-        cabin_windows=int(rng.integers(14, 30)), windscreen=(u(0.025, 0.04), u(0.05, 0.06)),
+        kind="airliner",
+        fuselage=Fuselage(
+            d, d * u(0.95, 1.15), nose=u(0.08, 0.17), nose_sharpness=u(0.42, 0.62), nose_droop=u(0.0, 0.5),
+            tail=u(0.28, 0.42), tail_fullness=u(1.2, 1.8), tail_end=u(0.06, 0.15), tail_rise=u(0.5, 1.0),
+        ),
+        wing=_jet_wing(rng), wing_position=u(0.3, 0.4), wing_height=u(-1.0, -0.6), tail=_swept_tail(rng, "low"),
+        engines=_wing_engines(rng, shares, "fan", radius, radius * u(2.6, 3.8), u(-1.6, -0.9)),
+        cockpit_at=(u(0.02, 0.03), u(0.038, 0.05)),
+        cabin_windows=(int(rng.integers(14, 30)), u(0.1, 0.18), u(0.72, 0.82)) if _chance(rng, 0.75) else None,
     )  # fmt: skip
-    root = wing_root(plane)
-    for share in (0.35, 0.6)[: rng.integers(1, 3)]:
-        at = root + wing.leading_edge(share)[:3]
-        r, length = u(0.025, 0.038), u(0.09, 0.13)
-        plane.engines.append(Engine("fan", at + [0, -1.3 * r, -0.6 * length], r, length, pylon_to=at + [0, 0, 0.2 * length]))
+    if _chance(rng, 0.12):
+        plane.engines.append(Engine("fan", "fin", (0.86, u(0.6, 1.6), 0), radius, 0.14))
+    if _chance(rng, 0.3):
+        plane.gear = Gear("tricycle", 0.016, u(0.03, 0.06), u(0.06, 0.09), u(0.46, 0.52), on_wing=True, bogie=2)
+    return plane
+
+
+def rear_jet(rng: np.random.Generator) -> Airplane:
+    """Engines at the rear, mostly with a T-tail: business jets, short-haul jets."""
+    u = rng.uniform
+    d = u(0.08, 0.14)
+    radius = d * u(0.22, 0.36)
+    engine = Engine("fan", "body", (u(0.66, 0.78), u(5, 40), u(0.05, 0.5)), radius, radius * u(3, 5))
+    plane = Airplane(
+        kind="airliner",
+        fuselage=Fuselage(
+            d, d * u(0.95, 1.15), nose=u(0.12, 0.22), nose_sharpness=u(0.45, 0.75), nose_droop=u(0.1, 0.6),
+            tail=u(0.3, 0.42), tail_fullness=u(1.3, 2), tail_end=u(0.06, 0.15), tail_rise=u(0.3, 1.0),
+        ),
+        wing=_jet_wing(rng, (0.36, 0.55)), wing_position=u(0.38, 0.48), wing_height=u(-1, -0.7),
+        tail=_swept_tail(rng, _choice(rng, "t", "t", "t", "cross")), engines=[engine],
+        cockpit_at=(u(0.03, 0.06), u(0.07, 0.1)),
+        cabin_windows=(int(rng.integers(4, 22)), u(0.16, 0.22), u(0.55, 0.66)) if _chance(rng, 0.8) else None,
+    )  # fmt: skip
+    if _chance(rng, 0.25):
+        plane.engines.append(Engine("fan", "fin", (0.74, u(0.4, 0.8), 0), radius, 0.22))
+    if _chance(rng, 0.15):
+        plane.tip_load = "tank"
+    if _chance(rng, 0.3):
+        plane.gear = Gear("tricycle", 0.018, u(0.03, 0.05), u(0.05, 0.08), u(0.5, 0.57), on_wing=True, bogie=2)
+    return plane
+
+
+def high_wing_transport(rng: np.random.Generator) -> Airplane:
+    """Regional and military transports with the wing on top, propellers or fans."""
+    u = rng.uniform
+    d = u(0.09, 0.16)
+    wing = _straight_wing(rng, (0.45, 0.66), (3.6, 6)) if _chance(rng, 0.7) else _jet_wing(rng)
+    wing.dihedral = u(-5, 3)
+    shares = [u(0.25, 0.34), u(0.5, 0.62)][: 1 if _chance(rng, 0.5) else 2]
+    fans = _chance(rng, 0.35)
+    radius = d * (u(0.2, 0.32) if fans else u(0.15, 0.22))
+    length = radius * (u(2.6, 3.6) if fans else u(5, 9))
+    plane = Airplane(
+        kind=_choice(rng, "airliner", "military"),
+        fuselage=Fuselage(
+            d, d * u(0.95, 1.2), nose=u(0.1, 0.18), nose_sharpness=u(0.4, 0.6), nose_droop=u(0.2, 0.7),
+            tail=u(0.35, 0.5), tail_fullness=u(1.1, 1.6), tail_end=u(0.05, 0.2), tail_rise=u(0.8, 1.1),
+            roundness=u(2, 3.5),
+        ),
+        wing=wing, wing_position=u(0.32, 0.42), wing_height=1.0, tail=_swept_tail(rng, _choice(rng, "t", "t", "low", "cross"), u(1.0, 1.3), 0.5),
+        engines=_wing_engines(rng, shares, "fan" if fans else "prop", radius, length, u(-1.5, -1.0) if fans else u(-0.6, 0.1)),
+        cockpit_at=(u(0.02, 0.04), u(0.05, 0.07)), sponsons=_chance(rng, 0.6),
+        cabin_windows=(int(rng.integers(6, 22)), u(0.14, 0.2), u(0.65, 0.78)) if _chance(rng, 0.7) else None,
+    )  # fmt: skip
+    if _chance(rng, 0.3):
+        plane.gear = Gear("tricycle", 0.02, u(0.015, 0.03), 0.55 * d, u(0.45, 0.52), bogie=2)
+    return plane
+
+
+def twin_propeller(rng: np.random.Generator) -> Airplane:
+    """Low-wing light twins, turboprops and the piston airliners and bombers of old, with two or four engines."""
+    u = rng.uniform
+    d = u(0.09, 0.16)
+    four = _chance(rng, 0.25)
+    shares = [u(0.24, 0.32), u(0.48, 0.58)] if four else [u(0.24, 0.36)]
+    radius = d * u(0.2, 0.3) * (0.8 if four else 1)
+    tail = _swept_tail(rng, _choice(rng, "low", "t")) if _chance(rng, 0.3) else _straight_tail(rng, _choice(rng, "low", "low", "low", "h"))
+    plane = Airplane(
+        kind=_choice(rng, "airliner", "civil", "civil", "military"),
+        fuselage=Fuselage(
+            d, d * u(0.95, 1.25), nose=u(0.15, 0.35), nose_sharpness=u(0.35, 0.8), nose_droop=u(0.1, 0.8),
+            tail=u(0.4, 0.6), tail_fullness=u(1.2, 1.8), tail_end=u(0.05, 0.2), tail_rise=u(0.3, 1.0), roundness=u(2, 3),
+        ),
+        wing=_straight_wing(rng, (0.48, 0.72), (3.0, 5.0)), wing_position=u(0.28, 0.38), wing_height=_choice(rng, -0.9, -0.9, -0.8, 0.0),
+        tail=tail, engines=_wing_engines(rng, shares, "prop", radius, radius * u(4, 8), u(-0.4, 0.4)),
+        cockpit_at=(u(0.1, 0.16), u(0.17, 0.22)), cockpit=_choice(rng, "windscreen", "flush", "windscreen"),
+        cabin_windows=(int(rng.integers(3, 10)), u(0.24, 0.3), u(0.45, 0.65)) if _chance(rng, 0.7) else None,
+        tip_load="tank" if _chance(rng, 0.2) else None,
+    )  # fmt: skip
+    if _chance(rng, 0.5):
+        kind = _choice(rng, "tricycle", "tricycle", "taildragger")
+        main = plane.wing_position + (0.13 if kind == "tricycle" else 0.02)
+        plane.gear = Gear(kind, u(0.02, 0.03), u(0.04, 0.07), shares[0] * plane.wing.span, main, on_wing=True)
     return plane
 
 
 def light(rng: np.random.Generator) -> Airplane:
+    """Single-engine touring and bush aeroplanes with a cabin, high or low wing."""
     u = rng.uniform
     d = u(0.12, 0.18)
-    high = rng.random() < 0.5
-    wing = Wing(u(0.55, 0.8), u(0.18, 0.26), u(0.5, 1.0), u(0, 5), u(1, 6), 0.13, round_tip=u(0.03, 0.1))
+    high = _chance(rng, 0.5)
+    cabin = (u(0.16, 0.24), u(0.55, 0.75))
+    wing = _straight_wing(rng, (0.5, 0.78), (2.5, 4.5))
+    wing_position = u(0.2, 0.3)
+    plane = Airplane(
+        kind="civil",
+        fuselage=Fuselage(
+            d, d * u(0.85, 1.15), nose=u(0.15, 0.3), nose_sharpness=u(0.3, 0.6), nose_start=u(0.2, 0.45), nose_droop=u(-0.2, 0.4),
+            tail=u(0.5, 0.68), tail_fullness=u(1, 1.6), tail_slimness=u(0.9, 1.3), tail_end=u(0.08, 0.25),
+            tail_rise=u(0.0, 0.9), roundness=u(2.2, 4), hump=(*cabin, d * u(0.25, 0.5)),
+        ),
+        wing=wing, wing_position=wing_position, wing_height=1.0 if high else -0.95,
+        tail=_straight_tail(rng, _choice(rng, "low", "low", "low", "low", "t", "cross", "v")),
+        nose="propeller", nose_blades=int(rng.integers(2, 5)), nose_propeller=u(0.1, 0.15),
+        cockpit="cabin", cockpit_at=(cabin[0] + 0.02, u(0.42, 0.55)), wing_struts=high and _chance(rng, 0.7),
+        gear=_fixed_gear(rng) if _chance(rng, 0.85) else None,
+    )  # fmt: skip
+    if plane.tail.kind == "v":
+        plane.tail.plane.dihedral = u(32, 45)
+    if high and _chance(rng, 0.15):
+        plane.gear = Gear("floats", u(0.05, 0.07), u(0.09, 0.13), u(0.13, 0.18), 0.4)
+    return plane
+
+
+def warbird(rng: np.random.Generator) -> Airplane:
+    """Piston fighters, trainers and aerobatic aeroplanes: low wing, one engine, bubble canopy."""
+    u = rng.uniform
+    d = u(0.1, 0.15)
+    radial = _chance(rng, 0.45)
+    wing = _straight_wing(rng, (0.45, 0.62), (2.0, 3.2))
+    wing.elliptic = wing.elliptic or _chance(rng, 0.25)
+    if _chance(rng, 0.1):
+        wing.bend = (u(0.25, 0.35), u(-14, -8))
+    start = u(0.28, 0.4)
+    plane = Airplane(
+        kind=_choice(rng, "military", "military", "sport"),
+        fuselage=Fuselage(
+            d * u(0.8, 1.0), d * u(1.0, 1.3), nose=u(0.2, 0.4), nose_sharpness=u(0.3, 0.6),
+            nose_start=u(0.75, 0.95) if radial else u(0.2, 0.45), nose_droop=u(-0.1, 0.4),
+            tail=u(0.5, 0.68), tail_fullness=u(1.1, 1.7), tail_end=u(0.05, 0.2), tail_rise=u(0.1, 0.8), roundness=u(2, 2.8),
+        ),
+        wing=wing, wing_position=u(0.2, 0.3), wing_height=_choice(rng, -0.9, -0.9, -0.8, 0.0), tail=_straight_tail(rng),
+        nose="radial" if radial else "propeller", nose_blades=int(rng.integers(2, 6)), nose_propeller=u(0.13, 0.19),
+        cockpit="bubble", cockpit_at=(start, start + u(0.14, 0.32)), cockpit_height=d * u(0.15, 0.35),
+        gear=_fixed_gear(rng, "taildragger", 0.17) if _chance(rng, 0.45) else None,
+    )  # fmt: skip
+    if _chance(rng, 0.25):
+        plane.stores = [(_choice(rng, "bomb", "tank"), u(0.25, 0.45))]
+    return plane
+
+
+def biplane(rng: np.random.Generator) -> Airplane:
+    u = rng.uniform
+    d = u(0.1, 0.15)
+    wing = _straight_wing(rng, (0.48, 0.72), (2.6, 4.2))
+    wing.taper, wing.kink, wing.elliptic, wing.thickness = u(0.85, 1.0), None, False, 0.08
+    start = u(0.3, 0.42)
+    radial = _chance(rng, 0.5)
     return Airplane(
-        Fuselage(d, d * u(1.0, 1.3), u(0.12, 0.25), u(0.25, 0.5), 0.1, u(0.5, 0.62), u(1, 1.5), 1, u(0.1, 0.25), u(0.2, 0.9), u(2.2, 3.5), (0.2, u(0.5, 0.7), u(0.02, 0.05))),
-        wing, u(0.22, 0.3), 1.0 if high else -0.9,
-        Tail("low", Wing(u(0.14, 0.2), u(0.14, 0.2), u(0.4, 0.7), u(10, 40)), Wing(u(0.18, 0.25), u(0.12, 0.16), u(0.5, 0.9), u(0, 12)), 0.99),
-        nose_propeller=(int(rng.integers(2, 4)), u(0.1, 0.14)),
-        windscreen=(0.25, 0.32),
-        gear=Gear(("tricycle", "taildragger")[rng.integers(2)], u(0.025, 0.035), u(0.06, 0.1), u(0.1, 0.16), False, u(0.35, 0.5)),
+        kind=_choice(rng, "sport", "military", "civil"),
+        fuselage=Fuselage(
+            d * u(0.85, 1.0), d * u(1.0, 1.3), nose=u(0.15, 0.3), nose_sharpness=u(0.3, 0.5),
+            nose_start=u(0.75, 0.95) if radial else u(0.3, 0.6), nose_droop=u(0, 0.3),
+            tail=u(0.5, 0.68), tail_fullness=u(1.0, 1.5), tail_end=u(0.06, 0.2), tail_rise=u(0.2, 0.9), roundness=u(2, 4),
+        ),
+        wing=wing, wing_position=u(0.17, 0.25), wing_height=-0.9, lower_wing=(d * u(1.1, 1.7), u(-0.02, 0.08)),
+        tail=_straight_tail(rng), nose="radial" if radial else "propeller", nose_blades=2, nose_propeller=u(0.13, 0.19),
+        cockpit="open", cockpit_at=(start, start + u(0.07, 0.18)), cockpit_height=d * u(0.15, 0.28),
+        gear=_fixed_gear(rng, "taildragger"),
+    )  # fmt: skip
+
+
+def glider(rng: np.random.Generator) -> Airplane:
+    u = rng.uniform
+    d = u(0.07, 0.12)
+    half = u(0.85, 1.5)
+    wing = Wing(half, half / u(9, 15), u(0.25, 0.6), u(0, 3), u(1, 4), 0.14, round_tip=u(0.01, 0.1))
+    if _chance(rng, 0.35):
+        wing.bend, wing.dihedral = (u(0.4, 0.65), u(0, 3)), u(6, 16)
+    if _chance(rng, 0.4):
+        wing.winglet = u(0.03, 0.07)
+    kind = _choice(rng, "t", "t", "t", "low", "cross", "v")
+    fin = Wing(u(0.13, 0.19), u(0.1, 0.16), u(0.5, 0.9), u(3, 20))
+    plane = Wing(u(0.14, 0.22), u(0.06, 0.1), u(0.5, 0.9), u(0, 8), u(32, 45) if kind == "v" else 0.0)
+    return Airplane(
+        kind=_choice(rng, "civil", "glider", "sport"),
+        fuselage=Fuselage(
+            d * u(0.8, 1), d * u(1, 1.25), nose=u(0.2, 0.35), nose_sharpness=u(0.45, 0.8), nose_droop=u(0, 0.6), tail=u(0.6, 0.75),
+            tail_fullness=u(1.0, 1.5), tail_slimness=u(1.2, 3.5), tail_end=u(0.1, 0.25), tail_rise=u(0, 0.7),
+        ),
+        wing=wing, wing_position=u(0.28, 0.38), wing_height=u(0.2, 1.0), tail=Tail(kind, fin, plane, position=u(0.97, 1.0)),
+        cockpit=_choice(rng, "flush", "flush", "bubble", "none"), cockpit_at=(u(0.05, 0.1), u(0.25, 0.34)), cockpit_height=0.15 * d,
+        nose="propeller" if _chance(rng, 0.2) else "plain", nose_blades=2, nose_propeller=u(0.06, 0.1),
     )  # fmt: skip
 
 
 def fighter(rng: np.random.Generator) -> Airplane:
+    """Jet fighters and trainers: swept, trapezoid and delta wings, canards, one or two fins."""
     u = rng.uniform
-    d = u(0.08, 0.13)
-    wing = Wing(u(0.28, 0.4), u(0.3, 0.5), u(0.05, 0.3), u(35, 58), u(-4, 2), 0.05)
+    d = u(0.075, 0.12)
+    delta = _chance(rng, 0.4)
+    if delta:
+        wing = Wing(u(0.27, 0.4), u(0.45, 0.62), u(0.02, 0.15), u(44, 62), u(-3, 3), 0.045)
+    else:
+        wing = Wing(u(0.28, 0.44), u(0.22, 0.38), u(0.15, 0.5), u(15, 52), u(-6, 3), 0.06)
+        if _chance(rng, 0.5):
+            wing.kink = (u(0.25, 0.42), u(0.4, 1.1), u(0.8, 1.0))
+    twin = _chance(rng, 0.45)
+    kind = "twin" if _chance(rng, 0.65 if twin else 0.1) else "low"
+    fin = Wing(u(0.15, 0.23), u(0.15, 0.24), u(0.15, 0.5), u(30, 58), thickness=0.06)
+    plane = Wing(u(0.15, 0.24), u(0.13, 0.19), u(0.15, 0.5), u(25, 52), u(-8, 2), 0.05)
+    tail = Tail(kind, fin, plane, u(0.96, 1.03), u(-0.3, 0.3), spread=d * u(0.4, 0.8), cant=_choice(rng, 0.0, u(5, 25)))
+    tail.ventral = u(0.2, 0.4) if _chance(rng, 0.2) else 0.0
+    nose = _choice(rng, "probe", "probe", "plain", "intake")
+    start = u(0.14, 0.22)
+    plane = Airplane(
+        kind="military",
+        fuselage=Fuselage(
+            d * (u(1.2, 1.9) if twin else u(0.9, 1.2)), d * u(0.9, 1.2), nose=u(0.3, 0.5), nose_sharpness=u(0.6, 1.0),
+            nose_start=u(0.4, 0.65) if nose == "intake" else 0.0, nose_droop=u(0, 0.4), tail=u(0.15, 0.4),
+            tail_fullness=u(1.2, 2), tail_end=u(0.55, 0.9), tail_rise=u(-0.3, 0.3), roundness=u(2, 3.5),
+        ),
+        wing=wing, wing_position=u(0.34, 0.42) if delta else u(0.4, 0.52), wing_height=u(-0.6, 0.8), tail=tail, nose=nose,
+        cockpit="bubble", cockpit_at=(start, start + u(0.15, 0.26)), cockpit_height=d * u(0.2, 0.4),
+        exhausts=2 if twin else 1,
+    )  # fmt: skip
+    if nose != "intake":
+        intake = _choice(rng, "side", "side", "side", "low", "chin") if twin else _choice(rng, "side", "side", "chin")
+        plane.intakes = (intake, u(0.28, 0.45), d * u(0.5, 0.8))
+    if delta and _chance(rng, 0.75):
+        tail.plane = Wing(0.05, 0.03, 0.5, 40)  # hidden in the body: a tailless delta
+        tail.position = min(tail.position, 0.98)
+    if _chance(rng, 0.5 if delta else 0.12):
+        plane.canard = (Wing(u(0.1, 0.16), u(0.07, 0.13), u(0.2, 0.5), u(30, 55), u(-5, 10), 0.05), u(0.26, 0.34), u(0, 0.8))
+    if _chance(rng, 0.45):
+        number = int(rng.integers(1, 4))
+        plane.stores = [(_choice(rng, "missile", "missile", "tank", "bomb"), share) for share in np.linspace(0.4, 0.8, number)]
+    if _chance(rng, 0.35):
+        plane.tip_load = _choice(rng, "missile", "missile", "tank")
+    if _chance(rng, 0.15):
+        plane.gear = Gear("tricycle", 0.02, u(0.04, 0.06), u(0.05, 0.09), u(0.55, 0.62))
+    return plane
+
+
+def bomber(rng: np.random.Generator) -> Airplane:
+    """Large military jets: slim bodies, long wings with a strake, engine pods."""
+    u = rng.uniform
+    d = u(0.06, 0.1)
+    wing = _jet_wing(rng, (0.42, 0.6))
+    wing.winglet, wing.sweep, wing.dihedral = 0.0, u(20, 45), u(-5, 3)
+    wing.kink = (u(0.25, 0.4), u(0.5, 1.6), u(0.4, 0.95))
+    number = int(rng.integers(1, 4))
+    radius = d * u(0.22, 0.36)
+    if _chance(rng, 0.5):
+        shares = list(np.linspace(u(0.16, 0.22), 0.16 + 0.12 * number, number))
+        engines = [Engine("pod", "wing", (share, u(-1.0, -0.4), 0.0), radius, wing.chord * u(1.2, 2.0)) for share in shares]
+    else:
+        shares = list(np.linspace(0.3, 0.3 + 0.17 * number, number))
+        engines = [Engine("fan", "wing", (share, -1.8, 0.5), radius, 4 * radius) for share in shares]
     return Airplane(
-        Fuselage(d, d * u(0.8, 1.1), u(0.3, 0.45), u(0.6, 1.0), u(0, 0.4), u(0.2, 0.4), 1.5, 1.0, u(0.6, 0.85), 0, u(2, 4)),
-        wing, u(0.4, 0.5), u(-0.3, 0.6),
-        Tail("low", Wing(u(0.15, 0.22), u(0.15, 0.22), u(0.2, 0.5), u(35, 55), thickness=0.06), Wing(u(0.16, 0.22), u(0.12, 0.17), u(0.2, 0.5), u(35, 50), thickness=0.05), 0.98),
-        canopy=(u(0.18, 0.22), u(0.35, 0.42), u(0.025, 0.04)),
+        kind="military",
+        fuselage=Fuselage(
+            d, d * u(0.95, 1.3), nose=u(0.15, 0.35), nose_sharpness=u(0.5, 0.9), nose_droop=u(0, 0.6), tail=u(0.25, 0.5),
+            tail_end=u(0.05, 0.3), tail_rise=u(0.2, 1.0), roundness=u(2, 3),
+        ),
+        wing=wing, wing_position=u(0.32, 0.45), wing_height=u(-0.6, 1.0), engines=engines,
+        tail=_swept_tail(rng, _choice(rng, "low", "low", "cross")), cockpit_at=(u(0.06, 0.09), u(0.1, 0.12)),
+        nose=_choice(rng, "plain", "probe"),
     )  # fmt: skip
 
 
-KINDS = {"airliner": airliner, "light": light, "fighter": fighter}
+def flying_wing(rng: np.random.Generator) -> Airplane:
+    u = rng.uniform
+    d = u(0.14, 0.24)
+    return Airplane(
+        kind=_choice(rng, "military", "sport"),
+        fuselage=Fuselage(d * u(1, 2), d * u(0.7, 1), nose=0.4, nose_sharpness=u(0.5, 0.9), tail=0.6, tail_fullness=1.3, tail_end=0.05, tail_rise=0.0),
+        wing=Wing(u(0.9, 1.4), u(0.4, 0.6), u(0.2, 0.5), u(20, 38), u(0, 4), 0.1, kink=(0.3, u(0.2, 0.6), 0.5), winglet=u(0, 0.15)),
+        wing_position=u(0.15, 0.3), wing_height=0.0, tail=Tail("none", Wing(0.1, 0.1), Wing(0.1, 0.1)),
+        cockpit=_choice(rng, "bubble", "flush", "none"), cockpit_at=(0.15, u(0.35, 0.5)), cockpit_height=d * u(0.05, 0.2),
+    )  # fmt: skip
+
+
+def canard_pusher(rng: np.random.Generator) -> Airplane:
+    """Home-built canards: small wing at the nose, propeller behind or in front."""
+    u = rng.uniform
+    d = u(0.13, 0.2)
+    wing = Wing(u(0.6, 0.95), u(0.2, 0.3), u(0.35, 0.6), u(5, 28), u(-3, 3), 0.11, winglet=u(0.12, 0.25), winglet_cant=_choice(rng, 85.0, -80.0))
+    pusher = _chance(rng, 0.7)
+    plane = Airplane(
+        kind=_choice(rng, "civil", "sport"),
+        fuselage=Fuselage(
+            d, d * u(0.9, 1.1), nose=u(0.35, 0.5), nose_sharpness=u(0.5, 0.8), nose_start=0.0 if pusher else 0.3,
+            tail=u(0.3, 0.5), tail_fullness=1.6, tail_end=u(0.3, 0.5), tail_rise=u(0, 0.4), roundness=u(2, 2.6),
+        ),
+        wing=wing, wing_position=u(0.55, 0.65), wing_height=u(-0.4, 0.6),
+        tail=Tail("low" if not pusher else "none", Wing(0.15, 0.14, 0.6, 30), Wing(0.05, 0.05)),
+        canard=(Wing(u(0.25, 0.6), u(0.07, 0.1), u(0.7, 1), u(0, 6), u(-8, 4), 0.12), u(0.1, 0.16), u(-0.6, 0.3)),
+        cockpit=_choice(rng, "bubble", "flush"), cockpit_at=(u(0.25, 0.32), u(0.55, 0.65)), cockpit_height=d * u(0.1, 0.25),
+        nose="plain" if pusher else "propeller", nose_blades=2, nose_propeller=0.14,
+        gear=_fixed_gear(rng, "tricycle") if _chance(rng, 0.6) else None,
+    )  # fmt: skip
+    if pusher:
+        radius = 0.9 * plane.fuselage.half_width(0.97)
+        plane.engines = [Engine("pusher", "fin", (0.9, -0.8, 0), radius, 0.12, int(rng.integers(2, 4)), u(0.12, 0.17))]
+    return plane
+
+
+def twin_boom(rng: np.random.Generator) -> Airplane:
+    u = rng.uniform
+    d = u(0.14, 0.22)
+    wing = _straight_wing(rng, (0.75, 1.1), (3.2, 4.8))
+    wing.dihedral = u(0, 3)
+    spread = u(0.24, 0.32) * wing.span
+    high = _chance(rng, 0.6)
+    plane_wing = Wing(spread * u(1.0, 1.25), u(0.1, 0.14), 1.0)
+    plane = Airplane(
+        kind=_choice(rng, "civil", "military", "sport"),
+        fuselage=Fuselage(
+            d, d * u(1.0, 1.3), nose=u(0.25, 0.4), nose_sharpness=u(0.4, 0.6), tail=u(0.3, 0.5), tail_fullness=1.6,
+            tail_end=u(0.2, 0.5), tail_rise=u(0.2, 0.8), roundness=u(2, 3),
+        ),
+        wing=wing, wing_position=u(0.35, 0.45), wing_height=0.9 if high else u(-0.3, 0.3),
+        tail=Tail("boom", Wing(u(0.2, 0.28), u(0.14, 0.2), 0.6, u(10, 35)), plane_wing, u(1.25, 1.5), u(0, 0.9), spread, ventral=_choice(rng, 0, 0.5)),
+        cockpit=_choice(rng, "windscreen", "flush", "bubble"), cockpit_at=(u(0.12, 0.2), u(0.3, 0.4)), cockpit_height=0.2 * d,
+        gear=_fixed_gear(rng, "tricycle") if _chance(rng, 0.5) else None,
+    )  # fmt: skip
+    if _chance(rng, 0.5):
+        radius = 0.8 * plane.fuselage.half_width(0.97)
+        plane.engines = [Engine("pusher", "fin", (0.92, -1.2, 0), radius, 0.1, 3, u(0.12, 0.18))]
+        plane.nose, plane.nose_blades, plane.nose_propeller = "propeller", 2, u(0.12, 0.18)
+        plane.fuselage.nose_start = 0.25
+    else:
+        share = spread / wing.span
+        plane.engines = [Engine("prop", "wing", (share, 0.0, 0.6), 0.3 * d, 0.35, 3, u(0.14, 0.2))]
+    return plane
+
+
+def flying_model(rng: np.random.Generator) -> Airplane:
+    """Radio-controlled models: stick bodies, big plain wings with much dihedral, loud colours."""
+    u = rng.uniform
+    d = u(0.05, 0.11)
+    half = u(0.55, 1.0)
+    wing = Wing(half, half / u(2.5, 7), u(0.5, 1.0), u(0, 8), u(0, 10), 0.1, round_tip=_choice(rng, 0.0, u(0.05, 0.3)))
+    if _chance(rng, 0.4):
+        wing.bend, wing.dihedral = (u(0.4, 0.7), u(0, 4)), u(8, 22)
+    kind = _choice(rng, "low", "low", "t", "v", "cross")
+    tail = _straight_tail(rng, kind, u(0.9, 1.2))
+    if kind == "v":
+        tail.plane.dihedral = u(32, 48)
+    high = _chance(rng, 0.6)
+    return Airplane(
+        kind="sport",
+        fuselage=Fuselage(
+            d, d * u(1.0, 1.6), nose=u(0.1, 0.3), nose_sharpness=u(0.3, 0.7), nose_start=u(0.2, 0.6), tail=u(0.5, 0.7),
+            tail_slimness=u(0.8, 3), tail_end=u(0.1, 0.4), tail_rise=u(-0.2, 1.0), roundness=u(2, 5),
+        ),
+        wing=wing, wing_position=u(0.2, 0.32), wing_height=1.0 if high else u(-0.9, 0.2), tail=tail,
+        cockpit=_choice(rng, "none", "bubble", "flush"), cockpit_at=(u(0.18, 0.25), u(0.4, 0.5)), cockpit_height=d * u(0.2, 0.4),
+        nose=_choice(rng, "plain", "propeller", "propeller"), nose_blades=2, nose_propeller=u(0.08, 0.13),
+        gear=_fixed_gear(rng) if _chance(rng, 0.5) else None,
+    )  # fmt: skip
+
+
+# kind -> (sampler, weight)
+KINDS = {
+    "airliner": (airliner, 20), "rear_jet": (rear_jet, 10), "high_wing_transport": (high_wing_transport, 10),
+    "twin_propeller": (twin_propeller, 12), "light": (light, 15), "warbird": (warbird, 12), "biplane": (biplane, 5),
+    "glider": (glider, 6), "fighter": (fighter, 18), "bomber": (bomber, 5), "flying_wing": (flying_wing, 1.5),
+    "canard_pusher": (canard_pusher, 3), "twin_boom": (twin_boom, 4), "flying_model": (flying_model, 6),
+}  # fmt: skip
+
+
+# Liveries
+
+
+def sample_livery(rng: np.random.Generator, plane: Airplane) -> Livery:
+    kind = plane.kind if _chance(rng, 0.85) else _choice(rng, "airliner", "military", "civil", "sport", "glider")
+    return {"airliner": _airline, "military": _military, "civil": _civil, "sport": _sport, "glider": _glider}[kind](rng, plane)
+
+
+def _livery(rng: np.random.Generator, body, wing, fin, tail, trim, **fields) -> Livery:
+    """The paints that do not depend on the style."""
+    glass = paint.glass(rng)
+    settings = dict(
+        engine=_choice(rng, body, wing, trim, paint.gray(rng, 90, 230)), spinner=_choice(rng, trim, paint.gray(rng)),
+        store=_choice(rng, body if not callable(body) else trim, paint.gray(rng, 60, 230)), glass=glass, canopy=glass,
+        dark=paint.gray(rng, 12, 60), metal=paint.gray(rng, 60, 200),
+    )  # fmt: skip
+    settings.update(fields)
+    if callable(settings["engine"]):
+        settings["engine"] = paint.gray(rng, 60, 200)
+    return Livery(body=body, wing=wing, fin=fin, tail=tail, trim=trim, **settings)
+
+
+def _airline(rng: np.random.Generator, plane: Airplane) -> Livery:
+    u = rng.uniform
+    base = paint.white(rng) if _chance(rng, 0.65) else paint.any_color(rng)
+    trim, second = paint.bright(rng), paint.any_color(rng)
+    half = plane.fuselage.height / 2
+    body = base
+    if _chance(rng, 0.5):  # belly
+        body = paint.split(body, _choice(rng, trim, second, paint.gray(rng, 110, 200)), [0, -1, 0], half * u(0.1, 0.6))
+    if _chance(rng, 0.35):  # tail section, its border leaning
+        body = paint.split(body, trim, [0, u(-0.2, 1.0), 1], u(0.2, 0.4))
+    if _chance(rng, 0.08):
+        body = paint.split(body, second, [0, 0, -1], u(0.2, 0.42))
+    wing = paint.gray(rng, 130, 225) if _chance(rng, 0.75) else base
+    fin = _choice(rng, trim, trim, second, base)
+    tail = _choice(rng, wing, wing, fin)
+    stripes = []
+    for _ in range(rng.integers(0, 3)):
+        low = u(-25, 25)
+        stripes.append((u(0.03, 0.2), u(0.7, 0.97), low, low + u(5, 22), _choice(rng, trim, second)))
+    return _livery(rng, body, wing, fin, tail, trim, stripes=stripes, wing_pattern=_wing_pattern(rng, trim, 0.3))
+
+
+def _military(rng: np.random.Generator, plane: Airplane) -> Livery:
+    u = rng.uniform
+    base = paint.military(rng)
+    body = wing = base
+    if _chance(rng, 0.4):
+        others = [paint.military(rng) for _ in range(rng.integers(1, 3))]
+        body = wing = paint.camouflage(rng, [base, *others], u(0.1, 0.35))
+    if _chance(rng, 0.4):
+        body = paint.split(body, paint.gray(rng, 120, 210), [0, -1, 0], plane.fuselage.height * u(0, 0.3))
+    trim = _choice(rng, paint.bright, paint.gray)(rng)
+    if _chance(rng, 0.25):
+        body = paint.split(body, _choice(rng, trim, paint.gray(rng)), [0, 0, -1], u(0.36, 0.46))
+    fin = _choice(rng, wing, wing, wing, trim)
+    emblem = None
+    if _chance(rng, 0.35):
+        emblem = _choice(
+            rng, ((30, 50, 120), (235, 235, 235), (190, 30, 40)), ((235, 235, 235), (190, 30, 40), (190, 30, 40)),
+            ((190, 30, 40), (190, 30, 40), (190, 30, 40)), ((240, 240, 240), (20, 20, 20), (20, 20, 20)),
+            ((30, 50, 120), (240, 240, 240), (240, 240, 240)),
+        )  # fmt: skip
+    canopy = paint.glass(rng)
+    if _chance(rng, 0.3):
+        canopy = paint.bands(canopy, paint.military(rng), 2, -0.3, 0.3, int(rng.integers(5, 9)))
+    return _livery(rng, body, wing, fin, wing, trim, emblem=emblem, canopy=canopy, wing_pattern=_wing_pattern(rng, trim, 0.15))
+
+
+def _civil(rng: np.random.Generator, plane: Airplane) -> Livery:
+    u = rng.uniform
+    base = paint.white(rng) if _chance(rng, 0.6) else paint.any_color(rng)
+    trim, second = paint.bright(rng), paint.any_color(rng)
+    body = base
+    if _chance(rng, 0.35):
+        body = paint.split(body, trim, [0, -1, u(-0.2, 0.2)], plane.fuselage.height * u(-0.1, 0.25))
+    if _chance(rng, 0.2):
+        body = paint.split(body, second, [0, 0, -1], u(0.25, 0.4))
+    stripes = []
+    for _ in range(rng.integers(0, 4)):
+        low = u(-40, 20)
+        stripes.append((u(0.05, 0.2), u(0.75, 0.98), low, low + u(4, 16), _choice(rng, trim, second)))
+    wing = _choice(rng, base, base, trim, second)
+    fin = _choice(rng, base, base, trim, second)
+    return _livery(rng, body, wing, fin, _choice(rng, wing, fin, base), trim, stripes=stripes, wing_pattern=_wing_pattern(rng, trim, 0.5))
+
+
+def _sport(rng: np.random.Generator, plane: Airplane) -> Livery:
+    base, trim, second = (paint.any_color(rng) for _ in range(3))
+    body = base
+    if _chance(rng, 0.4):
+        count = int(rng.integers(1, 5))
+        start = rng.uniform(-0.4, 0.2)
+        body = paint.bands(body, trim, 2, start, start + rng.uniform(0.1, 0.5), count)
+    wing = _choice(rng, base, trim, second)
+    fin = _choice(rng, base, trim, second)
+    return _livery(rng, body, wing, fin, _choice(rng, wing, fin), trim, wing_pattern=_wing_pattern(rng, _choice(rng, base, trim, second), 0.7))
+
+
+def _glider(rng: np.random.Generator, plane: Airplane) -> Livery:
+    base = paint.white(rng)
+    return _livery(rng, base, base, base, base, paint.bright(rng), wing_pattern=_wing_pattern(rng, paint.bright(rng), 0.5))
+
+
+def _wing_pattern(rng: np.random.Generator, color: np.ndarray, probability: float):
+    if not _chance(rng, probability):
+        return plain
+    kind = _choice(rng, "tip", "tip", "edge", "rear", "bands", "chequers", "rays")
+    border, number = rng.uniform(0.6, 0.93), int(rng.integers(3, 8))
+
+    def pattern(base: np.ndarray, span: np.ndarray, chord: np.ndarray) -> np.ndarray:
+        chosen = {
+            "tip": span > border,
+            "edge": chord < 0.12,
+            "rear": chord > 0.7,
+            "bands": np.floor(span * number) % 2 == 1,
+            "chequers": (np.floor(span * number) + np.floor(chord * 2.5)) % 2 == 1,
+            "rays": np.floor((chord - span) * number) % 2 == 1,
+        }[kind]
+        return np.where(chosen[:, None], color, base)
+
+    return pattern

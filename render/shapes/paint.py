@@ -1,10 +1,15 @@
-"""Colours (sRGB, 0..255) as objects of daily life have them."""
+"""Colours (sRGB, 0..255) as objects of daily life have them, and patterns of colours over space."""
 
 from __future__ import annotations
 
 import colorsys
+from typing import Callable, Sequence, Union
 
 import numpy as np
+
+Color = Sequence[float]
+# One colour for a part, or a function from points (n, 3) to colours (n, 3).
+Paint = Union[Color, Callable[[np.ndarray], np.ndarray]]
 
 GLASS = ((28, 34, 42), (45, 60, 75), (70, 95, 115), (15, 15, 18), (110, 135, 150), (60, 70, 60))
 RUBBER = (28, 28, 30)
@@ -66,3 +71,42 @@ def military(rng: np.random.Generator) -> np.ndarray:
 
 def any_color(rng: np.random.Generator) -> np.ndarray:
     return pick(rng, (gray, bright, bright, muted, white))(rng)
+
+
+def evaluate(paint: Paint, points: np.ndarray) -> np.ndarray:
+    """Colours (n, 3) of a paint at points (n, 3)."""
+    return paint(points) if callable(paint) else np.broadcast_to(np.asarray(paint, float), points.shape)
+
+
+def split(base: Paint, other: Paint, normal: Sequence[float], offset: float) -> Paint:
+    """``other`` where points @ normal > offset, ``base`` elsewhere."""
+
+    def colors(points: np.ndarray) -> np.ndarray:
+        beyond = points @ np.asarray(normal) > offset
+        return np.where(beyond[:, None], evaluate(other, points), evaluate(base, points))
+
+    return colors
+
+
+def bands(base: Paint, other: Paint, axis: int, start: float, end: float, count: int) -> Paint:
+    """``count`` bands of ``other`` across an axis between two coordinates, with gaps of the same width."""
+
+    def colors(points: np.ndarray) -> np.ndarray:
+        phase = (points[:, axis] - start) / (end - start) * (2 * count - 1)
+        inside = (phase >= 0) & (phase < 2 * count - 1) & (np.floor(phase) % 2 == 0)
+        return np.where(inside[:, None], evaluate(other, points), evaluate(base, points))
+
+    return colors
+
+
+def camouflage(rng: np.random.Generator, colors: Sequence[Color], scale: float) -> Paint:
+    """Irregular patches about ``scale`` in size, seen from above."""
+    waves = rng.normal(0, 2 / scale, (6, 3))
+    phases = rng.uniform(0, 2 * np.pi, 6)
+    palette = np.asarray(colors, float)
+    borders = np.linspace(-1.2, 1.2, len(palette) + 1)[1:-1]
+
+    def pattern(points: np.ndarray) -> np.ndarray:
+        return palette[np.digitize(np.sin(points @ waves.T + phases).sum(1), borders)]
+
+    return pattern

@@ -6,11 +6,12 @@ unit; `build_mesh` normalises at the end.
 
 from __future__ import annotations
 
-from typing import Callable, NamedTuple, Sequence, Union
+from typing import NamedTuple, Sequence, Union
 
 import numpy as np
 
 from render.mesh import Mesh, build_mesh
+from render.shapes.paint import Paint, evaluate
 
 MIRROR = np.array([-1.0, 1.0, 1.0])
 
@@ -96,7 +97,7 @@ def rectangle(width: float, depth: float) -> np.ndarray:
 
 
 def spline(points: Sequence[Sequence[float]], n: int) -> np.ndarray:
-    """Smooth curve of n points through the given ones (centripetal-free Catmull-Rom, chord-length parameter)."""
+    """Smooth curve of n points through the given ones (cubic Hermite over chord length)."""
     points = np.asarray(points, float)
     knots = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
     tangents = np.gradient(points, knots, axis=0, edge_order=min(2, len(points) - 1))
@@ -265,17 +266,18 @@ def sheet(points: np.ndarray, thickness: Union[float, np.ndarray]) -> Surface:
     return join([grid(front), grid(back)] + [grid(strip) for strip in strips])
 
 
-# Collecting
+def wheel(center: Sequence[float], radius: float, width: float, sides: int = 14) -> Surface:
+    """Tyre and disc, rolling along z."""
+    h = width / 2
+    profile = [(1e-4, -h), (0.8 * radius, -h), (radius, -0.5 * h), (radius, 0.5 * h), (0.8 * radius, h), (1e-4, h)]
+    return revolve(profile, sides, "x").moved(center)
 
-Color = Sequence[float]
-Paint = Union[Color, Callable[[np.ndarray], np.ndarray]]
+
+# Collecting
 
 
 class Builder:
-    """Collects painted surfaces and named keypoints of one object.
-
-    A paint is an sRGB colour (3 numbers in 0..255) or a function from points (n, 3) to colours (n, 3).
-    """
+    """Collects painted surfaces and named keypoints of one object."""
 
     def __init__(self, keypoint_names: Sequence[str]):
         self._surfaces: list[Surface] = []
@@ -283,9 +285,8 @@ class Builder:
         self._keypoints = {name: np.full(3, np.nan) for name in keypoint_names}
 
     def add(self, surface: Surface, paint: Paint) -> None:
-        colors = paint(surface.cells) if callable(paint) else np.broadcast_to(paint, surface.cells.shape)
         self._surfaces.append(surface)
-        self._colors.append(np.clip(np.round(colors), 0, 255).astype(np.uint8))
+        self._colors.append(np.clip(np.round(evaluate(paint, surface.cells)), 0, 255).astype(np.uint8))
 
     def add_pair(self, surface: Surface, paint: Paint) -> None:
         """The surface and its mirror image in the plane x = 0."""
@@ -302,9 +303,11 @@ class Builder:
         self.mark(f"{name}_right", np.asarray(point, float))
         self.mark(f"{name}_left", np.asarray(point, float) * MIRROR)
 
-    def build(self) -> Mesh:
+    def build(self, stretch: Sequence[float] = (1.0, 1.0, 1.0)) -> Mesh:
+        """The mesh, its axes stretched by the factors given."""
         surface = join(self._surfaces)
-        return build_mesh(surface.vertices, surface.faces, np.concatenate(self._colors), self._keypoints)
+        keypoints = {name: point * stretch for name, point in self._keypoints.items()}
+        return build_mesh(surface.vertices * stretch, surface.faces, np.concatenate(self._colors), keypoints)
 
 
 def pairs(*names: str) -> tuple[str, ...]:
