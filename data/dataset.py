@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from data.errors import UserError
 from data.manifest import MANIFEST_NAME, Manifest, load_manifest
-from data.schema import SPLITS
+from data.schema import FIELDS, SPLITS
 from data.shard import ModelEntry, ShardReader, damaged
 
 _MAX_OPEN_SHARDS = 128
@@ -77,15 +77,15 @@ class PairDataset(Dataset):
             indices = indices.to(self._images.device)
             rgba = self._images[indices]
         else:
-            rgba = self._read_images("rgba", indices, torch.uint8)
+            rgba = torch.from_numpy(self._read_images("rgba", indices.tolist()))
         fields = {name: getattr(self, name)[indices] for name in _PAIR_FIELDS}
         return {"rgba": rgba, **fields}
 
     def depth(self, index: int) -> np.ndarray:
         """float32 (2, H, W) z-depth at the pixel centres of pair ``index``, object units; 0 is background."""
-        shard, _ = self._locate(range(len(self))[index])
-        offset, scale = self._depth_coding[shard]
-        coded = self._read_images("depth", torch.tensor([index]), torch.uint16)[0].numpy()
+        index = range(len(self))[index]
+        offset, scale = self._depth_coding[self._locate(index)[0]]
+        coded = self._read_images("depth", [index])[0]
         return np.where(coded > 0, offset + coded * scale, 0.0).astype(np.float32)
 
     def load(self, device: str | torch.device = "cpu") -> PairDataset:
@@ -97,8 +97,8 @@ class PairDataset(Dataset):
             images = torch.empty((len(self), 2, *self.image_size, 4), dtype=torch.uint8)
             images.share_memory_()
             for start in tqdm(range(0, len(self), 64), desc=f"reading {self.split}", disable=None, leave=False):
-                rows = torch.arange(start, min(start + 64, len(self)))
-                images[rows[0] : rows[-1] + 1] = self._read_images("rgba", rows, torch.uint8)
+                rows = range(start, min(start + 64, len(self)))
+                images[start : rows.stop] = torch.from_numpy(self._read_images("rgba", rows))
             self._images = images
         self._images = self._images.to(device)
         for name in _PAIR_FIELDS:
@@ -159,15 +159,14 @@ class PairDataset(Dataset):
         shard = int(np.searchsorted(self._ends, index, side="right")) - 1
         return shard, index - int(self._ends[shard])
 
-    def _read_images(self, name: str, indices: Tensor, dtype: torch.dtype) -> Tensor:
-        shape = (len(indices), 2, *self.image_size, *((4,) if name == "rgba" else ()))
-        images = torch.empty(shape, dtype=dtype)
-        target = images.numpy()
-        for position, index in enumerate(indices.tolist()):
+    def _read_images(self, name: str, indices: Sequence[int]) -> np.ndarray:
+        trailing = (4,) if name == "rgba" else ()
+        images = np.empty((len(indices), 2, *self.image_size, *trailing), FIELDS[name].dtype)
+        for position, index in enumerate(indices):
             shard, row = self._locate(index)
             try:
-                self._file(shard)[name].read_direct(target, np.s_[row], np.s_[position])
-            except (KeyError, OSError, RuntimeError, TypeError):
+                images[position] = self._file(shard)[name][row]
+            except (KeyError, OSError, RuntimeError, ValueError):
                 raise damaged(self._paths[shard]) from None
         return images
 

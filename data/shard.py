@@ -246,7 +246,7 @@ class ShardReader:
             raise damaged(self.path) from None
         try:
             self._read_header()
-        except (KeyError, OSError, RuntimeError, ValueError, TypeError, AttributeError, UnicodeError):
+        except (KeyError, OSError, RuntimeError, ValueError, TypeError, AttributeError, MemoryError):
             self.close()
             raise damaged(self.path) from None
         except BaseException:
@@ -293,7 +293,7 @@ class ShardReader:
         attributes = self._file.attrs
         check_format(self.path, attributes["format"], int(attributes["format_version"]))
         depth = self._file["depth"].attrs
-        points = self._file.get("semantic_keypoints")
+        points = self._file["semantic_keypoints"] if self._holds("semantic_keypoints") else None
         self.header = ShardHeader(
             str(attributes["split"]),
             canonical_json(json.loads(attributes["settings"])),
@@ -310,7 +310,7 @@ class ShardReader:
         names = list(self._file["model_id"].asstr()[:])
         sources = self._optional_strings("model_source", len(names))
         geometry = self._optional_strings("model_geometry", len(names))
-        faces = self._file["model_faces"][:] if "model_faces" in self._file else np.zeros(len(names), np.int64)
+        faces = self._file["model_faces"][:] if self._holds("model_faces") else np.zeros(len(names), np.int64)
         self.models = [
             ModelEntry(name, self.header.split, source, int(count), digest)
             for name, source, count, digest in zip(names, sources, faces, geometry, strict=True)
@@ -322,7 +322,11 @@ class ShardReader:
             raise ValueError("model_index points outside model_id")
 
     def _optional_strings(self, name: str, count: int) -> list[str]:
-        return list(self._file[name].asstr()[:]) if name in self._file else [""] * count
+        return list(self._file[name].asstr()[:]) if self._holds(name) else [""] * count
+
+    def _holds(self, name: str) -> bool:
+        # By its link: `name in file` and `file.get(name)` take a damaged object for an absent one.
+        return self._file.id.links.exists(name.encode())
 
 
 def check_format(path: Path, name: object, version: object) -> None:
