@@ -12,10 +12,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from data.geometry import procrustes, project, rotation_distance, transform_points, unproject
-from train.networks import AXIS_DIRECTIONS, pixel_grid
+from train.networks import AXIS_DIRECTIONS, Prediction, pixel_grid
 
 
 @dataclass
@@ -128,6 +129,40 @@ def orientation(axis_ends: Tensor, true_axis_ends: Tensor) -> Tensor:
         (B,) mean over ends and coordinates, summed over views.
     """
     return (axis_ends - true_axis_ends).square().mean((2, 3, 4)).sum(1)
+
+
+def pair_terms(
+    views: list[Prediction],
+    object_to_camera: Tensor,
+    transforms: Tensor,
+    intrinsics: Tensor,
+    mask: Tensor,
+    axes: tuple[str, ...],
+    delta: float,
+    noise: float,
+) -> dict[str, Tensor]:
+    """All terms for a batch of pairs.
+
+    Args:
+        views: predictions of view 0 and view 1. object_to_camera, transforms: (B, 2, 4, 4).
+        intrinsics: (B, 2, 3, 3), normalised. mask: (B, 2, H, W) in {0, 1}, reduced to the maps' size by area.
+        axes: object axes the network predicts. delta, noise: of :func:`separation` and :func:`relative_pose`.
+
+    Returns:
+        name of each term (the fields of :class:`LossWeights`) -> (B,).
+    """
+    keypoints = torch.stack([v.keypoints for v in views], dim=1)
+    heatmaps = torch.stack([v.heatmaps for v in views], dim=1)
+    axis_ends = torch.stack([v.axis_ends for v in views], dim=1)
+    points = unproject(intrinsics, keypoints)
+    return {
+        "consistency": consistency(keypoints, transforms, intrinsics),
+        "pose": relative_pose(points, transforms[:, 0, :3, :3], noise),
+        "separation": separation(points, delta),
+        "silhouette": silhouette(heatmaps, F.adaptive_avg_pool2d(mask, heatmaps.shape[-2:])),
+        "variance": variance(heatmaps, keypoints),
+        "orientation": orientation(axis_ends, axis_end_projections(object_to_camera, intrinsics, axes)),
+    }
 
 
 def objective(terms: dict[str, Tensor], weights: LossWeights) -> Tensor:

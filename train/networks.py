@@ -74,9 +74,13 @@ class KeypointNetwork(nn.Module):
         num_keypoints: N.
         camera_distance: depth that the depth maps are measured from, towards the camera.
         axes: object axes that have a flag, of "x", "y", "z".
+
+    Attributes:
+        bfloat16: run the convolutions in bfloat16; weights, soft-argmax and results keep the images' precision.
     """
 
     in_channels: int
+    bfloat16 = False
 
     def __init__(self, num_keypoints: int, camera_distance: float, axes: tuple[str, ...]):
         super().__init__()
@@ -92,15 +96,21 @@ class KeypointNetwork(nn.Module):
             true_flags: (B, A) in {0, 1}, or None to rely on the predicted ones.
             anneal: weight of the true flags; the flag fed is round(anneal·true + (1 − anneal)·predicted).
         """
-        features, axis_ends = self.encode(images)
+        with self._autocast(images):
+            features, axis_ends = self.encode(images)
+        axis_ends = axis_ends.to(images.dtype)
         flags = flags_from_axis_ends(axis_ends.detach())
         if true_flags is not None:
             flags = torch.round(anneal * true_flags + (1 - anneal) * flags)
-        logits, depths = self.decode(features, flags)
-        heatmaps = spatial_softmax(logits)
+        with self._autocast(images):
+            logits, depths = self.decode(features, flags)
+        heatmaps, depths = spatial_softmax(logits.to(images.dtype)), depths.to(images.dtype)
         uv = expectation(heatmaps, pixel_grid(*heatmaps.shape[-2:], like=heatmaps))
         z = self.camera_distance - (heatmaps * depths).flatten(2).sum(-1, keepdim=True)
         return Prediction(torch.cat([uv, z], dim=-1), heatmaps, axis_ends, flags)
+
+    def _autocast(self, images: Tensor) -> torch.autocast:
+        return torch.autocast(images.device.type, torch.bfloat16, enabled=self.bfloat16)
 
     def encode(self, images: Tensor) -> tuple[Tensor | list[Tensor], Tensor]:
         raise NotImplementedError

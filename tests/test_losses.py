@@ -1,0 +1,142 @@
+"""Each term of the objective against a case worked out by hand, and its gradient by finite differences."""
+
+import math
+
+import pytest
+import torch
+
+from data.geometry import project, transform_points
+from train import losses
+from train.networks import pixel_grid
+from tests.test_geometry import random_rotation, rigid
+
+INTRINSICS = torch.diag(torch.tensor([22.0, 22, 1], dtype=torch.double)).expand(1, 2, 3, 3)
+
+
+def half_turn_pair() -> torch.Tensor:
+    """Two cameras at distance 30 on opposite sides: each sees the other's view turned about the vertical axis."""
+    turn = torch.diag(torch.tensor([-1.0, 1, -1], dtype=torch.double))
+    transform = rigid(turn, [0, 0, 60])
+    return torch.stack([transform, transform])[None]
+
+
+def keypoints_of(points: torch.Tensor, transforms: torch.Tensor) -> torch.Tensor:
+    """(1, 2, N, 3) keypoints that both views agree on, of points in view 0's camera frame."""
+    both = torch.stack([points, transform_points(transforms[0, 0], points)])[None]
+    return project(INTRINSICS, both)
+
+
+def test_consistency_is_zero_for_true_keypoints_and_counts_both_directions():
+    transforms = half_turn_pair()
+    points = torch.tensor([[0.5, 0.2, 30], [-0.3, 0.1, 30]], dtype=torch.double)
+    keypoints = keypoints_of(points, transforms)
+    torch.testing.assert_close(losses.consistency(keypoints, transforms, INTRINSICS), torch.zeros(1).double())
+    keypoints[0, 1, 0, 1] += 0.1  # moves one of two points by 0.1: seen from view 0 and, projected back, from view 1
+    expected = 2 * 0.1**2 / 2
+    assert losses.consistency(keypoints, transforms, INTRINSICS).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_consistency_sees_depth_through_the_other_view():
+    transforms = torch.stack(
+        [
+            rigid(torch.tensor([[0.0, 0, -1], [0, 1, 0], [1, 0, 0]]).double(), [30, 0, 30]),
+            rigid(torch.tensor([[0.0, 0, 1], [0, 1, 0], [-1, 0, 0]]).double(), [-30, 0, 30]),
+        ]
+    )[None]
+    keypoints = keypoints_of(torch.tensor([[0.0, 0, 30]], dtype=torch.double), transforms)
+    keypoints[0, 0, 0, 2] += 0.5  # half a unit deeper is half a unit to the left from the side
+    error = losses.consistency(keypoints, transforms, INTRINSICS).item()
+    assert error == pytest.approx((22 * 0.5 / 30) ** 2, rel=1e-6)
+
+
+def test_pose_is_the_angle_between_true_and_recovered_rotation():
+    rotation = random_rotation(3)
+    points = torch.randn(3, 6, 3, dtype=torch.double)
+    twenty = torch.tensor([math.radians(20), 0.0, 0.0], dtype=torch.double)
+    tilt = torch.linalg.matrix_exp(
+        torch.tensor([[0, 0, 0], [0, 0, -twenty[0]], [0, twenty[0], 0]], dtype=torch.double)
+    )
+    pair = torch.stack([points, points @ rotation.transpose(1, 2)], dim=1)
+    torch.testing.assert_close(
+        losses.relative_pose(pair, tilt @ rotation), torch.full((3,), math.radians(20), dtype=torch.double)
+    )
+
+
+def test_pose_noise_hurts_small_configurations_more():
+    torch.manual_seed(0)
+    points = torch.randn(200, 1, 8, 3).expand(-1, 2, -1, -1)
+    identity = torch.eye(3).expand(200, 3, 3)
+    large = losses.relative_pose(points, identity, noise=0.1).mean()
+    small = losses.relative_pose(points * 0.1, identity, noise=0.1).mean()
+    assert 0 < large < 0.2 < small
+
+
+def test_separation_by_hand():
+    points = torch.zeros(1, 2, 3, 3, dtype=torch.double)
+    points[0, :, 1, 0] = 0.1
+    points[0, :, 2, 0] = 5.0
+    hinge = 2 * (0.05 - 0.01) + 3 * 0.05  # one close pair both ways, and each point with itself
+    assert losses.separation(points, 0.05).item() == pytest.approx(2 * hinge / (2 * 3))
+
+
+def test_silhouette_by_hand():
+    heatmaps = torch.zeros(1, 2, 1, 4, 4, dtype=torch.double)
+    heatmaps[0, :, 0, 0, 0], heatmaps[0, :, 0, 3, 3] = 0.25, 0.75
+    mask = torch.zeros(1, 2, 4, 4, dtype=torch.double)
+    mask[0, 0, 0, 0] = 1
+    mask[0, 1] = 1
+    assert losses.silhouette(heatmaps, mask).item() == pytest.approx(-math.log(0.25))
+
+
+def test_variance_by_hand():
+    heatmaps = torch.zeros(1, 2, 1, 4, 4, dtype=torch.double)
+    heatmaps[0, 0, 0, 1, 0] = heatmaps[0, 0, 0, 1, 3] = 0.5  # x = ±0.75
+    heatmaps[0, 1, 0, 2, 2] = 1.0
+    grid = pixel_grid(4, 4, like=heatmaps)
+    uv = torch.einsum("bvnhw,dhw->bvnd", heatmaps, grid)
+    keypoints = torch.cat([uv, torch.zeros_like(uv[..., :1])], dim=-1)
+    assert losses.variance(heatmaps, keypoints).item() == pytest.approx(0.75**2)
+
+
+def test_axis_ends_flags_and_orientation_by_hand():
+    pose = rigid(torch.diag(torch.tensor([1.0, -1, -1], dtype=torch.double)), [0, 0, 30])  # seen from +z
+    ends = losses.axis_end_projections(pose, INTRINSICS[0, 0], ("x", "z"))
+    side = 22 / 30
+    torch.testing.assert_close(ends[0], torch.tensor([[side, 0], [-side, 0]], dtype=torch.double))
+    torch.testing.assert_close(ends[1], torch.zeros(2, 2, dtype=torch.double))
+    assert losses.true_flags(pose, ("x", "z")).tolist() == [1, 0]
+    views = ends.expand(1, 2, 2, 2, 2)
+    assert losses.orientation(views, views).item() == 0
+    assert losses.orientation(views + 0.1, views).item() == pytest.approx(2 * 0.01)
+
+
+def test_gradients():
+    torch.manual_seed(0)
+    transforms = torch.stack([rigid(random_rotation(1)[0], [0, 0, 30]) for _ in range(2)])[None]
+    points = torch.randn(1, 2, 4, 3, dtype=torch.double)
+    keypoints = torch.cat([points[..., :2] / 2, 30 + points[..., 2:]], dim=-1).requires_grad_()
+    logits = torch.randn(1, 2, 4, 3, 3, dtype=torch.double, requires_grad=True)
+    mask = (torch.rand(1, 2, 3, 3) > 0.5).double()
+
+    def soft(x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(3).softmax(-1).view_as(x)
+
+    def heatmap_variance(x: torch.Tensor) -> torch.Tensor:
+        uv = torch.einsum("bvnhw,dhw->bvnd", soft(x), pixel_grid(3, 3, like=x))
+        return losses.variance(soft(x), uv)
+
+    check = torch.autograd.gradcheck
+    assert check(lambda k: losses.consistency(k, transforms, INTRINSICS), keypoints)
+    assert check(lambda p: losses.relative_pose(p, transforms[:, 0, :3, :3]), points.clone().requires_grad_())
+    assert check(lambda p: losses.separation(p * 0.1, 0.05), points.clone().requires_grad_())
+    assert check(lambda x: losses.silhouette(soft(x), mask), logits)
+    assert check(heatmap_variance, logits)
+    ends = torch.randn(1, 2, 1, 2, 2, dtype=torch.double, requires_grad=True)
+    assert check(lambda e: losses.orientation(e, torch.zeros_like(e)), ends)
+
+
+def test_objective_weighs_every_term():
+    names = ("consistency", "pose", "separation", "silhouette", "variance", "orientation")
+    terms = {name: torch.full((2,), 10.0**i) for i, name in enumerate(names)}
+    expected = 1 + 0.2 * 10 + 100 + 1000 + 0.5 * 1e4 + 1e5
+    torch.testing.assert_close(losses.objective(terms, losses.LossWeights()), torch.full((2,), expected))

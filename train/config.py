@@ -1,0 +1,95 @@
+"""Every setting of a training run, and the presets."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+
+from data.errors import UserError
+from train.losses import LossWeights
+
+
+@dataclass
+class TrainConfig:
+    """Settings of one run, as written to ``config.json``. The defaults are the ``paper`` preset's."""
+
+    preset: str = "paper"
+    # Network
+    network: str = "paper"  # "paper" or "compact"
+    keypoints: int = 10
+    image_size: int = 128  # side of the network's input; the dataset's images are reduced to it by area
+    width: int = 64  # channels of the paper's trunk, or of the compact network's finest level
+    axes: tuple[str, ...] = ("x",)  # object axes with an orientation flag
+    camera_distance: float = 30.0  # object units; taken from the dataset
+    # Optimisation
+    steps: int = 200_000
+    batch_size: int = 256  # pairs
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    warmup_steps: int = 0
+    cosine_decay: bool = False  # to zero at the last step
+    gradient_clip: float = 5.0  # global norm
+    average_decay: float = 0.0  # of the exponential moving average of the weights; 0 keeps the last weights
+    seed: int = 0
+    device: str = "auto"  # "auto", "cpu" or "cuda"
+    precision: str = "float32"  # of the convolutions: "float32", "bfloat16", or "auto": bfloat16 where it is native
+    init_from: str | None = None  # run folder or shipped name whose weights training starts from
+    # Objective
+    weights: LossWeights = field(default_factory=LossWeights)
+    delta: float = 0.05  # squared distance below which keypoints repel each other (δ²), squared object units
+    noise: float = 0.1  # standard deviation added to points before the pose term, object units
+    anneal_start: float = 0.15  # share of the steps after which the flag starts to move from truth to prediction
+    anneal_end: float = 0.3  # share of the steps after which it is the prediction's alone
+    # Augmentation
+    mirror: bool = False  # mirror both views of half of the pairs, left and right of the object exchanged
+    color_jitter: float = 0.0  # strength of random gain, contrast and hue per view
+    # Logging, in steps
+    log_every: int = 50
+    validate_every: int = 2000
+    checkpoint_every: int = 1000
+
+
+PRESETS: dict[str, dict] = {
+    "paper": {},
+    "cpu": dict(
+        network="compact",
+        image_size=64,
+        width=24,
+        axes=("x", "z"),
+        steps=4000,
+        batch_size=32,
+        learning_rate=2e-3,
+        weight_decay=1e-4,
+        warmup_steps=200,
+        precision="auto",
+        cosine_decay=True,
+        average_decay=0.998,
+        weights=LossWeights(pose=2.0),
+        noise=0.05,
+        anneal_start=0.5,
+        anneal_end=0.7,
+        mirror=True,
+        color_jitter=0.2,
+        validate_every=500,
+        checkpoint_every=500,
+    ),
+}
+
+
+def make_config(preset: str, **overrides) -> TrainConfig:
+    """Settings of a preset with some replaced.
+
+    Raises:
+        UserError: unknown preset or setting.
+    """
+    if preset not in PRESETS:
+        raise UserError(f"preset {preset!r} is unknown: choose one of {', '.join(PRESETS)}")
+    known = {f.name for f in dataclasses.fields(TrainConfig)}
+    if unknown := set(overrides) - known:
+        raise UserError(f"unknown training setting {sorted(unknown)[0]!r}: see `train --help`")
+    return TrainConfig(**{"preset": preset, **PRESETS[preset], **overrides})
+
+
+def config_from_dict(values: dict) -> TrainConfig:
+    """The inverse of ``dataclasses.asdict``; unknown settings raise TypeError."""
+    return TrainConfig(**{**values, "axes": tuple(values["axes"]), "weights": LossWeights(**values["weights"])})

@@ -1,0 +1,165 @@
+"""A trained network as a tool: images in, ordered 3D keypoints out; and how a run keeps its weights and settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from data.atomic import publish, temporary_path, write_bytes
+from data.errors import UserError
+from train.batches import resize_images
+from train.config import TrainConfig, config_from_dict
+from train.networks import CompactNetwork, KeypointNetwork, PaperNetwork
+
+PRETRAINED = Path(__file__).parent / "pretrained"
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+BATCH_SIZE = 64  # images per forward pass; memory only, the results do not depend on it
+
+
+@dataclass
+class Detections:
+    """Keypoints of B images. N keypoints, A orientation axes, maps of h×w; pixels are those of the input images.
+
+    Attributes:
+        keypoints: float32 (B, N, 3) as (u, v, z): pixels, pixels, depth along the camera's +z in object units.
+        heatmaps: float32 (B, N, h, w), each summing to 1 over the image.
+        orientation: float32 (B, A, 2, 2), projections (u, v) of the + and − end of each axis.
+        flags: bool (B, A), the predicted flags that the keypoints were decoded with.
+    """
+
+    keypoints: np.ndarray
+    heatmaps: np.ndarray
+    orientation: np.ndarray
+    flags: np.ndarray
+
+
+def build_network(config: TrainConfig) -> KeypointNetwork:
+    """A freshly initialised network for these settings."""
+    if config.network == "paper":
+        return PaperNetwork(config.keypoints, config.camera_distance, config.width)
+    return CompactNetwork(config.keypoints, config.camera_distance, config.width, config.image_size, config.axes)
+
+
+class Detector:
+    """A network with its settings, for inference on one device.
+
+    Attributes:
+        config: settings of the run. network: the network in evaluation mode.
+    """
+
+    def __init__(self, network: KeypointNetwork, config: TrainConfig, device: str = "cpu"):
+        self.network = network.to(device).eval()
+        self.config = config
+        self.device = device
+
+    @property
+    def num_keypoints(self) -> int:
+        return self.config.keypoints
+
+    @property
+    def image_size(self) -> int:
+        return self.config.image_size
+
+    @classmethod
+    def load(cls, run: str | Path, device: str = "cpu") -> Detector:
+        """Load a run folder, or shipped weights by name.
+
+        Raises:
+            UserError: no such run or name, or files that do not belong together.
+        """
+        folder = find_run(run)
+        config = load_config(folder)
+        network = build_network(config)
+        load_weights(network, folder / WEIGHTS_NAME)
+        return cls(network, config, device)
+
+    @torch.inference_mode()
+    def detect(self, rgba: np.ndarray | Tensor, intrinsics: np.ndarray | Tensor | None = None) -> Detections:
+        """Detect keypoints.
+
+        Args:
+            rgba: uint8 (B, H, W, 4), colour premultiplied by alpha; square images framed like the training views.
+            intrinsics: unused by the network, which was trained for one camera; accepted so that callers need not
+                know.
+
+        Returns:
+            Detections, the same whatever else is in the batch.
+        """
+        rgba = torch.as_tensor(np.asarray(rgba))
+        height, width = rgba.shape[1:3]
+        parts = [self._forward(rgba[i : i + BATCH_SIZE]) for i in range(0, len(rgba), BATCH_SIZE)]
+        keypoints, heatmaps, ends, flags = (torch.cat(part).cpu() for part in zip(*parts))
+        to_pixels = torch.tensor([width / 2, height / 2])
+        keypoints[..., :2] = (keypoints[..., :2] + 1) * to_pixels
+        return Detections(
+            keypoints=keypoints.numpy(),
+            heatmaps=heatmaps.numpy(),
+            orientation=((ends + 1) * to_pixels).numpy(),
+            flags=flags.bool().numpy(),
+        )
+
+    def _forward(self, rgba: Tensor) -> tuple[Tensor, ...]:
+        images = resize_images(rgba.to(self.device), self.image_size)[:, : self.network.in_channels]
+        # Convolutions may sum in another order for another batch size, so every batch is filled to the same one.
+        padded = torch.cat([images, images.new_zeros(BATCH_SIZE - len(images), *images.shape[1:])])
+        found = self.network(padded)
+        return tuple(x[: len(rgba)] for x in (found.keypoints, found.heatmaps, found.axis_ends, found.flags))
+
+
+def find_run(run: str | Path) -> Path:
+    """Folder of a run, or of shipped weights if ``run`` is their name and no such folder exists."""
+    if (Path(run) / CONFIG_NAME).exists():
+        return Path(run)
+    if (PRETRAINED / str(run) / CONFIG_NAME).exists():
+        return PRETRAINED / str(run)
+    shipped = ", ".join(sorted(p.parent.name for p in PRETRAINED.glob(f"*/{CONFIG_NAME}"))) or "none"
+    raise UserError(f"{run}: not a run folder (no {CONFIG_NAME}): train one first, or name shipped weights ({shipped})")
+
+
+def save_config(config: TrainConfig, folder: Path) -> None:
+    """Write every setting to ``config.json``."""
+    write_bytes(folder / CONFIG_NAME, (json.dumps(dataclasses.asdict(config), indent=2) + "\n").encode())
+
+
+def load_config(folder: Path) -> TrainConfig:
+    """Read ``config.json``.
+
+    Raises:
+        UserError: not a settings file of this program.
+    """
+    path = folder / CONFIG_NAME
+    try:
+        return config_from_dict(json.loads(path.read_text()))
+    except (ValueError, TypeError, OSError) as error:
+        raise UserError(f"{path}: not the settings of a training run ({error}): train again into another folder") from None
+
+
+def save_weights(network: KeypointNetwork, path: Path) -> None:
+    """Write the weights as safetensors, atomically."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    save_file(state, temporary_path(path))
+    publish(path)
+
+
+def load_weights(network: KeypointNetwork, path: Path) -> None:
+    """Read weights into a network of the same settings.
+
+    Raises:
+        UserError: the file is missing, damaged, or of another network.
+    """
+    try:
+        network.load_state_dict(load_file(path))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no weights there yet: let the training reach its first checkpoint") from None
+    except (SafetensorError, RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path}: damaged, or not of the network in {CONFIG_NAME} ({reason}): train again") from None
