@@ -1,18 +1,296 @@
-"""Meshes of the user's own: finding them in a folder and turning any of them into a :class:`Mesh`."""
+"""Meshes of the user's own: finding them in a folder and turning any of them into a :class:`Mesh`.
+
+Mesh files are not trusted. Sizes are bounded before memory is asked for, files that a mesh refers to must lie in the
+folder that was given, nothing is written and nothing is fetched, and whatever is wrong becomes a :class:`MeshError`.
+"""
+
 from __future__ import annotations
+
+import io
+import json
+import os
+import struct
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from render.mesh import Mesh
+from urllib.parse import unquote
+
+import numpy as np
+import trimesh
+from PIL import Image, UnidentifiedImageError
+from trimesh.resolvers import Resolver
+
+from data.errors import UserError
+from render.mesh import Mesh, build_mesh
+from render.painting import Painted, Textures, paint
+
+SUFFIXES = (".obj", ".ply", ".stl", ".off", ".glb", ".gltf")
+# ShapeNetCore's layouts, version 2 first; what stands before them is the model's id.
+LAYOUTS = ("models/model_normalized.obj", "model.obj")
+MAX_FILE_BYTES = 2 << 30
+MAX_FACES = 5_000_000
+MAX_TEXTURE_PIXELS = 16384 * 8192
+MAX_COORDINATE = 1e9
+
 
 class MeshError(Exception):
     """A mesh that cannot be used; the message is the reason."""
 
+
 @dataclass(frozen=True)
 class Source:
-    """One model to render. ``name`` stands in the manifest; ``path`` is None for a built-in shape."""
+    """One model to render.
+
+    Attributes:
+        model_id: unique in its dataset, and the same whatever other models there are.
+        name: where it comes from, as it stands in the manifest.
+        path: its file; None for a built-in shape.
+    """
+
     model_id: str
     name: str
     path: Path | None = None
 
-def discover(folder: Path) -> list[Source]: ...
-def load_mesh(path: Path, root: Path | None = None) -> Mesh: ...
+
+def discover(folder: Path) -> list[Source]:
+    """All meshes in a folder and the folders in it, sorted by model id.
+
+    A ShapeNetCore model, ``<id>/model.obj`` or ``<id>/models/model_normalized.obj``, is called ``<id>``; any other
+    mesh by its path in the folder, suffix included. ``folder`` may also be a single mesh.
+
+    Raises:
+        UserError: there is no such folder, or no mesh in it.
+    """
+    if folder.is_file():
+        if folder.suffix.lower() not in SUFFIXES:
+            raise UserError(f"{folder}: not a mesh that can be read: give one of {', '.join(SUFFIXES)}")
+        return [Source(folder.name, folder.name, folder)]
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder: give a ShapeNetCore category folder or any folder of meshes")
+    found: dict[str, Source] = {}
+    for path in _mesh_files(folder):
+        name = path.relative_to(folder).as_posix()
+        name = os.fsencode(name).decode("utf-8", "backslashreplace")
+        model_id, rank = _model_id(name)
+        if model_id not in found or rank < _model_id(found[model_id].name)[1]:
+            found[model_id] = Source(model_id, name, path)
+    if not found:
+        raise UserError(f"{folder}: no mesh in it: meshes end in {', '.join(SUFFIXES)}")
+    return [found[model_id] for model_id in sorted(found)]
+
+
+def _model_id(name: str) -> tuple[str, int]:
+    """The model's id, and which of several files of one id is to be taken (the lowest)."""
+    for rank, layout in enumerate(LAYOUTS):
+        if name.endswith("/" + layout):
+            return name[: -len(layout) - 1], rank
+    return name, len(LAYOUTS)
+
+
+def _mesh_files(folder: Path) -> Iterator[Path]:
+    """Files that look like meshes; links are followed, but no folder is visited twice."""
+    visited = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in visited:
+            folders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in files:
+            if not name.startswith(".") and name.lower().endswith(SUFFIXES):
+                yield Path(parent, name)
+
+
+def load_mesh(path: Path, root: Path | None = None) -> Mesh:
+    """Read a mesh with its materials and textures, its axes taken as those of the object frame.
+
+    Args:
+        path: an obj, ply, stl, off, glb or gltf file.
+        root: the folder that files it refers to must lie in; its own (of a ShapeNetCore model, the model's) if None.
+
+    Raises:
+        MeshError: it cannot be used.
+    """
+    path = Path(path)
+    assets = _Assets(path, root or _own_folder(path))
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            parts = _read_parts(path, assets)
+            assets.raise_problem()
+            return _join(parts)
+    except MeshError:
+        raise
+    except MemoryError:
+        raise MeshError("needs more memory than there is") from None
+    except Exception as error:  # parsers meet bad files with whatever exception their bugs make
+        assets.raise_problem()
+        text = str(error).strip().partition("\n")[0][:200]
+        raise MeshError(f"cannot be read ({type(error).__name__}{': ' * bool(text)}{text})") from None
+
+
+def _own_folder(path: Path) -> Path:
+    return path.parent.parent if path.match(LAYOUTS[0]) else path.parent
+
+
+class _Assets(Resolver):
+    """Gives trimesh the files that a mesh refers to, if they lie within ``root``; remembers what it could not give."""
+
+    def __init__(self, path: Path, root: Path):
+        self._folder, self._root = path.parent, root.resolve()
+        self._problem: str | None = None
+
+    def get(self, name: str) -> bytes:
+        # Some exporters write options before a texture's name, quote it, or use back slashes.
+        name = name.split()[-1] if name.lstrip().startswith("-") else name.strip().strip('"')
+        path = (self._folder / name.replace("\\", "/")).resolve()
+        if not path.exists():
+            path = (self._folder / unquote(name)).resolve()  # glTF refers by URI
+        if not path.is_relative_to(self._root):
+            self._fail(f"refers to {name!r}, outside the folder that was given")
+        if not path.is_file():
+            self._fail(f"refers to {name!r}, which is missing")
+        if path.stat().st_size > MAX_FILE_BYTES:
+            self._fail(f"refers to {name!r}, which is larger than {MAX_FILE_BYTES >> 30} GiB")
+        content = path.read_bytes()
+        if path.suffix.lower() not in (".mtl", ".bin"):
+            self.check_image(content, repr(name))
+        return content
+
+    def check_image(self, content: bytes, name: str) -> None:
+        """Note a problem if an image cannot be decoded or would take too much memory; only its header is read."""
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                width, height = image.size
+        except Image.DecompressionBombError:
+            width = height = MAX_TEXTURE_PIXELS
+        except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
+            self._fail(f"texture {name} is not an image that can be read")
+        if width * height > MAX_TEXTURE_PIXELS:
+            self._fail(f"texture {name} has more than {MAX_TEXTURE_PIXELS >> 20} million pixels")
+
+    def _fail(self, problem: str) -> None:
+        # trimesh swallows exceptions of its resolver: the first problem is kept and raised after loading.
+        self._problem = self._problem or problem
+        raise FileNotFoundError(problem)
+
+    def raise_problem(self) -> None:
+        if self._problem:
+            raise MeshError(self._problem)
+
+    def keys(self) -> list[str]:
+        return []
+
+    def namespaced(self, namespace: str) -> _Assets:
+        raise NotImplementedError
+
+    def write(self, name: str, data: bytes) -> None:
+        raise PermissionError("mesh files are only read")
+
+
+def _read_parts(path: Path, assets: _Assets) -> list[Painted]:
+    """The meshes of a file's scene in one coordinate system, painted."""
+    try:
+        content = _read(path)
+    except FileNotFoundError:
+        raise MeshError("the file is missing") from None
+    except OSError as error:
+        raise MeshError(f"cannot be read ({error.strerror})") from None
+    kind = path.suffix.lower()[1:]
+    if kind in ("glb", "gltf"):
+        _check_gltf(content, assets)
+    elif kind == "ply":
+        _check_ply(content)
+    scene = trimesh.load_scene(io.BytesIO(content), file_type=kind, resolver=assets, process=False)
+    del content
+    meshes = []
+    for node in scene.graph.nodes_geometry:
+        transform, name = scene.graph[node]
+        geometry = scene.geometry[name]
+        if isinstance(geometry, trimesh.Trimesh) and len(geometry.faces):
+            meshes.append((geometry, transform))
+    if not meshes:
+        raise MeshError("has no faces")
+    faces = sum(len(geometry.faces) for geometry, _ in meshes)
+    if faces > MAX_FACES:
+        raise MeshError(f"has {faces} faces, more than {MAX_FACES}")
+    linear = kind in ("glb", "gltf")  # glTF gives factors and vertex colours in linear light
+    size = _longest_side(meshes)
+    textures = Textures()
+    return [_paint_part(geometry, transform, size, linear, textures) for geometry, transform in meshes]
+
+
+def _read(path: Path) -> bytes:
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise MeshError(f"is larger than {MAX_FILE_BYTES >> 30} GiB")
+    content = path.read_bytes()
+    if not content.strip():
+        raise MeshError("the file is empty")
+    return content
+
+
+def _check_gltf(content: bytes, assets: _Assets) -> None:
+    """Refuse a header that asks for much more memory than its file can fill; check embedded images."""
+    binary = b""
+    if content[:4] == b"glTF":
+        length = struct.unpack_from("<I", content, 12)[0]
+        header, binary = content[20 : 20 + length], content[28 + length :]
+    else:
+        header = content
+    header = json.loads(header)
+    components = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
+    numbers = sum(accessor["count"] * components[accessor["type"]] for accessor in header.get("accessors", []))
+    if numbers > 16 * MAX_FACES:
+        raise MeshError(f"declares {numbers} numbers, more than {16 * MAX_FACES}")
+    views = header.get("bufferViews", [])
+    for number, image in enumerate(header.get("images", [])):
+        if "bufferView" in image and binary:
+            view = views[image["bufferView"]]
+            start = view.get("byteOffset", 0)
+            assets.check_image(binary[start : start + view["byteLength"]], str(number))
+
+
+def _check_ply(content: bytes) -> None:
+    """Refuse a header that declares more elements than the file has bytes."""
+    header = content[: content.find(b"end_header")]
+    for line in header.splitlines():
+        words = line.split()
+        if len(words) == 3 and words[0] == b"element" and int(words[2]) > len(content):
+            raise MeshError(f"declares {int(words[2])} elements in a file of {len(content)} bytes")
+
+
+def _longest_side(meshes: list[tuple[trimesh.Trimesh, np.ndarray]]) -> float:
+    """Longest side of the scene's bounding box, in its own units; refuses coordinates and indices out of range."""
+    low, high = np.full(3, np.inf), np.full(3, -np.inf)
+    for geometry, transform in meshes:
+        faces, vertices = np.asarray(geometry.faces), np.asarray(geometry.vertices)
+        if faces.min() < 0 or faces.max() >= len(vertices):
+            raise MeshError(f"has faces with vertex indices outside 0 to {len(vertices) - 1}")
+        corners = trimesh.transform_points(vertices[np.unique(faces)], transform)
+        if not np.isfinite(corners).all():
+            raise MeshError("has coordinates that are not finite")
+        if np.abs(corners).max() > MAX_COORDINATE:
+            raise MeshError(f"has coordinates beyond {MAX_COORDINATE:.0e}")
+        low, high = np.minimum(low, corners.min(0)), np.maximum(high, corners.max(0))
+    return float((high - low).max())
+
+
+def _paint_part(
+    geometry: trimesh.Trimesh, transform: np.ndarray, size: float, linear: bool, textures: Textures
+) -> Painted:
+    vertices = trimesh.transform_points(np.asarray(geometry.vertices, np.float64), transform)
+    return paint(vertices, np.asarray(geometry.faces, np.int64), geometry.visual, size, linear, textures)
+
+
+def _join(parts: list[Painted]) -> Mesh:
+    offsets = np.cumsum([0] + [len(part.vertices) for part in parts])
+    try:
+        return build_mesh(
+            np.concatenate([part.vertices for part in parts]),
+            np.concatenate([part.faces + offset for part, offset in zip(parts, offsets)]),
+            np.concatenate([part.colors for part in parts]),
+        )
+    except ValueError as error:
+        raise MeshError(str(error)) from None

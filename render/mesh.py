@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 HARD_EDGE_DEGREES = 40.0
+# Around a vertex with more corners than this, faces are shaded flat: their work grows with the square of the number.
+MAX_SMOOTH_VALENCE = 256
 
 
 @dataclass(frozen=True)
@@ -95,32 +97,34 @@ def corner_normals(vertices: np.ndarray, faces: np.ndarray, hard_edge_degrees: f
     face_normals /= np.linalg.norm(face_normals, axis=1, keepdims=True)
     edges = np.roll(corners, -1, axis=1) - corners
     edges /= np.maximum(np.linalg.norm(edges, axis=2, keepdims=True), 1e-30)
-    angles = np.arccos(np.clip(-(edges * np.roll(edges, 1, axis=1)).sum(2), -1, 1))
+    angles = np.arccos(np.clip(-np.einsum("fcd,fcd->fc", edges, np.roll(edges, 1, axis=1)), -1, 1))
 
     merged = _merge_by_position(vertices)[faces].ravel()
-    order = np.argsort(merged, kind="stable")
-    start = np.searchsorted(merged[order], merged, "left")
-    valence = np.searchsorted(merged[order], merged, "right") - start
-    face_of_corner = np.arange(len(faces)).repeat(3)
-    weighted = face_normals[face_of_corner] * angles.ravel()[:, None]
+    by_vertex = np.argsort(merged, kind="stable")
+    count = np.bincount(merged)
+    start, valence = (np.cumsum(count) - count)[merged], count[merged]
+    place = np.empty_like(by_vertex)
+    place[by_vertex] = np.arange(len(by_vertex))
+    flat = valence > MAX_SMOOTH_VALENCE
+    start[flat], valence[flat] = place[flat], 1  # such a corner is its only neighbour
+    # Per corner, in the order of their vertices: its face's normal, and its share in a mean.
+    own = np.repeat(face_normals.astype(np.float32), 3, axis=0)
+    sorted_normal = own[by_vertex]
+    sorted_share = sorted_normal * angles.ravel()[by_vertex, None].astype(np.float32)
     threshold = np.cos(np.radians(hard_edge_degrees))
     normals = np.empty((len(merged), 3))
-    # Corners in blocks of bounded (corner, neighbour) pairs: a fan around one vertex is quadratic in its valence.
-    blocks = np.split(np.arange(len(merged)), np.flatnonzero(np.diff(np.cumsum(valence) // 2_000_000)) + 1)
-    for block in blocks:
-        of = np.repeat(block, valence[block])
-        within = np.arange(len(of)) - np.repeat(np.cumsum(valence[block]) - valence[block], valence[block])
-        neighbour = order[start[of] + within]
-        cosine = (face_normals[face_of_corner[of]] * face_normals[face_of_corner[neighbour]]).sum(1)
-        weight = np.where(np.abs(cosine) >= threshold, np.sign(cosine), 0.0)
-        contribution = weighted[neighbour] * weight[:, None]
-        starts = np.cumsum(valence[block]) - valence[block]
-        normals[block] = np.add.reduceat(contribution, starts, axis=0)
+    # In blocks of bounded numbers of (corner, neighbour) pairs.
+    for block in np.split(np.arange(len(merged)), np.flatnonzero(np.diff(np.cumsum(valence) // 200_000)) + 1):
+        first = np.cumsum(valence[block]) - valence[block]
+        neighbour = np.arange(first[-1] + valence[block[-1]]) + np.repeat(start[block] - first, valence[block])
+        cosine = np.einsum("pd,pd->p", np.repeat(own[block], valence[block], axis=0), sorted_normal[neighbour])
+        weight = np.sign(cosine) * (np.abs(cosine) >= threshold)
+        normals[block] = np.add.reduceat(sorted_share[neighbour] * weight[:, None], first, axis=0)
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-30)
     return normals.reshape(len(faces), 3, 3).astype(np.float32)
 
 
 def _merge_by_position(vertices: np.ndarray) -> np.ndarray:
     """int64 (V,): an index per distinct position (to 1e-6 of an object unit)."""
-    grid = np.round(vertices * 1e6).astype(np.int64)
-    return np.unique(grid, axis=0, return_inverse=True)[1].ravel()
+    x, y, z = (np.round(vertices * 1e6).astype(np.int64) + 2**20).T  # 21 bits each: coordinates are in [-1, 1]
+    return np.unique((x << 42) | (y << 21) | z, return_inverse=True)[1].ravel()

@@ -1,0 +1,206 @@
+"""From trimesh's visuals to colours per corner: materials, vertex and face colours, and textures.
+
+Renderers know no textures. A textured face whose picture varies is cut into small ones, about a pixel wide at
+128 pixels, that carry the picture in the colours of their corners.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+from trimesh.visual import ColorVisuals, TextureVisuals
+from trimesh.visual.material import PBRMaterial
+
+from render.shading import decode_srgb, encode_srgb
+
+DEFAULT_GREY = 180  # sRGB, of what has no colour
+SPACING = 0.02  # width of the faces that a textured one is cut into, object units
+MAX_PIECES = 300_000  # that the textured faces of one part are cut into together, about
+MAX_TEXTURE_SIDE = 2048  # pixels; a larger picture is reduced, faces carry no more detail than that
+_MAX_CUTS = 256  # along an edge
+_FLAT = 8  # a face whose colours differ by no more than this (of 255) needs no cutting
+
+
+@dataclass
+class Painted:
+    """Triangles with colours: vertices float64 (V, 3), faces int64 (F, 3), colors uint8 (F, 3, 3) sRGB per corner."""
+
+    vertices: np.ndarray
+    faces: np.ndarray
+    colors: np.ndarray
+
+
+class Textures:
+    """Pictures of a scene as mip maps, each decoded once."""
+
+    def __init__(self):
+        self._levels: dict[int, list[np.ndarray]] = {}
+
+    def levels(self, image: Image.Image) -> list[np.ndarray]:
+        """uint8 (h, w, 4) arrays, each half as large as the one before, the last of one pixel."""
+        if id(image) not in self._levels:
+            self._levels[id(image)] = _mip_maps(image)
+        return self._levels[id(image)]
+
+
+def paint(
+    vertices: np.ndarray, faces: np.ndarray, visual: ColorVisuals | TextureVisuals, size: float, linear: bool,
+    textures: Textures,
+) -> Painted:  # fmt: skip
+    """Colour triangles the way their visual says.
+
+    Args:
+        vertices: (V, 3). faces: (F, 3). size: longest side of the whole object in the same unit.
+        linear: colour factors and vertex colours are linear light (glTF), not sRGB.
+    """
+    if isinstance(visual, ColorVisuals):
+        return Painted(vertices, faces, _encoded(_plain_colors(visual, faces), linear))
+    material = visual.material
+    is_pbr = isinstance(material, PBRMaterial)
+    image = material.baseColorTexture if is_pbr else getattr(material, "image", None)
+    if image is not None and visual.uv is not None and len(visual.uv) == len(vertices):
+        factor = _factor(material) if is_pbr else None
+        cut_out = not is_pbr or material.alphaMode in ("MASK", "BLEND")
+        return _paint_texture(vertices, faces, np.nan_to_num(visual.uv), textures.levels(image), size, factor, cut_out)
+    if is_pbr and "color" in visual.vertex_attributes:
+        colors = _as_bytes(visual.vertex_attributes["color"])[faces, :3]
+    else:
+        color = material.baseColorFactor if is_pbr else material.main_color
+        colors = np.broadcast_to(_DEFAULT if color is None else color[:3], (len(faces), 3, 3))
+    return Painted(vertices, faces, _encoded(colors, linear))
+
+
+_DEFAULT = np.full(3, DEFAULT_GREY, np.uint8)
+
+
+def _plain_colors(visual: ColorVisuals, faces: np.ndarray) -> np.ndarray:
+    """uint8 (F, 3, 3)."""
+    if visual.kind == "vertex":
+        return visual.vertex_colors[faces, :3]
+    if visual.kind == "face":
+        return np.repeat(visual.face_colors[:, None, :3], 3, axis=1)
+    return np.full((len(faces), 3, 3), DEFAULT_GREY, np.uint8)
+
+
+def _as_bytes(colors: np.ndarray) -> np.ndarray:
+    """Colours of any of glTF's types (float in [0, 1], 8 or 16 bits) as uint8."""
+    if colors.dtype == np.uint16:
+        return (colors >> 8).astype(np.uint8)
+    return colors if colors.dtype == np.uint8 else np.rint(np.clip(colors, 0, 1) * 255).astype(np.uint8)
+
+
+def _encoded(colors: np.ndarray, linear: bool) -> np.ndarray:
+    """uint8 colours as sRGB."""
+    return _SRGB_OF_LINEAR8[colors] if linear else np.ascontiguousarray(colors)
+
+
+_SRGB_OF_LINEAR8 = np.rint(255 * encode_srgb(np.arange(256) / 255)).astype(np.uint8)
+
+
+def _factor(material: PBRMaterial) -> np.ndarray | None:
+    """Linear factor (3,) of a textured glTF material, None for white."""
+    color = material.baseColorFactor
+    return None if color is None or (color[:3] == 255).all() else color[:3] / 255
+
+
+# --- textures --------------------------------------------------------------------------------------------------------
+
+
+def _mip_maps(image: Image.Image) -> list[np.ndarray]:
+    image.draft("RGB", (MAX_TEXTURE_SIDE, MAX_TEXTURE_SIDE))  # a large JPEG is decoded at a fraction of its size
+    while max(image.size) > MAX_TEXTURE_SIDE:
+        image = image.reduce(2)
+    has_alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+    image = image.convert("RGBA" if has_alpha else "RGB").convert("RGBA")
+    levels = [np.asarray(image)]
+    while max(image.size) > 1:
+        image = image.reduce((2 if image.width > 1 else 1, 2 if image.height > 1 else 1))
+        levels.append(np.asarray(image))
+    return levels
+
+
+def _paint_texture(
+    vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray, levels: list[np.ndarray], size: float,
+    factor: np.ndarray | None, cut_out: bool,
+) -> Painted:  # fmt: skip
+    corners, corner_uv = vertices[faces], uv[faces]
+    texels = corner_uv * np.array(levels[0].shape[1::-1])
+    texel_edge = _longest_edge(texels)
+    cuts = _cuts(_longest_edge(corners) * (2 / size), texel_edge)
+    level = np.log2(np.maximum(texel_edge / cuts, 1)).astype(np.int64).clip(0, len(levels) - 1)
+    points, triangles, colors = [], [], []
+    count = 0
+
+    def add(corners: np.ndarray, lattice: tuple[np.ndarray, np.ndarray], lattice_colors: np.ndarray) -> None:
+        nonlocal count
+        weights, pieces = lattice
+        points.append(np.einsum("kc,fcd->fkd", weights, corners).reshape(-1, 3))
+        index = pieces + (count + len(weights) * np.arange(len(corners)))[:, None, None]
+        triangles.append(index.reshape(-1, 3))
+        colors.append(lattice_colors[:, pieces].reshape(-1, 3, 4))
+        count += len(points[-1])
+
+    for n in np.unique(cuts):
+        group = np.flatnonzero(cuts == n)
+        weights, pieces = _lattice(n)
+        sampled = _sample(levels, level[group], np.einsum("kc,fcd->fkd", weights, corner_uv[group]))
+        varied = np.ptp(sampled, axis=1).max(1) > _FLAT
+        add(corners[group[varied]], (weights, pieces), sampled[varied])
+        add(corners[group[~varied]], _lattice(1), sampled[~varied][:, [0, n, -1]])
+    vertices, faces, rgba = np.concatenate(points), np.concatenate(triangles), np.concatenate(colors)
+    if cut_out:
+        solid = rgba[..., 3].mean(1) > 127
+        faces, rgba = faces[solid], rgba[solid]
+    rgb = rgba[..., :3]
+    if factor is not None:
+        rgb = encode_srgb(decode_srgb(rgb / 255) * factor) * 255
+    return Painted(vertices, faces, np.rint(rgb).astype(np.uint8))
+
+
+def _longest_edge(corners: np.ndarray) -> np.ndarray:
+    """(F, 3, d) to (F,)."""
+    return np.linalg.norm(np.roll(corners, 1, axis=1) - corners, axis=2).max(1)
+
+
+def _cuts(edge: np.ndarray, texel_edge: np.ndarray) -> np.ndarray:
+    """Into how many parts the edges of each face are cut, int64 (F,): never finer than the picture or the bound."""
+    spacing = SPACING
+    while True:
+        cuts = np.ceil(np.minimum(edge / spacing, texel_edge)).clip(1, _MAX_CUTS)
+        if (cuts[cuts > 1] ** 2).sum() <= MAX_PIECES:
+            return cuts.astype(np.int64)
+        spacing *= 1.25
+
+
+def _lattice(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """A triangle cut into n * n: barycentric weights (K, 3) of its points, and the pieces' corners (n * n, 3).
+
+    The corners of the triangle are points 0, n and K - 1.
+    """
+    i, j = np.array([(i, j) for i in range(n + 1) for j in range(n + 1 - i)]).T
+    weights = np.stack([n - i - j, j, i], axis=1) / n
+    index = np.full((n + 2, n + 2), -1)
+    index[i, j] = np.arange(len(i))
+    upright = np.stack([index[i, j], index[i, j + 1], index[i + 1, j]], axis=1)[i + j < n]
+    inverted = np.stack([index[i, j + 1], index[i + 1, j + 1], index[i + 1, j]], axis=1)[i + j < n - 1]
+    return weights, np.concatenate([upright, inverted])
+
+
+def _sample(levels: list[np.ndarray], level: np.ndarray, uv: np.ndarray) -> np.ndarray:
+    """Colours float32 (F, K, 4) at uv (F, K, 2), each face from its level; bilinear, the picture repeats."""
+    colors = np.empty((*uv.shape[:2], 4), np.float32)
+    for number in np.unique(level):
+        picture = levels[number]
+        chosen = level == number
+        height, width = picture.shape[:2]
+        x = (uv[chosen, :, 0] % 1.0) * width - 0.5
+        y = ((1 - uv[chosen, :, 1]) % 1.0) * height - 0.5  # trimesh gives v upwards
+        column, row = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
+        right, down = (x - column)[..., None].astype(np.float32), (y - row)[..., None].astype(np.float32)
+        columns, rows = (column % width, (column + 1) % width), (row % height, (row + 1) % height)
+        top = picture[rows[0], columns[0]] * (1 - right) + picture[rows[0], columns[1]] * right
+        bottom = picture[rows[1], columns[0]] * (1 - right) + picture[rows[1], columns[1]] * right
+        colors[chosen] = top * (1 - down) + bottom * down
+    return colors
