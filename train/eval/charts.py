@@ -13,7 +13,7 @@ import numpy as np
 from train.eval.overlays import keypoint_color
 
 WIDTH, HEIGHT = 420, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 14, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 14, 40
 _INK, _GRID, _ACCENT, _SOFT, _WARN = "#4a5060", "#e4e7ee", "#3056d3", "#b9c7f5", "#d6455d"
 
 
@@ -37,11 +37,11 @@ class Axes:
         low, high = self.y_range
         return HEIGHT - _BOTTOM - (value - low) / (high - low) * (HEIGHT - _TOP - _BOTTOM)
 
-    def ticks(self, x_ticks: Sequence[float], y_ticks: Sequence[float], y_format: str = "{:g}") -> None:
+    def ticks(self, x_ticks: Sequence[float], y_ticks: Sequence[float], percent: bool = False) -> None:
         for value in y_ticks:
             y = self.y(value)
             self.parts.append(f'<line x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="{_GRID}"/>')
-            self.text(_LEFT - 6, y + 4, y_format.format(value), "end")
+            self.text(_LEFT - 6, y + 4, f"{100 * value:.3g}%" if percent else f"{value:g}", "end")
         for value in x_ticks:
             x, base = self.x(value), HEIGHT - _BOTTOM
             self.parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{base}" y2="{base + 4}" stroke="{_INK}"/>')
@@ -90,7 +90,7 @@ class Axes:
         frame = f'<line x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{base}" y2="{base}" stroke="{_INK}"/>'
         self.text((WIDTH + _LEFT - _RIGHT) / 2, HEIGHT - 6, self.labels[0], "middle")
         label = (
-            f'<text transform="translate(11 {(_TOP + base) / 2:.0f}) rotate(-90)" text-anchor="middle" '
+            f'<text transform="translate(12 {(_TOP + base) / 2:.0f}) rotate(-90)" text-anchor="middle" '
             f'fill="{_INK}">{html.escape(self.labels[1])}</text>'
         )
         return _svg(WIDTH, HEIGHT, title, frame + label + "".join(self.parts))
@@ -102,7 +102,7 @@ def histogram(errors: np.ndarray) -> str:
     share = np.histogram(errors, edges)[0] / len(errors)
     top = nice_top(share.max())
     axes = Axes((0, 180), (0, top), "angular error (°)", "share of pairs")
-    axes.ticks(range(0, 181, 30), np.linspace(0, top, 5), "{:.0%}")
+    axes.ticks(range(0, 181, 30), np.linspace(0, top, 5), percent=True)
     for low, value in zip(edges, share, strict=False):
         color = _WARN if low >= 90 else _ACCENT
         axes.bar(low, low + 5, value, f"{low}–{low + 5}°: {value:.1%} of pairs", color)
@@ -116,7 +116,7 @@ def cumulative(errors: np.ndarray) -> str:
     xs = np.linspace(0, limit, 121)
     ys = np.searchsorted(np.sort(errors), xs, side="right") / len(errors)
     axes = Axes((0, limit), (0, 1), "angular error (°)", "share of pairs within")
-    axes.ticks(range(0, limit + 1, 10), np.linspace(0, 1, 5), "{:.0%}")
+    axes.ticks(range(0, limit + 1, 10), np.linspace(0, 1, 5), percent=True)
     axes.line(xs, ys)
     for at in (5, 10, 30):
         share = float((errors <= at).mean())

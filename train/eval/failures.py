@@ -36,8 +36,9 @@ def name_failure(pair: PairGeometry) -> tuple[str, str]:
     """Name what is wrong with a pair, most telling cause first.
 
     - ``good``: the error is at most 10 degrees.
-    - ``flip``: an orientation flag is wrong, or the error exceeds 90 degrees.
+    - ``flip``: an orientation flag is wrong and the error exceeds 30 degrees.
     - ``swap``: two keypoints changed places between the views.
+    - ``flip`` again: the error exceeds 90 degrees though the flags are right.
     - ``outside the mask``: more than a quarter of the keypoints of a view miss the object.
     - ``occluded``: most of the keypoints that are off lie behind the visible surface in a view.
     - ``drift``: keypoints moved over the object without any of the above.
@@ -48,13 +49,14 @@ def name_failure(pair: PairGeometry) -> tuple[str, str]:
     if pair.error <= GOOD_DEGREES:
         return "good", "the two sets agree"
     wrong = [f"{axis} in view {v}" for v in range(2) for a, axis in enumerate(pair.axes) if _differs(pair, v, a)]
-    if wrong:
+    # near the boundary a flag may be wrong without harm
+    if wrong and pair.error > 30:
         return "flip", f"orientation flag wrong: {', '.join(wrong)}"
-    if pair.error > 90:
-        return "flip", "flags are right, yet the sets agree best the wrong way round"
     swapped = _swaps(pair.points)
     if swapped:
         return "swap", "keypoints changed places: " + ", ".join(f"{i} and {j}" for i, j in swapped)
+    if pair.error > 90:
+        return "flip", "flags are right, yet the sets agree best the wrong way round"
     if ((~pair.inside).mean(-1) > 0.25).any():
         return "outside the mask", " and ".join(
             f"{int((~inside).sum())} keypoints miss the object in view {v}"
@@ -63,7 +65,7 @@ def name_failure(pair: PairGeometry) -> tuple[str, str]:
         )
     distance = np.linalg.norm(pair.points[0] - pair.points[1], axis=-1)
     # a small object, or few points: the farthest ones are to blame even when none is off by much
-    off = distance >= min(OFF_DISTANCE, np.sort(distance)[-2])
+    off = distance >= min(OFF_DISTANCE, np.sort(distance)[-min(2, len(distance))])
     names = ", ".join(map(str, np.flatnonzero(off)))
     if (off & pair.hidden.any(0)).sum() * 2 > off.sum():
         return "occluded", f"keypoints off, mostly hidden in a view: {names}"

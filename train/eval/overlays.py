@@ -19,6 +19,7 @@ PALETTE = (
     (170, 110, 230), (128, 128, 0),
 )  # fmt: skip
 PICTURE_SIZE = 320  # pixels; small views are enlarged to at least this
+DOT_SIZE = 1 / 38
 _INK = (40, 40, 48)
 
 
@@ -49,7 +50,9 @@ def on_white(rgba: np.ndarray, scale: float = 1.0) -> Image.Image:
     return Image.fromarray(white).resize(size, Image.Resampling.BICUBIC if scale >= 1 else Image.Resampling.LANCZOS)
 
 
-def draw_view(rgba: np.ndarray, keypoints: np.ndarray, scale: float | None = None) -> Image.Image:
+def draw_view(
+    rgba: np.ndarray, keypoints: np.ndarray, scale: float | None = None, dot: float = DOT_SIZE
+) -> Image.Image:
     """Draw keypoints on a view.
 
     Points behind the surface are drawn like those in front of it; nearer ones over farther ones.
@@ -57,6 +60,7 @@ def draw_view(rgba: np.ndarray, keypoints: np.ndarray, scale: float | None = Non
     Args:
         rgba: uint8 (H, W, 4), premultiplied. keypoints: (N, 2 or 3), u and v in pixels of ``rgba``, optionally z.
         scale: enlargement; by default a whole number that makes the shorter side at least ``PICTURE_SIZE``.
+        dot: radius of a point, as a share of the shorter side.
 
     Returns:
         RGB image of size (W·scale, H·scale).
@@ -66,20 +70,19 @@ def draw_view(rgba: np.ndarray, keypoints: np.ndarray, scale: float | None = Non
     picture = on_white(rgba, scale)
     enlarged = np.array(keypoints, np.float64)
     enlarged[:, :2] *= scale
-    draw_points(picture, enlarged)
+    draw_points(picture, enlarged, dot)
     return picture
 
 
-def draw_points(picture: Image.Image, keypoints: np.ndarray, radius: float | None = None) -> None:
+def draw_points(picture: Image.Image, keypoints: np.ndarray, dot: float = DOT_SIZE) -> None:
     """Draw numbered points in place.
 
     Args:
         picture: RGB. keypoints: (N, 2 or 3), u and v in pixels of ``picture``, optionally z for the order of drawing.
-        radius: of a dot, pixels; by default in proportion to the picture.
+        dot: radius of a point, as a share of the shorter side.
     """
     keypoints = np.asarray(keypoints, np.float64)
-    if radius is None:
-        radius = max(3.0, min(picture.size) / 42)
+    radius = max(3.0, min(picture.size) * dot)
     # dots are drawn 4 times finer and reduced, Pillow's ellipses have no anti-aliasing
     fine = 4
     layer = Image.new("RGBA", picture.size)

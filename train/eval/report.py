@@ -44,7 +44,7 @@ TERMS = {
     "Orientation": "Share of views whose orientation flags are all right.",
     "Inside the mask": "Share of keypoints that project on the object.",
     "Intervals": "95 % bootstrap intervals, drawing whole models with replacement.",
-    "Failure names": "good: at most 10° · flip: a wrong flag, or beyond 90° · swap: two keypoints changed places · "
+    "Failure names": "good: at most 10° · flip: a wrong flag and beyond 30°, or beyond 90° · swap: two keypoints changed places · "
     "outside the mask: over a quarter of a view's keypoints miss the object · occluded: those that are off are mostly "
     "behind the surface in a view · drift: keypoints slid over the object. The first that fits is named.",
 }
@@ -69,8 +69,8 @@ def write_report(evaluation: Evaluation, path: str | Path) -> None:
         "models": _models(evaluation),
         "keypoints": _keypoints(evaluation),
         "terms": '<dl class="terms">' + "".join(f"<dt>{k}</dt><dd>{v}</dd>" for k, v in TERMS.items()) + "</dl>",
-        # "</" would end the script element
-        "data": json.dumps(_space(evaluation), separators=(",", ":")).replace("</", "<\\/"),
+        # a "</script>" in a name would end the element
+        "data": json.dumps(_space(evaluation), separators=(",", ":")).replace("<", "\\u003c"),
     }
     page = TEMPLATE.read_text(encoding="utf-8")
     for name, content in parts.items():
@@ -316,7 +316,8 @@ def _base64(array: np.ndarray) -> str:
 
 
 def _view_uri(rgba: np.ndarray, keypoints: np.ndarray) -> str:
-    return _jpeg_uri(overlays.draw_view(rgba, keypoints, scale=VIEW_PIXELS / rgba.shape[0]))
+    # views are shown small, the dots must still be read
+    return _jpeg_uri(overlays.draw_view(rgba, keypoints, scale=VIEW_PIXELS / rgba.shape[0], dot=1 / 24))
 
 
 def _heatmap_uri(rgba: np.ndarray, heatmap: np.ndarray, index: int) -> str:

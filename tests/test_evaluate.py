@@ -1,0 +1,203 @@
+import json
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+from tests.made_up import BALLS, Oracle, intrinsics, look_at, make_dataset
+
+from data.dataset import PairDataset
+from train.eval import evaluate as evaluation_module
+from train.eval import metrics
+from train.eval.evaluate import Evaluation, evaluate, headline_table, notable_pairs, similar_views
+from train.eval.failures import PairGeometry, behind_surface, name_failure
+from train.eval.predictions import heatmap_spread, load_predictions, predict_split, sample_pairs, save_predictions
+
+CONTRACT = (
+    "n_models n_pairs angular_error_mean_deg angular_error_median_deg accuracy_at_5_deg accuracy_at_10_deg "
+    "accuracy_at_30_deg flip_rate keypoint_3d_se keypoint_3d_se_within_model orientation_accuracy silhouette_hit_rate"
+).split()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp("data") / "balls", models=3, pairs=5)
+
+
+@pytest.fixture(scope="module")
+def dataset(folder):
+    return PairDataset(folder, "test")
+
+
+def evaluation(dataset, predictions, axes=("x", "z")):
+    return Evaluation("oracle", "airplane", "test", dataset, predictions, axes)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, dataset):
+    """A run folder whose detector is an oracle; yields the folder and the oracle."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    oracle = Oracle(dataset, noise=0.1)
+    monkeypatch.setattr(evaluation_module.Detector, "load", lambda run, device="cpu": oracle)
+    return folder, oracle
+
+
+def test_a_perfect_detector_scores_perfectly(dataset):
+    figures = evaluation(dataset, predict_split(Oracle(dataset), dataset, progress=False)).metrics
+    assert figures["n_models"] == 3 and figures["n_pairs"] == 15
+    assert figures["angular_error_mean_deg"] < 1e-3  # keypoints are stored as float32
+    assert figures["accuracy_at_5_deg"] == 1 and figures["flip_rate"] == 0
+    assert figures["keypoint_3d_se_within_model"] < 1e-5
+    # models differ by some 10 % in every direction, which the paper's spread counts
+    assert 0.01 < figures["keypoint_3d_se"] < 0.2
+    assert figures["orientation_accuracy"] == 1
+    assert figures["silhouette_hit_rate"] == 1
+
+
+def test_noise_wrong_flags_and_misses_are_counted(dataset):
+    said = predict_split(Oracle(dataset, noise=0.2), dataset, progress=False)
+    said.flags[0, 1, 0] ^= True
+    said.keypoints[:, 0, 2, 0] = -5
+    figures = evaluation(dataset, said).metrics
+    assert 2 < figures["angular_error_mean_deg"] < 30
+    assert figures["orientation_accuracy"] == pytest.approx(29 / 30)
+    assert figures["orientation_accuracy_per_axis"] == {"x": pytest.approx(29 / 30), "z": 1}
+    assert figures["silhouette_hit_rate"] == pytest.approx(1 - 1 / 10)
+    low, high = figures["confidence_interval_95"]["angular_error_mean_deg"]
+    assert low <= figures["angular_error_mean_deg"] <= high
+
+
+def test_numbers_do_not_depend_on_the_batch_size(dataset):
+    one, all_ = (predict_split(Oracle(dataset, 0.1), dataset, batch_size=b, progress=False) for b in (1, 64))
+    assert np.array_equal(one.keypoints, all_.keypoints)
+    assert np.array_equal(one.angular_error_deg, all_.angular_error_deg)
+    assert np.array_equal(one.heatmaps, all_.heatmaps) and np.array_equal(one.heatmap_pair, all_.heatmap_pair)
+
+
+def test_evaluate_writes_the_contract(run, folder, dataset, tmp_path):
+    _, out = evaluate(run[0], [folder], out=tmp_path / "out", progress=False)
+    figures = json.loads((out / "metrics.json").read_text())
+    assert all(np.isfinite(figures[name]) for name in CONTRACT)
+    with h5py.File(out / "predictions.h5") as file:
+        assert file["keypoints"].shape == (15, 2, 5, 3) and file["keypoints"].dtype == np.float32
+        assert file["R_estimated"].shape == (15, 3, 3) and file["R_estimated"].dtype == np.float64
+        assert file["angular_error_deg"].shape == (15,) and file["angular_error_deg"].dtype == np.float64
+        assert all(stored.attrs["description"] for stored in file.values())
+        # the stored error is that of the stored rotation, in the dataset's order
+        again = metrics.angular_error(file["R_estimated"][()], dataset.R.numpy())
+        assert np.allclose(file["angular_error_deg"], again)
+        assert figures["angular_error_mean_deg"] == pytest.approx(again.mean())
+    assert {p.name for p in (out / "overlays").iterdir()} >= {"models.png", "best-1.png", "median-1.png", "worst-1.png"}
+    assert (out / "report.html").stat().st_size < 10e6
+    assert not list(out.rglob("*.tmp"))
+
+
+def test_predictions_are_reused_only_for_the_same_weights_and_data(run, folder, tmp_path):
+    run_folder, oracle = run
+    out = tmp_path / "out"
+    evaluate(run_folder, [folder], out=out, progress=False)
+    before, calls = (out / "metrics.json").read_bytes(), oracle.calls
+    evaluate(run_folder, [folder], out=out, progress=False)
+    assert oracle.calls == calls
+    assert (out / "metrics.json").read_bytes() == before
+    (run_folder / "model.safetensors").write_bytes(b"other weights")
+    evaluate(run_folder, [folder], out=out, progress=False)
+    assert oracle.calls > calls
+    calls = oracle.calls
+    other = make_dataset(tmp_path / "other", models=3, pairs=5, seed=1)
+    oracle.poses.update(Oracle(PairDataset(other, "test")).poses)
+    evaluate(run_folder, [other], out=out, progress=False)
+    assert oracle.calls > calls
+
+
+def test_a_broken_cache_is_made_anew(dataset, tmp_path):
+    path, key = tmp_path / "predictions.h5", {"weights": "a", "data": "b"}
+    said = predict_split(Oracle(dataset), dataset, progress=False)
+    assert load_predictions(path, key) is None
+    save_predictions(path, said, key)
+    assert np.array_equal(load_predictions(path, key).keypoints, said.keypoints)
+    assert load_predictions(path, {**key, "weights": "c"}) is None
+    path.write_bytes(path.read_bytes()[:1000])
+    assert load_predictions(path, key) is None
+
+
+def test_default_folder_is_in_the_run(run, folder):
+    assert evaluate(run[0], [folder], progress=False)[1] == run[0] / "eval-test"
+    shutil.rmtree(run[0] / "eval-test")
+
+
+def test_headline_stands_beside_the_papers(dataset):
+    said = predict_split(Oracle(dataset), dataset, progress=False)
+    table = headline_table(evaluation(dataset, said).metrics)
+    assert "17.33" in table and "5.72" in table and "0.230" in table
+    other = Evaluation("oracle", "sofa", "test", dataset, said, ("x", "z"))
+    assert "paper" not in headline_table(other.metrics)
+
+
+def test_notable_pairs_are_of_different_models_and_in_order(dataset):
+    said = predict_split(Oracle(dataset), dataset, progress=False)
+    said.angular_error_deg = np.arange(15.0)
+    groups = notable_pairs(evaluation(dataset, said), 3)
+    assert groups == {"best": [0, 5, 10], "median": [7, 4, 10], "worst": [14, 9, 4]}
+
+
+def test_view_angles_and_similar_views(dataset):
+    subject = evaluation(dataset, predict_split(Oracle(dataset), dataset, progress=False))
+    azimuth, elevation = subject.view_angles()
+    again = np.stack([[look_at(*angles) for angles in zip(a, e, strict=True)] for a, e in zip(azimuth, elevation)])
+    assert np.allclose(again, dataset.object_to_camera.numpy(), atol=1e-6)
+    views = similar_views(subject, 3, azimuth[6, 1], elevation[6, 1])
+    assert (6, 1) in views and len(views) == 3
+
+
+def test_heatmap_spread_by_hand():
+    # two pixels of a 4x4 map over an 8x8 image, at (1, 1) and (5, 1): 2 px left and right of (3, 1)
+    maps = np.zeros((1, 1, 4, 4))
+    maps[0, 0, 0, [0, 2]] = 0.5
+    assert heatmap_spread(maps, np.array([[[3.0, 1.0, 30.0]]]), (8, 8)) == pytest.approx(2)
+
+
+def test_sample_pairs_takes_first_pairs_of_different_models():
+    index = np.array([4, 4, 1, 1, 1, 7])
+    assert sample_pairs(index, 2).tolist() == [0, 5]
+    assert sample_pairs(index, 10).tolist() == [0, 2, 5]
+
+
+def pair(error=40.0, points=None, inside=True, hidden=False, wrong_flag=False):
+    points = np.stack([BALLS, BALLS]) if points is None else points
+    flags = np.zeros((2, 1), bool)
+    shape = points.shape[:2]
+    return PairGeometry(
+        error, points, np.full(shape, inside), np.full(shape, hidden), flags, flags ^ wrong_flag, axes=("x",)
+    )
+
+
+def test_failures_are_named():
+    moved = np.stack([BALLS, BALLS + [0.4, 0, 0] * np.array([[1], [1], [0], [0], [0]])])
+    swapped = np.stack([BALLS, BALLS[[0, 2, 1, 3, 4]]])
+    assert name_failure(pair(error=9))[0] == "good"
+    assert name_failure(pair(wrong_flag=True)) == ("flip", "orientation flag wrong: x in view 0, x in view 1")
+    assert name_failure(pair(error=120))[0] == "flip"
+    assert name_failure(pair(points=swapped)) == ("swap", "keypoints changed places: 1 and 2")
+    assert name_failure(pair(points=moved, inside=False))[0] == "outside the mask"
+    assert name_failure(pair(points=moved, hidden=True)) == ("occluded", "keypoints off, mostly hidden in a view: 0, 1")
+    assert name_failure(pair(points=moved)) == ("drift", "keypoints off by up to 0.40: 0, 1")
+    assert name_failure(pair(points=moved[:, :1]))[0] == "drift"
+
+
+def test_behind_surface_by_hand():
+    depth = np.zeros((1, 4, 4))
+    depth[0, 2, 1] = 29.5
+    keypoints = np.array([[[1.5, 2.5, 29.6], [1.5, 2.5, 29.9], [2.5, 1.5, 40.0], [9.0, 2.0, 40.0]]])
+    assert behind_surface(keypoints, depth).tolist() == [[False, True, False, False]]
+
+
+def test_made_up_cameras_agree_with_the_contract():
+    # from the front, the object's right (+x) is at the picture's left, and up is up
+    pose = look_at(0, 10)
+    right, up = ((pose[:3, :3] @ axis)[:2] for axis in ([1, 0, 0], [0, 1, 0]))
+    assert right[0] < -0.9 and up[1] < -0.9
+    assert intrinsics(64)[0, 0] == pytest.approx(733, abs=1)
