@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import struct
 import warnings
 from collections.abc import Iterator
@@ -203,6 +204,8 @@ def _read_parts(path: Path, assets: _Assets) -> list[Painted]:
         _check_gltf(content, assets)
     elif kind == "ply":
         _check_ply(content)
+    elif kind == "obj" and _ODD_INDEX.search(content):
+        content = _absolute_indices(content)
     scene = trimesh.load_scene(io.BytesIO(content), file_type=kind, resolver=assets, process=False)
     del content
     meshes = []
@@ -259,6 +262,31 @@ def _check_ply(content: bytes) -> None:
         words = line.split()
         if len(words) == 3 and words[0] == b"element" and int(words[2]) > len(content):
             raise MeshError(f"declares {int(words[2])} elements in a file of {len(content)} bytes")
+
+
+# A face of an OBJ file with an index that is 0 or negative.
+_ODD_INDEX = re.compile(rb"^f[^\n]*?[ \t/](-|0+(?!\d))", re.MULTILINE)
+
+
+def _absolute_indices(content: bytes) -> bytes:
+    """Make the negative indices of an OBJ file absolute; they count back from their line, for trimesh from the end."""
+    counts = {b"v": 0, b"vt": 0, b"vn": 0}
+    kinds = tuple(counts)
+    lines = content.splitlines()
+    for number, line in enumerate(lines):
+        words = line.split()
+        if words and words[0] in counts:
+            counts[words[0]] += 1
+        elif words and words[0] == b"f":
+            corners = [[int(index) if index else None for index in word.split(b"/")] for word in words[1:]]
+            if any(index == 0 for corner in corners for index in corner):
+                raise MeshError("has faces with vertex index 0 (they count from 1)")
+            absolute = (
+                "/".join("" if i is None else str(i if i > 0 else i + counts[kind] + 1) for i, kind in zip(corner, kinds))
+                for corner in corners
+            )
+            lines[number] = b"f " + " ".join(absolute).encode()
+    return b"\n".join(lines)
 
 
 def _longest_side(meshes: list[tuple[trimesh.Trimesh, np.ndarray]]) -> float:

@@ -1,0 +1,298 @@
+"""Meshes of the user's own: layouts, formats, colours, and everything that can be wrong with a file."""
+
+import io
+import json
+import struct
+
+import numpy as np
+import pytest
+import trimesh
+from PIL import Image
+
+from data.errors import UserError
+from render import loading
+from render.loading import MeshError, discover, load_mesh
+
+CUBE = trimesh.creation.box((1, 2, 4))
+QUAD = "v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nvt 0 0\nvt 1 0\nvt 1 1\nvt 0 1\n"
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def save_image(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def textured_quad(folder, texture_path="texture.png", pixels=None):
+    """A square whose texture has a red, a green, a blue and a white quarter (from the top left, row by row)."""
+    if pixels is None:
+        pixels = np.zeros((64, 64, 3), np.uint8)
+        pixels[:32, :32], pixels[:32, 32:], pixels[32:, :32], pixels[32:, 32:] = (
+            (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255),
+        )  # fmt: skip
+    save_image(folder / texture_path, pixels)
+    write(folder / "quad.mtl", f"newmtl m\nKd 0.1 0.1 0.1\nmap_Kd {texture_path}\n")
+    return write(folder / "quad.obj", "mtllib quad.mtl\n" + QUAD + "usemtl m\nf 1/1 2/2 3/3\nf 1/1 3/3 4/4\n")
+
+
+def color_at(mesh, x, y):
+    """Colour of the face whose centre is nearest to (x, y)."""
+    centers = mesh.vertices[mesh.faces].mean(1)
+    return mesh.colors[np.abs(centers[:, :2] - (x, y)).sum(1).argmin()].mean(0)
+
+
+class TestDiscover:
+    def test_shapenet_layouts_give_the_models_name(self, tmp_path):
+        for name in ("b/models/model_normalized.obj", "a/model.obj", "c/model.obj", "c/models/model_normalized.obj"):
+            write(tmp_path / name, "v 0 0 0")
+        found = discover(tmp_path)
+        assert [source.model_id for source in found] == ["a", "b", "c"]
+        assert found[2].name == "c/models/model_normalized.obj"
+
+    def test_other_meshes_keep_their_path(self, tmp_path):
+        for name in ("z.PLY", "sub/x.stl", "sub/x.glb", "readme.txt", ".hidden/y.obj", "._y.obj"):
+            write(tmp_path / name, "v 0 0 0")
+        assert [source.model_id for source in discover(tmp_path)] == ["sub/x.glb", "sub/x.stl", "z.PLY"]
+
+    def test_links_in_a_circle_end(self, tmp_path):
+        write(tmp_path / "a.obj", "v 0 0 0")
+        (tmp_path / "again").symlink_to(tmp_path)
+        assert [source.model_id for source in discover(tmp_path)] == ["a.obj"]
+
+    def test_a_single_mesh(self, tmp_path):
+        assert [source.model_id for source in discover(write(tmp_path / "a.obj", "v 0 0 0"))] == ["a.obj"]
+
+    @pytest.mark.parametrize("make", [lambda p: p / "absent", lambda p: p, lambda p: write(p / "a.txt", "x")])
+    def test_nothing_to_find(self, tmp_path, make):
+        with pytest.raises(UserError):
+            discover(make(tmp_path))
+
+
+class TestFormats:
+    @pytest.mark.parametrize("suffix", ["obj", "ply", "stl", "off", "glb", "gltf"])
+    def test_every_format_loads_in_the_object_frame(self, tmp_path, suffix):
+        path = tmp_path / f"box.{suffix}"
+        if suffix == "gltf":
+            for name, content in CUBE.scene().export(file_type="gltf").items():
+                write(tmp_path / name.replace("model", "box"), content)
+        else:
+            CUBE.export(path)
+        mesh = load_mesh(path)
+        assert len(mesh.faces) == 12
+        np.testing.assert_allclose(mesh.vertices.min(0), [-0.25, -0.5, -1], atol=1e-6)
+        np.testing.assert_allclose(mesh.vertices.max(0), [0.25, 0.5, 1], atol=1e-6)
+
+    def test_scenes_are_flattened_with_their_transforms(self, tmp_path):
+        scene = trimesh.Scene()
+        for x in (0, 9):
+            scene.add_geometry(trimesh.creation.box((1, 1, 1)), transform=trimesh.transformations.translation_matrix((x, 0, 0)))
+        scene.export(tmp_path / "two.glb")
+        mesh = load_mesh(tmp_path / "two.glb")
+        assert len(mesh.faces) == 24
+        np.testing.assert_allclose(np.ptp(mesh.vertices, axis=0), [2, 0.2, 0.2], atol=1e-6)
+
+    def test_inconsistent_winding_gives_the_same_shading(self, tmp_path):
+        faces = CUBE.faces.copy()
+        faces[::2] = faces[::2, ::-1]
+        trimesh.Trimesh(CUBE.vertices, faces, process=False).export(tmp_path / "box.ply")
+        mesh = load_mesh(tmp_path / "box.ply")
+        face_normals = np.cross(*(mesh.vertices[mesh.faces[:, i]] - mesh.vertices[mesh.faces[:, 0]] for i in (1, 2)))
+        face_normals /= np.linalg.norm(face_normals, axis=1, keepdims=True)
+        np.testing.assert_allclose(mesh.normals, np.repeat(face_normals[:, None], 3, axis=1), atol=1e-6)
+
+
+    def test_negative_obj_indices_count_back_from_their_line(self, tmp_path):
+        first = "v 0 0 0\nv 1 0 0\nv 0 1 0\nf -3 -2 -1\n"
+        second = "v 0 0 4\nv 1 0 4\nv 0 1 4\nf -3 -2 -1\n"
+        mesh = load_mesh(write(tmp_path / "two.obj", first + second))
+        np.testing.assert_allclose(np.sort(mesh.vertices[mesh.faces][..., 2], axis=0), [[-1] * 3, [1] * 3])
+
+
+class TestColors:
+    def test_materials(self, tmp_path):
+        write(tmp_path / "m.mtl", "newmtl red\nKd 1 0 0\nnewmtl blue\nKd 0 0 0.5\n")
+        text = "mtllib m.mtl\n" + QUAD + "usemtl red\nf 1 2 3\nusemtl blue\nf 1 3 4\n"
+        mesh = load_mesh(write(tmp_path / "quad.obj", text))
+        assert {tuple(face[0]) for face in mesh.colors.tolist()} == {(255, 0, 0), (0, 0, 128)}
+
+    @pytest.mark.parametrize("kind", ["vertex", "face"])
+    def test_vertex_and_face_colors(self, tmp_path, kind):
+        colored = CUBE.copy()
+        count = len(colored.vertices if kind == "vertex" else colored.faces)
+        colors = np.random.default_rng(0).integers(0, 256, (count, 4), np.uint8) | [0, 0, 0, 255]
+        setattr(colored.visual, f"{kind}_colors", colors)
+        colored.export(tmp_path / "box.ply")
+        mesh = load_mesh(tmp_path / "box.ply")
+        expected = colors[colored.faces] if kind == "vertex" else np.repeat(colors[:, None], 3, axis=1)
+        np.testing.assert_array_equal(mesh.colors, expected[..., :3])
+
+    def test_gltf_factors_are_linear_light(self, tmp_path):
+        box = CUBE.copy()
+        material = trimesh.visual.material.PBRMaterial(baseColorFactor=[0.5, 0, 0, 1.0])
+        box.visual = trimesh.visual.TextureVisuals(material=material)
+        box.export(tmp_path / "box.glb")
+        np.testing.assert_allclose(load_mesh(tmp_path / "box.glb").colors[0, 0], [188, 0, 0], atol=1)
+
+    def test_a_texture_keeps_its_picture(self, tmp_path):
+        mesh = load_mesh(textured_quad(tmp_path))
+        for x, y, color in ((-0.5, 0.5, (255, 0, 0)), (0.5, 0.5, (0, 255, 0)), (-0.5, -0.5, (0, 0, 255))):
+            np.testing.assert_allclose(color_at(mesh, x, y), color, atol=3)
+        assert 1000 < len(mesh.faces) < 2 * loading.MAX_FACES
+        area = np.linalg.norm(np.cross(*(mesh.vertices[mesh.faces[:, i]] - mesh.vertices[mesh.faces[:, 0]] for i in (1, 2))), axis=1)
+        assert area.sum() / 2 == pytest.approx(4)
+
+    def test_a_texture_of_one_color_cuts_nothing(self, tmp_path):
+        mesh = load_mesh(textured_quad(tmp_path, pixels=np.full((64, 64, 3), 77, np.uint8)))
+        assert len(mesh.faces) == 2 and (mesh.colors == 77).all()
+
+    def test_transparent_texels_are_cut_out(self, tmp_path):
+        pixels = np.full((64, 64, 4), 255, np.uint8)
+        pixels[:, 32:, 3] = 0
+        mesh = load_mesh(textured_quad(tmp_path, pixels=pixels))
+        centers = mesh.vertices[mesh.faces].mean(1)
+        assert np.ptp(centers[:, 0]) < 0.6 * np.ptp(centers[:, 1])
+
+    def test_textures_beside_a_shapenet_model(self, tmp_path):
+        path = textured_quad(tmp_path / "id" / "models", "../images/texture0.png")
+        path = path.rename(path.with_name("model_normalized.obj"))
+        assert len(load_mesh(path, tmp_path).faces) > 1000
+        assert len(load_mesh(path).faces) > 1000
+
+    def test_an_8k_texture_and_a_large_part_stay_bounded(self, tmp_path):
+        rng = np.random.default_rng(0)
+        pixels = rng.integers(0, 256, (64, 64, 3), np.uint8).repeat(128, 0).repeat(128, 1)
+        path = textured_quad(tmp_path, "big.jpg", pixels)
+        path.write_text(path.read_text() + "f 1/1 2/2 3/3\n" * 200)
+        assert 10_000 < len(load_mesh(path).faces) < 500_000
+
+
+def gltf(accessors, views=(), meshes=None, images=()):
+    header = {
+        "asset": {"version": "2.0"},
+        "accessors": accessors,
+        "bufferViews": list(views),
+        "images": list(images),
+        "meshes": meshes or [{"primitives": [{"attributes": {"POSITION": 0}}]}],
+        "nodes": [{"mesh": 0}],
+        "scenes": [{"nodes": [0]}],
+    }
+    return json.dumps(header).encode()
+
+
+def glb(header, binary=b""):
+    header += b" " * (-len(header) % 4)
+    body = struct.pack("<I4s", len(header), b"JSON") + header + struct.pack("<I4s", len(binary), b"BIN\0") + binary
+    return b"glTF" + struct.pack("<II", 2, 12 + len(body)) + body
+
+
+def png_bomb():
+    """A PNG whose header declares 60000 x 60000 pixels."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(buffer, "PNG")
+    content = bytearray(buffer.getvalue())
+    content[16:24] = struct.pack(">II", 60000, 60000)
+    import zlib
+
+    content[29:33] = struct.pack(">I", zlib.crc32(bytes(content[12:29])))
+    return bytes(content)
+
+
+BAD = {
+    "empty.obj": (b"", "empty"),
+    "comment.obj": (b"# nothing\n", "faces"),
+    "points.obj": (b"v 0 0 0\nv 1 0 0\nv 0 1 0\n", "no faces"),
+    "nan.obj": (b"v nan 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", "not finite"),
+    "inf.obj": (b"v inf 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", "not finite"),
+    "huge.obj": (b"v 1e300 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", "beyond 1e"),
+    "index.obj": (b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 9\n", "index"),
+    "zero.obj": (b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 0 1 2\n", "index"),
+    "index.off": (b"OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 7\n", "ind"),
+    "point.obj": (b"v 1 1 1\nv 1 1 1\nv 1 1 1\nf 1 2 3\n", "coincide"),
+    "line.obj": (b"v 0 0 0\nv 1 1 1\nv 2 2 2\nf 1 2 3\n", "area"),
+    "page.obj": (b"<!DOCTYPE html>\n<html><body>Not found</body></html>\n", "faces"),
+    "random.stl": (bytes(np.random.default_rng(0).integers(0, 256, 5000, np.uint8)), ""),
+    "random.ply": (bytes(np.random.default_rng(1).integers(0, 256, 5000, np.uint8)), ""),
+    "random.glb": (bytes(np.random.default_rng(2).integers(0, 256, 5000, np.uint8)), ""),
+    "random.off": (bytes(np.random.default_rng(3).integers(0, 256, 5000, np.uint8)), ""),
+    "cut.stl": (trimesh.creation.box().export(file_type="stl")[:200], ""),
+    "bomb.ply": (
+        b"ply\nformat binary_little_endian 1.0\nelement vertex 2000000000\nproperty float x\nproperty float y\n"
+        b"property float z\nelement face 1\nproperty list uchar int vertex_indices\nend_header\n", "2000000000",
+    ),
+    "bomb.gltf": (gltf([{"componentType": 5126, "count": 10**10, "type": "VEC3"}]), "declares"),
+    "bomb.glb": (glb(gltf([{"componentType": 5126, "count": 10**10, "type": "VEC3"}])), "declares"),
+    "image.glb": (
+        glb(
+            gltf(
+                [], [{"buffer": 0, "byteOffset": 0, "byteLength": len(png_bomb())}],
+                images=[{"bufferView": 0, "mimeType": "image/png"}],
+            ), png_bomb(),
+        ), "million pixels",
+    ),
+    "missing_mtl.obj": (("mtllib no.mtl\n" + QUAD + "f 1 2 3\n").encode(), "missing"),
+    "escape.obj": (("mtllib ../../../../../../etc/passwd\n" + QUAD + "f 1 2 3\n").encode(), "outside"),
+    "absolute.obj": (("mtllib /etc/passwd\n" + QUAD + "f 1 2 3\n").encode(), "outside"),
+    "url.obj": (("mtllib http://example.com/a.mtl\n" + QUAD + "f 1 2 3\n").encode(), "missing"),
+    "escape.gltf": (gltf([{"componentType": 5126, "count": 3, "type": "VEC3"}], images=[{"uri": "../../x.png"}]), "outside"),
+}  # fmt: skip
+
+
+class TestBadMeshes:
+    @pytest.mark.parametrize("name", BAD)
+    def test_is_refused_with_a_reason(self, tmp_path, name):
+        content, reason = BAD[name]
+        path = write(tmp_path / "deep" / "down" / name, content)
+        with pytest.raises(MeshError) as error:
+            load_mesh(path)
+        message = str(error.value)
+        assert reason in message and message and "\n" not in message
+
+    def test_missing_file(self, tmp_path):
+        with pytest.raises(MeshError, match="missing"):
+            load_mesh(tmp_path / "no.obj")
+
+    def test_missing_texture(self, tmp_path):
+        path = textured_quad(tmp_path)
+        (tmp_path / "texture.png").unlink()
+        with pytest.raises(MeshError, match="'texture.png', which is missing"):
+            load_mesh(path)
+
+    @pytest.mark.parametrize("content, reason", [(b"<html>", "not an image"), (png_bomb(), "million pixels")])
+    def test_bad_texture(self, tmp_path, content, reason):
+        path = textured_quad(tmp_path)
+        (tmp_path / "texture.png").write_bytes(content)
+        with pytest.raises(MeshError, match=reason):
+            load_mesh(path)
+
+    def test_truncated_texture(self, tmp_path):
+        rng = np.random.default_rng(0)
+        path = textured_quad(tmp_path, pixels=rng.integers(0, 256, (64, 64, 3), np.uint8))
+        texture = tmp_path / "texture.png"
+        texture.write_bytes(texture.read_bytes()[:2000])
+        with pytest.raises(MeshError, match="truncated"):
+            load_mesh(path)
+
+    def test_a_link_does_not_lead_out_of_the_folder(self, tmp_path):
+        save_image(tmp_path / "secret.png", np.zeros((4, 4, 3), np.uint8))
+        path = textured_quad(tmp_path / "meshes")
+        (tmp_path / "meshes" / "texture.png").unlink()
+        (tmp_path / "meshes" / "texture.png").symlink_to(tmp_path / "secret.png")
+        with pytest.raises(MeshError, match="outside"):
+            load_mesh(path)
+
+    def test_too_many_faces(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(loading, "MAX_FACES", 10)
+        CUBE.export(tmp_path / "box.ply")
+        with pytest.raises(MeshError, match="12 faces"):
+            load_mesh(tmp_path / "box.ply")
+
+    def test_nothing_is_written(self, tmp_path):
+        path = textured_quad(tmp_path)
+        before = sorted(tmp_path.iterdir())
+        load_mesh(path)
+        assert sorted(tmp_path.iterdir()) == before
