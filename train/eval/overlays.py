@@ -18,7 +18,8 @@ PALETTE = (
     (150, 190, 20), (128, 64, 0), (0, 115, 115), (250, 130, 130), (255, 215, 0), (90, 90, 90), (0, 0, 128),
     (170, 110, 230), (128, 128, 0),
 )  # fmt: skip
-PICTURE_SIZE = 320  # pixels; small views are enlarged to at least this
+PICTURE_SIZE = 320  # pixels; smaller views are enlarged to at least this
+MAX_PICTURE_SIZE = 1600  # pixels; larger views are reduced to this
 DOT_SIZE = 1 / 38
 _INK = (40, 40, 48)
 
@@ -59,14 +60,16 @@ def draw_view(
 
     Args:
         rgba: uint8 (H, W, 4), premultiplied. keypoints: (N, 2 or 3), u and v in pixels of ``rgba``, optionally z.
-        scale: enlargement; by default a whole number that makes the shorter side at least ``PICTURE_SIZE``.
+        scale: enlargement; by default a whole number that makes the shorter side at least ``PICTURE_SIZE``, or what
+            makes the longer side at most ``MAX_PICTURE_SIZE``.
         dot: radius of a point, as a share of the shorter side.
 
     Returns:
         RGB image of size (W·scale, H·scale).
     """
     if scale is None:
-        scale = max(1, math.ceil(PICTURE_SIZE / min(rgba.shape[:2])))
+        height, width = rgba.shape[:2]
+        scale = min(math.ceil(PICTURE_SIZE / min(height, width)), MAX_PICTURE_SIZE / max(height, width))
     picture = on_white(rgba, scale)
     enlarged = np.array(keypoints, np.float64)
     enlarged[:, :2] *= scale
