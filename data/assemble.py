@@ -6,10 +6,13 @@ rendering in one go, in parts that are merged, or with interruptions gives the s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
+
+import numpy as np
 
 from data.atomic import TEMPORARY_SUFFIX
 from data.errors import UserError
@@ -22,11 +25,11 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class _Block:
-    """All pairs of one model in one source shard."""
+    """Pairs of one model in one source shard."""
 
     path: Path
     slot: int
-    pairs: int
+    rows: np.ndarray
     entry: ModelEntry
     header: ShardHeader
 
@@ -40,9 +43,10 @@ def assemble(
 ) -> Manifest:
     """Write the final shards and, last of all, ``dataset.json`` from shards that lie elsewhere.
 
-    Models are sorted by split and id; a shard is closed as soon as it holds ``pairs_per_shard`` pairs. Images are
-    copied compressed, so this runs at the speed of the disk with little memory. Killed at any moment and run again,
-    it leaves the same bytes and nothing else. The sources are only read.
+    Models are sorted by split and id; a shard is closed as soon as it holds ``pairs_per_shard`` pairs. Sources that
+    differ in settings do not share shards; those of the first come first. A pair that occurs again (same model, same
+    poses) is left out. Images are copied compressed, so this runs at the speed of the disk with little memory.
+    Killed at any moment and run again, it leaves the same bytes and nothing else. The sources are only read.
 
     Args:
         out: the dataset folder. Shards in it that ``manifest`` does not list are remains of a killed run and go.
@@ -56,7 +60,7 @@ def assemble(
         The manifest as saved.
 
     Raises:
-        UserError: a model occurs twice with the same settings, or in two splits, or image sizes differ.
+        UserError: a model is in two splits, or one name stands for two shapes, or image sizes differ.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -80,9 +84,9 @@ def assemble(
 def merge(out: Path, folders: Sequence[Path], progress: Progress = lambda pairs: None) -> Manifest:
     """Join datasets of one category (or the parts of `render --task I/N`) into a new dataset folder.
 
-    The parts of one rendering give the bytes of that rendering done in one go. Where settings or seeds differ, each
-    shard keeps its own settings, and the manifest's ``settings`` is ``{"merged": [...]}`` with ``seed`` that of the
-    first folder.
+    The parts of one rendering give the bytes of that rendering done in one go. Where settings differ, each shard
+    keeps its own, the first folder's shards stay as they are, and the manifest's ``settings`` is
+    ``{"merged": [...]}`` with ``seed`` that of the first folder.
 
     Raises:
         UserError: categories differ, a source is damaged, ``out`` holds another dataset, and see :func:`assemble`.
@@ -118,12 +122,10 @@ def merge(out: Path, folders: Sequence[Path], progress: Progress = lambda pairs:
 
 def _already_merged(out: Path, target: Manifest, manifests: list[Manifest]) -> Manifest:
     existing = load_manifest(out)
-    ids = {model.model_id for manifest in manifests for model in manifest.models}
-    pairs = sum(shard.pairs for manifest in manifests for shard in manifest.shards)
     same = (
         (existing.category, existing.seed, existing.settings) == (target.category, target.seed, target.settings)
-        and {model.model_id for model in existing.models} == ids
-        and sum(shard.pairs for shard in existing.shards) == pairs
+        and {entry.model_id for entry in existing.models} == {e.model_id for m in manifests for e in m.models}
+        and set(existing.failures) == set(target.failures)
     )
     if not same:
         raise UserError(f"{out}: already holds another dataset: choose a new folder")
@@ -131,29 +133,55 @@ def _already_merged(out: Path, target: Manifest, manifests: list[Manifest]) -> M
 
 
 def _plan(sources: Iterable[Path], manifest: Manifest) -> list[_Block]:
-    """Every model of every source, in the order in which they will be written."""
+    """What to write of every model of every source, in the order in which it will be written."""
     blocks = []
+    groups: dict[tuple, int] = {}
+    image_size = None
     for path in sources:
         with ShardReader(path) as reader:
-            sizes = [len(reader.rows_of(slot)) for slot in range(len(reader.models))]
-            blocks += [
-                _Block(Path(path), slot, pairs, entry, reader.header)
-                for slot, (entry, pairs) in enumerate(zip(reader.models, sizes, strict=True))
-            ]
-    blocks.sort(key=lambda block: (SPLITS.index(block.entry.split), _group(block.header), block.entry.model_id))
-    splits = {entry.model_id: entry.split for entry in manifest.models}
-    written = set()
+            image_size = image_size or reader.image_size
+            if reader.image_size != image_size:
+                raise UserError(
+                    f"{path}: images of {reader.image_size[1]} px, others are of {image_size[1]} px: "
+                    "datasets to merge must agree in --image-size"
+                )
+            groups.setdefault(_group(reader.header), len(groups))
+            for slot, entry in enumerate(reader.models):
+                blocks.append(_Block(Path(path), slot, reader.rows_of(slot), entry, reader.header))
+    blocks.sort(key=lambda b: (SPLITS.index(b.entry.split), groups[_group(b.header)], b.entry.model_id))
+    _refuse_conflicts(blocks, manifest)
+    return list(_without_repeats(blocks))
+
+
+def _without_repeats(blocks: list[_Block]) -> Iterator[_Block]:
+    occurrences = Counter(block.entry.model_id for block in blocks)
+    seen: dict[str, set[bytes]] = defaultdict(set)
     for block in blocks:
-        name, split = block.entry.model_id, block.entry.split
-        if splits.setdefault(name, split) != split:
+        if occurrences[block.entry.model_id] == 1:
+            yield block
+            continue
+        with ShardReader(block.path) as reader:
+            poses = [pose.tobytes() for pose in reader.read("object_to_camera", block.rows)]
+        new = [pose not in seen[block.entry.model_id] for pose in poses]
+        seen[block.entry.model_id].update(poses)
+        if any(new):
+            yield replace(block, rows=block.rows[new])
+
+
+def _refuse_conflicts(blocks: list[_Block], manifest: Manifest) -> None:
+    known = {entry.model_id: entry for entry in manifest.models}
+    for block in blocks:
+        entry = block.entry
+        other = known.setdefault(entry.model_id, entry)
+        if entry.split != other.split:
             raise UserError(
-                f"{block.path}: model {name} is in split {split} here and in {splits[name]} elsewhere, which would leak "
-                "training models into the test: render both with the same --seed and --splits"
+                f"{block.path}: model {entry.model_id} is in split {entry.split} here and in {other.split} elsewhere, "
+                "which would leak training models into the test: render both with the same --seed and --splits"
             )
-        if (key := (_group(block.header), name)) in written:
-            raise UserError(f"{block.path}: model {name} occurs twice with the same settings: leave one of them out")
-        written.add(key)
-    return blocks
+        if entry.geometry and other.geometry and entry.geometry != other.geometry:
+            raise UserError(
+                f"{block.path}: model {entry.model_id} is another shape here than elsewhere: rename one of them"
+            )
 
 
 def _group(header: ShardHeader) -> tuple:
@@ -161,12 +189,12 @@ def _group(header: ShardHeader) -> tuple:
     return header.settings, header.keypoint_names, header.depth_offset, header.depth_scale
 
 
-def _pack(blocks: Iterable[_Block], pairs_per_shard: int) -> Iterable[list[_Block]]:
+def _pack(blocks: Iterable[_Block], pairs_per_shard: int) -> Iterator[list[_Block]]:
     for _, group in groupby(blocks, key=lambda block: _group(block.header)):
         members, pairs = [], 0
         for block in group:
             members.append(block)
-            pairs += block.pairs
+            pairs += len(block.rows)
             if pairs >= pairs_per_shard:
                 yield members
                 members, pairs = [], 0
@@ -179,11 +207,8 @@ def _write(path: Path, members: list[_Block], progress: Progress) -> ShardEntry:
         for source, blocks in groupby(members, key=lambda block: block.path):
             with ShardReader(source) as reader:
                 for block in blocks:
-                    try:
-                        writer.append_from(reader, block.slot)
-                    except ValueError as error:
-                        raise UserError(f"{source}: {error}: datasets to merge must agree in --image-size") from None
-                    progress(block.pairs)
+                    writer.append_from(reader, block.slot, block.rows)
+                    progress(len(block.rows))
     return ShardEntry(
         path.name, writer.header.split, writer.num_pairs, writer.num_models, path.stat().st_size, file_sha256(path)
     )

@@ -31,7 +31,7 @@ def describe(folder: Path) -> dict:
     90 on its right (+x). Elevation is above the object's x-z plane. ``sampled`` figures come from pixels of a few
     pairs only: ``coverage`` is the share of the image that the object covers, ``cut_off`` the share of views in which
     it touches the border, ``points_inside_other_silhouette`` the share of surface points seen in one view that land
-    inside the other view's silhouette (close to 1 unless poses, intrinsics or depth are wrong or objects are cut off).
+    inside the other view's silhouette, to a pixel (close to 1 unless poses, intrinsics or depth are wrong).
 
     Raises:
         UserError: not a dataset, or damaged.
@@ -209,7 +209,7 @@ def _describe_pixels(folder: Path, manifest: Manifest) -> dict | None:
         _, moved = _surface_points(dataset, index)
         if len(moved):
             column, row, in_image = _pixels_of(moved, alpha.shape[1:])
-            inside.append((in_image & alpha[1][row, column]).mean())
+            inside.append((in_image & _grow(alpha[1])[row, column]).mean())
     if not coverage:
         return None
     return {
@@ -228,6 +228,13 @@ def _surface_points(dataset: PairDataset, index: int) -> tuple[np.ndarray, np.nd
     points = unproject(pair["intrinsics"][0], torch.from_numpy(here))
     there = project(pair["intrinsics"][1], points @ pair["R"].T + pair["t"])
     return here, there.numpy()
+
+
+def _grow(mask: np.ndarray) -> np.ndarray:
+    """A mask (H, W) and the pixels next to it: at the rim a point may fall on a pixel that its object half covers."""
+    padded = np.pad(mask, 1)
+    height, width = mask.shape
+    return np.any([padded[r : r + height, c : c + width] for r in range(3) for c in range(3)], axis=0)
 
 
 def _pixels_of(points: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

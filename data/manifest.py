@@ -75,7 +75,7 @@ def load_manifest(folder: Path) -> Manifest:
     path = Path(folder) / MANIFEST_NAME
     try:
         content = path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(_why_missing(Path(folder))) from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}): check its permissions") from None

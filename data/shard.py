@@ -143,9 +143,8 @@ class ShardWriter:
         poses = (model.object_to_camera, model.intrinsics, rotation, translation)
         self._append_tables(entry, dict(zip(_POSE_FIELDS, poses, strict=True)), model.semantic_keypoints)
 
-    def append_from(self, reader: ShardReader, slot: int) -> None:
-        """Add a model of another shard, copying compressed images as they are where the encoding is the same."""
-        rows = reader.rows_of(slot)
+    def append_from(self, reader: ShardReader, slot: int, rows: np.ndarray) -> None:
+        """Add rows of one model of another shard, copying images as compressed where the encoding is the same."""
         rgba, depth = self._grow_images(len(rows), reader.image_size)
         targets = (("rgba", rgba), ("depth", depth))
         raw = {name: _same_encoding(reader.dataset(name), target) for name, target in targets}

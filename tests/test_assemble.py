@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from data.assemble import assemble, merge
+from data.errors import UserError
+from data.manifest import Failure, load_manifest
+from data.shard import read_models
+from tests.made_up_pairs import SETTINGS, folder_bytes, make_dataset, make_manifest, make_model, write_part
+
+MODELS = 24
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("parts")
+    return [write_part(folder, make_model(number)) for number in range(MODELS)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(parts, tmp_path_factory):
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    assemble(out, parts, make_manifest(), pairs_per_shard=8)
+    return folder_bytes(out)
+
+
+def test_everything_arrives_sorted_in_shards_of_whole_models(parts, tmp_path):
+    manifest = assemble(tmp_path / "out", parts, make_manifest(), pairs_per_shard=8)
+    assert load_manifest(tmp_path / "out") == manifest
+    assert [model.model_id for model in manifest.models] == [f"model-{number:03d}" for number in range(MODELS)]
+    assert {entry.split for entry in manifest.shards} == {"train", "val", "test"}
+    seen = []
+    for entry in manifest.shards:
+        models = list(read_models(tmp_path / "out" / entry.file))
+        assert [model.model_id for model in models] == sorted(model.model_id for model in models)
+        assert len(models) == entry.models and sum(len(model.rgba) for model in models) == entry.pairs
+        for model in models:
+            seen.append(model.model_id)
+            original = make_model(int(model.model_id[-3:]))
+            assert model.split == entry.split == original.split
+            for name in ("rgba", "depth", "object_to_camera", "intrinsics", "semantic_keypoints"):
+                np.testing.assert_array_equal(getattr(model, name), getattr(original, name))
+    assert sorted(seen) == [f"model-{number:03d}" for number in range(MODELS)]
+    train = [entry.pairs for entry in manifest.shards if entry.split == "train"]
+    assert all(8 <= pairs < 8 + 3 for pairs in train[:-1])
+
+
+def test_bytes_do_not_depend_on_the_order_or_grouping_of_sources(parts, undisturbed, tmp_path):
+    assemble(tmp_path / "a", random.Random(0).sample(parts, len(parts)), make_manifest(), pairs_per_shard=8)
+    assert folder_bytes(tmp_path / "a") == undisturbed
+    halves = []
+    for name, own in (("x", parts[::2]), ("y", parts[1::2])):
+        manifest = assemble(tmp_path / name, own, make_manifest())
+        halves += [tmp_path / name / entry.file for entry in manifest.shards]
+    assemble(tmp_path / "b", halves, make_manifest(), pairs_per_shard=8)
+    assert folder_bytes(tmp_path / "b") == undisturbed
+
+
+def _assemble_slowly(out, parts):
+    assemble(out, parts, make_manifest(), pairs_per_shard=8, progress=lambda pairs: time.sleep(0.002))
+
+
+def test_killed_again_and_again_it_ends_with_the_same_bytes(parts, undisturbed, tmp_path):
+    out = tmp_path / "out"
+    killed = 0
+    fork = multiprocessing.get_context("fork")
+    for attempt in range(12):
+        process = fork.Process(target=_assemble_slowly, args=(out, parts))
+        process.start()
+        time.sleep(random.Random(attempt).uniform(0.0, 0.3))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        killed += process.exitcode == -signal.SIGKILL
+        names = {path.name for path in out.iterdir()} if out.exists() else set()
+        assert "dataset.json" not in names or folder_bytes(out) == undisturbed
+    assert killed > 5
+    assemble(out, parts, make_manifest(), pairs_per_shard=8)
+    assert folder_bytes(out) == undisturbed
+
+
+def test_remains_of_a_killed_run_with_more_models_go(parts, undisturbed, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("train-00000.h5", "train-00031.h5", "test-00000.h5.tmp", "dataset.json.tmp"):
+        (out / name).write_bytes(b"remains")
+    (out / "notes.txt").write_bytes(b"the user's own")
+    assemble(out, parts, make_manifest(), pairs_per_shard=8)
+    assert folder_bytes(out) == {**undisturbed, "notes.txt": b"the user's own"}
+
+
+def test_growing_keeps_the_old_shards(parts, tmp_path):
+    out = tmp_path / "out"
+    first = assemble(out, parts[:10], make_manifest(), pairs_per_shard=8)
+    before = folder_bytes(out)
+    grown = assemble(out, parts[10:], first, pairs_per_shard=8)
+    after = folder_bytes(out)
+    assert all(after[name] == content for name, content in before.items() if name.endswith(".h5"))
+    assert len(grown.models) == MODELS and sum(entry.pairs for entry in grown.shards) == 3 * MODELS
+    assert set(first.shards) < set(grown.shards)
+    assert {entry.file for entry in grown.shards} | {"dataset.json"} == set(after)
+
+
+def test_progress_counts_pairs(parts, tmp_path):
+    counts = []
+    assemble(tmp_path / "out", parts, make_manifest(), progress=counts.append)
+    assert sum(counts) == 3 * MODELS
+
+
+def test_merging_the_tasks_of_one_rendering_is_that_rendering(parts, tmp_path):
+    whole = make_manifest(failures=(Failure("a.obj", "no faces"), Failure("b.obj", "empty")))
+    assemble(tmp_path / "whole", parts, whole)
+    assemble(tmp_path / "1", parts[0::3], make_manifest(failures=(Failure("b.obj", "empty"),)))
+    assemble(tmp_path / "2", parts[1::3], make_manifest(failures=(Failure("a.obj", "no faces"),)))
+    assemble(tmp_path / "3", parts[2::3], make_manifest())
+    merge(tmp_path / "merged", [tmp_path / "3", tmp_path / "1", tmp_path / "2"])
+    assert folder_bytes(tmp_path / "merged") == folder_bytes(tmp_path / "whole")
+    merge(tmp_path / "merged", [tmp_path / "1", tmp_path / "2", tmp_path / "3"])  # done already: nothing to do
+    assert folder_bytes(tmp_path / "merged") == folder_bytes(tmp_path / "whole")
+
+
+def test_merging_other_settings_keeps_each_shards_own_and_the_first_folders_bytes(tmp_path):
+    other = {**SETTINGS, "seed": 1}
+    first = make_dataset(tmp_path / "a", range(8), pairs_per_shard=2048)
+    second = make_dataset(tmp_path / "b", range(8, 12), settings=other)
+    merged = merge(tmp_path / "m", [first, second])
+    assert merged.settings == {"merged": [SETTINGS, other]} and merged.seed == 0
+    after = folder_bytes(tmp_path / "m")
+    for name, content in folder_bytes(first).items():
+        assert name == "dataset.json" or after[name] == content
+    assert len(merged.models) == 12
+    again = merge(tmp_path / "n", [tmp_path / "m", second])
+    assert again == merged
+
+
+def test_merging_adds_pairs_to_a_model_once(tmp_path):
+    few = make_dataset(tmp_path / "few", range(4), pairs=3)
+    more = make_dataset(tmp_path / "more", range(4), settings={**SETTINGS, "pairs_per_model": 2}, pairs=2, seed=9)
+    assert sum(entry.pairs for entry in merge(tmp_path / "m", [few, more, few]).shards) == 4 * (3 + 2)
+    assert sum(entry.pairs for entry in merge(tmp_path / "n", [few, few]).shards) == 4 * 3
+
+
+def test_merge_refuses_what_does_not_belong_together(tmp_path):
+    chairs = make_dataset(tmp_path / "chairs", range(4))
+    cars = tmp_path / "cars"
+    assemble(cars, [write_part(tmp_path / "p", make_model(9))], make_manifest(category="car"))
+    with pytest.raises(UserError, match="different categories"):
+        merge(tmp_path / "m", [chairs, cars])
+    large = make_dataset(tmp_path / "large", range(9, 11), size=24, settings={**SETTINGS, "image_size": 24})
+    with pytest.raises(UserError, match="image-size"):
+        merge(tmp_path / "m", [chairs, large])
+    wrong_split = {"train": "test", "val": "train", "test": "train"}[make_model(2).split]
+    leak = make_dataset(tmp_path / "leak", [2], settings={**SETTINGS, "seed": 3}, split=wrong_split)
+    with pytest.raises(UserError, match="model-002.*leak"):
+        merge(tmp_path / "m", [chairs, leak])
+    shape = tmp_path / "shape"
+    part = write_part(tmp_path / "q", replace(make_model(2), geometry="f" * 64))
+    assemble(shape, [part], make_manifest())
+    with pytest.raises(UserError, match="model-002 is another shape"):
+        merge(tmp_path / "m", [chairs, shape])
+    with pytest.raises(UserError, match="already holds another dataset"):
+        merge(cars, [chairs])
+    with pytest.raises(UserError, match="choose a new folder"):
+        merge(chairs, [chairs])
+    assert not (tmp_path / "m" / "dataset.json").exists()
+
+
+def test_merge_does_not_launder_damage(tmp_path):
+    source = make_dataset(tmp_path / "a", range(4))
+    shard = next(source.glob("train-*.h5"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(UserError, match=shard.name):
+        merge(tmp_path / "m", [source])

@@ -1,0 +1,287 @@
+from __future__ import annotations
+
+import json
+import pickle
+import random
+from collections import Counter
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from data.dataset import PairDataset, PairSampler, epoch_order, make_loader
+from data.errors import UserError
+from data.manifest import load_manifest, save_manifest
+from data.shard import read_models
+from tests.made_up_pairs import DEPTH_OFFSET, DEPTH_SCALE, KEYPOINTS, SETTINGS, folder_bytes, make_dataset, make_model
+
+SPLIT = "train"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp("data") / "set", range(16))
+
+
+@pytest.fixture(scope="module")
+def dataset(folder):
+    return PairDataset(folder, SPLIT)
+
+
+def _originals(folder):
+    for entry in load_manifest(folder).shards:
+        if entry.split == SPLIT:
+            for model in read_models(folder / entry.file):
+                original = make_model(int(model.model_id[-3:]))
+                for row in range(3):
+                    yield original, row
+
+
+def test_items_are_the_pairs_in_order(folder, dataset):
+    originals = list(_originals(folder))
+    assert len(dataset) == len(originals) > 15
+    for index, (model, row) in enumerate(originals):
+        item = dataset[index]
+        assert item["rgba"].dtype == torch.uint8
+        np.testing.assert_array_equal(item["rgba"], model.rgba[row])
+        np.testing.assert_array_equal(item["object_to_camera"], model.object_to_camera[row])
+        np.testing.assert_array_equal(item["intrinsics"], model.intrinsics[row])
+        assert item["R"].dtype == item["t"].dtype == torch.float64
+        assert dataset.model_ids[int(item["model_index"])] == model.model_id
+        coded = model.depth[row]
+        expected = np.where(coded > 0, DEPTH_OFFSET + coded * DEPTH_SCALE, 0).astype(np.float32)
+        np.testing.assert_array_equal(dataset.depth(index), expected)
+        np.testing.assert_array_equal(
+            dataset.semantic_keypoints[int(item["model_index"])].numpy(), model.semantic_keypoints
+        )
+    assert dataset.keypoint_names == KEYPOINTS
+    assert dataset.image_size == (16, 16)
+    with pytest.raises(IndexError):
+        dataset[len(dataset)]
+    assert torch.equal(dataset[-1]["rgba"], dataset[len(dataset) - 1]["rgba"])
+
+
+def test_batches_caches_and_items_agree(folder, dataset):
+    indices = [5, 0, 17, 5]
+    batch = dataset.batch(indices)
+    cached = PairDataset(folder, SPLIT, cache=True).batch(torch.tensor(indices))
+    assert batch.keys() == cached.keys() == dataset[0].keys()
+    for name, values in batch.items():
+        assert torch.equal(values, torch.stack([dataset[index][name] for index in indices]))
+        assert torch.equal(values, cached[name]) and values.dtype == cached[name].dtype
+
+
+def test_the_cache_is_shared_with_workers(folder):
+    cached = PairDataset(folder, SPLIT, cache=True)
+    assert cached._images.is_shared()
+
+
+def test_several_folders_follow_each_other(folder, dataset, tmp_path):
+    other = make_dataset(tmp_path / "other", range(16, 24), settings={**SETTINGS, "seed": 2}, split=SPLIT)
+    both = PairDataset([folder, other], SPLIT)
+    assert len(both) == len(dataset) + 24
+    assert both.model_ids == dataset.model_ids + [f"model-{number:03d}" for number in range(16, 24)]
+    np.testing.assert_array_equal(both[len(dataset) + 4]["rgba"], make_model(17).rgba[1])
+    twice = PairDataset([folder, folder], SPLIT)
+    assert twice.model_ids == dataset.model_ids
+    assert twice[len(dataset)]["model_index"] == dataset[0]["model_index"]
+
+
+def test_models_that_leak_between_folders_are_refused(folder, tmp_path):
+    mine = next(m.model_id for m in load_manifest(folder).models if m.split == SPLIT)
+    leak = make_dataset(tmp_path / "leak", [int(mine[-3:])], split="test")
+    with pytest.raises(UserError, match=f"{mine}.*leak"):
+        PairDataset([folder, leak], SPLIT)
+    with pytest.raises(UserError, match=f"{mine}.*leak"):
+        PairDataset([folder, leak], "test")
+
+
+def test_images_of_two_sizes_are_refused(folder, tmp_path):
+    large = make_dataset(tmp_path / "large", range(30, 34), size=20, split=SPLIT)
+    with pytest.raises(UserError, match="20 px.*image-size"):
+        PairDataset([folder, large], SPLIT)
+
+
+def test_what_is_missing_is_named(folder, tmp_path):
+    with pytest.raises(UserError, match="no such split"):
+        PairDataset(folder, "validation")
+    train_only = make_dataset(tmp_path / "t", range(2), split="train")
+    with pytest.raises(UserError, match="no pairs in split test"):
+        PairDataset(train_only, "test")
+    (train_only / "train-00000.h5").unlink()
+    with pytest.raises(UserError, match=r"train-00000\.h5: missing"):
+        PairDataset(train_only, "train")
+
+
+# --- the order -------------------------------------------------------------------------------------------------------
+
+
+def test_the_order_is_written_down():
+    # A change would break the resuming of runs, and with it every comparison with earlier ones.
+    assert epoch_order(10, seed=0, epoch=0).tolist() == [6, 1, 0, 5, 3, 8, 7, 9, 2, 4]
+    assert epoch_order(10, seed=0, epoch=1).tolist() == [7, 3, 5, 0, 1, 4, 6, 8, 9, 2]
+    assert epoch_order(10, seed=1, epoch=0).tolist() == [1, 0, 9, 8, 6, 3, 7, 4, 2, 5]
+
+
+def test_every_epoch_sees_every_pair_once():
+    stream = sum(PairSampler(25, 4, seed=3, num_batches=25), [])
+    for epoch in range(4):
+        part = stream[25 * epoch : 25 * (epoch + 1)]
+        assert sorted(part) == list(range(25)) and part == epoch_order(25, 3, epoch).tolist()
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("workers", [0, 1, 2, 5, 8])
+def test_the_same_sequence_for_any_number_of_workers(dataset, workers):
+    sampler = PairSampler(len(dataset), 6, seed=1, num_batches=9)
+    expected = [dataset.batch(indices) for indices in sampler]
+    loaded = list(make_loader(dataset, sampler, workers))
+    assert len(loaded) == len(expected) == len(sampler)
+    for got, wanted in zip(loaded, expected, strict=True):
+        assert all(torch.equal(got[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+@pytest.mark.parametrize("cache", [False, True])
+def test_workers_may_be_forked_or_spawned(folder, context, cache):
+    dataset = PairDataset(folder, SPLIT, cache=cache)
+    dataset[0]  # files are open here when the workers start
+    sampler = PairSampler(len(dataset), 4, seed=1, num_batches=4)
+    loaded = make_loader(dataset, sampler, 2, multiprocessing_context=context)
+    for got, indices in zip(loaded, sampler, strict=True):
+        assert torch.equal(got["rgba"], dataset.batch(indices)["rgba"])
+
+
+def test_open_files_do_not_travel(dataset):
+    dataset[0]
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(copy[3]["rgba"], dataset[3]["rgba"])
+
+
+@pytest.mark.parametrize("num_pairs", [37, 5])
+def test_the_same_global_sequence_for_any_number_of_processes(num_pairs):
+    whole = list(PairSampler(num_pairs, 8, seed=2, num_batches=20))
+    for world_size in (1, 2, 4, 8):
+        ranks = [PairSampler(num_pairs, 8, 2, 20, rank=rank, world_size=world_size) for rank in range(world_size)]
+        assert [sum(shares, []) for shares in zip(*ranks, strict=True)] == whole
+
+
+def test_stopping_and_going_on_with_other_numbers_changes_nothing(dataset):
+    """Stops in mid-epoch; before and after, workers, processes and even the batch size differ."""
+    whole = sum(PairSampler(len(dataset), 8, seed=5, num_batches=12), [])
+    stream, consumed = [], 0
+    for batch_size, batches, world_size, workers in [(8, 2, 1, 0), (8, 1, 4, 2), (16, 2, 8, 0), (4, 3, 2, 1), (28, 1, 1, 0)]:
+        ranks = [
+            PairSampler(len(dataset), batch_size, 5, batches, consumed, rank, world_size) for rank in range(world_size)
+        ]
+        loaders = [make_loader(dataset, sampler, workers) for sampler in ranks]
+        for shares in zip(*loaders, strict=True):
+            stream += [_fingerprint(image) for share in shares for image in share["rgba"]]
+        consumed += batch_size * batches
+    assert consumed == len(whole)
+    assert stream == [_fingerprint(dataset[index]["rgba"]) for index in whole]
+
+
+def _fingerprint(image):
+    return hash(image.numpy().tobytes())
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    with pytest.raises(UserError, match="batch size 6.*4 processes"):
+        PairSampler(10, 6, 0, 1, world_size=4)
+
+
+# --- damage ----------------------------------------------------------------------------------------------------------
+
+
+def _everything(dataset):
+    tensors = dataset.batch(range(len(dataset)))
+    tensors["depth"] = torch.from_numpy(np.stack([dataset.depth(index) for index in range(len(dataset))]))
+    tensors["keypoints"] = dataset.semantic_keypoints
+    return tensors, dataset.model_ids, dataset.keypoint_names
+
+
+def test_a_flipped_bit_is_an_error_or_does_no_harm(tmp_path):
+    folder = make_dataset(tmp_path / "set", range(3), pairs=2, split="train")
+    (path,) = folder.glob("*.h5")
+    content = path.read_bytes()
+    tensors, *names = _everything(PairDataset(folder, "train"))
+    outcomes = Counter()
+    rng = random.Random(0)
+    for _ in range(250):
+        flipped = bytearray(content)
+        flipped[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        path.write_bytes(flipped)
+        try:
+            got, *got_names = _everything(PairDataset(folder, "train"))
+        except UserError as error:
+            assert path.name in str(error)
+            outcomes["error"] += 1
+        else:  # in a description, or in space that nothing uses
+            assert got_names == names
+            assert all(torch.equal(got[name], tensors[name]) for name in tensors)
+            outcomes["harmless"] += 1
+    assert outcomes["error"] > 150
+
+
+def test_truncated_shards_are_refused(tmp_path):
+    folder = make_dataset(tmp_path / "set", range(3), split="train")
+    (path,) = folder.glob("*.h5")
+    content = path.read_bytes()
+    for size in (0, 1, 100, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:size])
+        with pytest.raises(UserError, match=rf"train-00000\.h5: damaged \({size} bytes"):
+            PairDataset(folder, "train")
+
+
+def test_a_shard_damaged_during_training_is_an_error(tmp_path):
+    folder = make_dataset(tmp_path / "set", range(3), split="train")
+    dataset = PairDataset(folder, "train")
+    (path,) = folder.glob("*.h5")
+    with h5py.File(path) as file:
+        chunk = file["rgba"].id.get_chunk_info(4)
+    content = bytearray(path.read_bytes())
+    content[chunk.byte_offset + chunk.size // 2] ^= 4
+    path.write_bytes(content)
+    for sample in range(len(dataset)):
+        if sample == 4:
+            with pytest.raises(UserError, match=r"train-00000\.h5: damaged"):
+                dataset[sample]
+        else:
+            dataset[sample]
+
+
+def test_shards_by_plain_h5py_can_be_read(tmp_path):
+    """Another program follows the contract and no more: other chunks, no checksums, no extra tables."""
+    folder = make_dataset(tmp_path / "set", range(4), split="train")
+    expected, *names = _everything(PairDataset(folder, "train"))
+    path = folder / "train-00000.h5"
+    with h5py.File(path) as source, h5py.File(tmp_path / "plain.h5", "w") as target:
+        target.attrs.update(source.attrs)
+        for name in source:
+            if not name.startswith("model_") or name == "model_index":
+                target[name] = source[name][:]
+                target[name].attrs.update(source[name].attrs)
+        target["model_id"] = source["model_id"].asstr()[:].astype(object)
+    path.write_bytes((tmp_path / "plain.h5").read_bytes())
+    manifest = json.loads((folder / "dataset.json").read_bytes())
+    del manifest["shards"][0]["bytes"], manifest["checksum"]
+    (folder / "dataset.json").write_text(json.dumps(manifest))
+    got, *got_names = _everything(PairDataset(folder, "train"))
+    assert got_names == names and all(torch.equal(got[name], expected[name]) for name in expected)
+
+
+def test_nothing_is_written(folder, dataset):
+    before = folder_bytes(folder)
+    _everything(PairDataset(folder, SPLIT))
+    assert folder_bytes(folder) == before
+
+
+def test_a_manifest_that_tells_of_more_pairs_is_refused(tmp_path):
+    folder = make_dataset(tmp_path / "set", range(3), split="train")
+    manifest = load_manifest(folder)
+    object.__setattr__(manifest.shards[0], "pairs", 10)
+    save_manifest(folder, manifest)
+    with pytest.raises(UserError, match=r"train-00000\.h5: damaged"):
+        PairDataset(folder, "train")
