@@ -1,0 +1,66 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from data.errors import UserError
+from train.config import make_config
+from train.detector import Detector, build_network, save_config, save_weights
+from train.eval import onnx_export
+from train.eval.onnx_export import export_onnx
+
+onnxruntime = pytest.importorskip("onnxruntime")
+SIZE = 32
+
+
+def make_run(folder, preset):
+    torch.manual_seed(0)
+    config = make_config(preset, width=4, keypoints=6, image_size=SIZE)
+    folder.mkdir()
+    save_config(config, folder)
+    network = build_network(config)
+    for module in network.modules():  # statistics of a network that has seen something
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(std=0.2)
+            module.running_var.uniform_(0.5, 2)
+    save_weights(network, folder / "model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("preset", ["cpu", "paper"])
+def test_onnxruntime_agrees_with_the_detector_for_any_batch(preset, tmp_path):
+    run = make_run(tmp_path / "run", preset)
+    assert export_onnx(run, tmp_path / "model.onnx") < 1e-4
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    rgba = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 4), np.uint8)
+    rgba[..., :3] = rgba[..., :3] // 2 * (rgba[..., 3:] > 127)
+    expected = Detector.load(run).detect(rgba)
+    for batch in (1, 3):
+        image = (rgba[:batch] / 255).astype(np.float32).transpose(0, 3, 1, 2)
+        keypoints, heatmaps, axis_ends, flags = session.run(None, {"image": image})
+        assert np.allclose(keypoints, expected.keypoints[:batch], atol=1e-3)
+        assert np.allclose(heatmaps, expected.heatmaps[:batch], atol=1e-5)
+        assert np.allclose(axis_ends, expected.orientation[:batch], atol=1e-3)
+        assert np.array_equal(flags.astype(bool), expected.flags[:batch])
+
+
+def test_metadata_tell_a_consumer_what_it_needs(tmp_path):
+    run = make_run(tmp_path / "run", "paper")
+    export_onnx(run, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    about = session.get_modelmeta().custom_metadata_map
+    assert about["keypoints"] == "6" and about["image_size"] == str(SIZE)
+    assert json.loads(about["orientation_axes"]) == ["x"]
+    assert json.loads(about["camera"])["distance"] == 30
+    described = json.loads(about["conventions"])
+    assert {entry.name for entry in session.get_inputs() + session.get_outputs()} <= set(described)
+    assert session.get_inputs()[0].shape == ["batch", 4, SIZE, SIZE]
+
+
+def test_nothing_is_left_when_the_runtimes_disagree(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", "paper")
+    monkeypatch.setattr(onnx_export, "compare", lambda *_: float("nan"))
+    with pytest.raises(UserError, match="differs from PyTorch"):
+        export_onnx(run, tmp_path / "model.onnx")
+    assert [p.name for p in tmp_path.iterdir()] == ["run"]

@@ -1,0 +1,139 @@
+"""Export of a trained detector to ONNX, with what a consumer must know in the file's metadata."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data.atomic import publish, temporary_path
+from data.errors import UserError
+from train.detector import Detector
+
+OPSET = 17
+TOLERANCE = 1e-4  # half images in u and v, object units in z
+
+INPUT = "image"
+OUTPUTS = ("keypoints", "heatmaps", "axis_ends", "flags")
+CONVENTIONS = {
+    INPUT: "float32 (batch, 4, size, size): red, green, blue, alpha in [0, 1], colour composited on black "
+    "(premultiplied); the object framed as in training",
+    "keypoints": "float32 (batch, N, 3): u, v, z; pixels of the input, (0, 0) is the corner of the top-left pixel, u to "
+    "the right, v down; z is depth along the camera's +z in object units (longest side of the object = 2)",
+    "heatmaps": "float32 (batch, N, h, w): each sums to 1 over the image",
+    "axis_ends": "float32 (batch, A, 2, 2): projections (u, v), pixels, of the + and - end of each orientation axis",
+    "flags": "float32 (batch, A): 1 where an axis' + end lies to the right of its - end",
+    "object_frame": "+y up, -z front, +x to the object's own right",
+    "camera_frame": "+x right, +y down, +z forward",
+}
+
+
+class ExportedDetector(nn.Module):
+    """A network from its input to pixels, as one graph."""
+
+    def __init__(self, detector: Detector):
+        super().__init__()
+        self.network = detector.network
+        self.half = detector.image_size / 2
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        found = self.network(image[:, : self.network.in_channels])
+        uv, z = found.keypoints[..., :2], found.keypoints[..., 2:]
+        keypoints = torch.cat([(uv + 1) * self.half, z], dim=-1)
+        return keypoints, found.heatmaps, (found.axis_ends + 1) * self.half, found.flags
+
+
+def export_onnx(run: str | Path, path: str | Path) -> float | None:
+    """Write a detector as an ONNX file with a dynamic batch, and compare it with PyTorch.
+
+    Args:
+        run: run folder, or name of shipped weights.
+
+    Returns:
+        Largest difference of a keypoint between onnxruntime and PyTorch, see :func:`compare`; None where onnxruntime
+        is not installed.
+
+    Raises:
+        UserError: the run cannot be used, ``onnx`` is not installed, or the file does not agree with PyTorch.
+    """
+    try:
+        import onnx
+    except ImportError:
+        raise UserError("export: needs the package onnx: pip install 'keypointnet[onnx]'") from None
+    path = Path(path)
+    detector = Detector.load(run)
+    model = ExportedDetector(detector).eval()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = temporary_path(path)
+    try:
+        _trace(model, partial, detector.image_size)
+        graph = onnx.load(partial)
+        graph.doc_string = "KeypointNet: ordered 3D keypoints of one object from one image (arXiv 1807.03146)"
+        onnx.helper.set_model_props(graph, metadata(detector))
+        onnx.checker.check_model(graph)
+        onnx.save(graph, partial)
+        difference = compare(model, partial, detector.image_size)
+        if difference is not None and not difference <= TOLERANCE:
+            raise UserError(f"{path}: onnxruntime differs from PyTorch by {difference:.1e}: not exported")
+        publish(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return difference
+
+
+def _trace(model: ExportedDetector, path: Path, image_size: int) -> None:
+    example = torch.zeros(2, 4, image_size, image_size)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the tracer's remarks about constant shapes
+        # the tracing exporter needs no package besides onnx, the newer one needs onnxscript
+        torch.onnx.export(
+            model,
+            (example,),
+            path,
+            input_names=[INPUT],
+            output_names=list(OUTPUTS),
+            dynamic_axes={name: {0: "batch"} for name in (INPUT, *OUTPUTS)},
+            opset_version=OPSET,
+            dynamo=False,
+        )
+
+
+def metadata(detector: Detector) -> dict[str, str]:
+    """The file's metadata: settings and conventions, values as text (JSON where structured)."""
+    config = detector.config
+    return {
+        "keypoints": str(detector.num_keypoints),
+        "image_size": str(detector.image_size),
+        "camera": json.dumps({"distance": config.camera_distance, "model": "pinhole, looks at the object's centre"}),
+        "orientation_axes": json.dumps(list(config.axes)),
+        "conventions": json.dumps(CONVENTIONS),
+    }
+
+
+def compare(model: ExportedDetector, path: Path, image_size: int) -> float | None:
+    """Largest difference of a keypoint between onnxruntime and PyTorch on made-up images, in batches of 1 and 5.
+
+    Returns:
+        In half images for u and v, object units for z; None where onnxruntime is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        return None
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    generator = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for batch in (1, 5):
+        coarse = torch.rand(batch, 4, 8, 8, generator=generator)
+        images = nn.functional.interpolate(coarse, size=image_size, mode="bilinear")
+        images[:, :3] *= images[:, 3:]
+        with torch.no_grad():
+            expected = model(images)[0].numpy()
+        found = session.run(["keypoints"], {INPUT: images.numpy()})[0]
+        scale = np.array([2 / image_size, 2 / image_size, 1])
+        worst = max(worst, float(np.abs((found - expected) * scale).max()))
+    return worst
