@@ -1,64 +1,264 @@
-"""Parametric chairs."""
+"""Parametric chairs: dining, office, arm, tub, shell, folding, garden, rocking chairs, stools.
+
+Each function of `KINDS` samples one kind of `Chair`.
+"""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 
 from render.mesh import Mesh
 from render.shapes import paint
-from render.shapes.primitives import Builder, beam, box, extrude, pairs, rounded_rectangle, sheet, tube
+from render.shapes.chair_parts import KEYPOINTS, Arms, Back, Base, Chair, Finish, Seat, draw
+from render.shapes.primitives import Builder
 
-KEYPOINTS = (
-    "back_top_center",
-    *pairs("seat_front", "seat_rear", "back_top", "back_bottom", "front_foot", "rear_foot", "arm_front"),
-)  # fmt: skip
-
-
-@dataclass
-class Chair:
-    """Lengths in metres. z < 0 is where the knees are."""
-
-    width: float
-    depth: float
-    seat: float
-    thickness: float
-    height: float
-    recline: float
-    leg: float
-    splay: float
-    arms: bool
-
-
-def sample(rng: np.random.Generator) -> Chair:
-    u = rng.uniform
-    return Chair(u(0.38, 0.55), u(0.38, 0.5), u(0.4, 0.5), u(0.02, 0.1), u(0.75, 1.1), u(0, 18), u(0.012, 0.03), u(0, 0.1), rng.random() < 0.35)
+__all__ = ["KEYPOINTS", "build"]
 
 
 def build(rng: np.random.Generator) -> Mesh:
-    c = sample(rng)
-    b = Builder(KEYPOINTS)
-    frame = paint.wood(rng) if rng.random() < 0.5 else paint.metal(rng)
-    cover = paint.any_color(rng) if rng.random() < 0.6 else frame
-    w, d = c.width / 2, c.depth / 2
-    b.add(extrude(rounded_rectangle(c.width, c.depth, rng.uniform(0.01, 0.15)), c.seat - c.thickness, c.seat, 0.4 * c.thickness), cover)
-    lean = np.tan(np.radians(c.recline))
-    rise = c.height - c.seat
-    v, u = np.meshgrid(np.linspace(rng.uniform(0.05, 0.4), 1, 10), np.linspace(-1, 1, 10), indexing="ij")
-    points = np.stack([u * w, c.seat + v * rise, d + v * rise * lean - 0.02], -1)
-    b.add(sheet(points, 0.03), cover)
-    b.mark("back_top_center", [0, c.height, d + rise * lean - 0.02])
-    b.mark_pair("back_top", [w, c.height, d + rise * lean - 0.02])
-    b.mark_pair("back_bottom", points[0, -1])
-    for name, z in (("front", -d + 0.04), ("rear", d - 0.04)):
-        top, foot = [w - 0.04, c.seat - 0.01, z], [w - 0.04 + c.splay, 0, z + np.sign(z) * c.splay]
-        b.add_pair(tube([top, foot], c.leg), frame)
-        b.mark_pair(f"{name}_foot", foot)
-        b.mark_pair(f"seat_{name}", [w, c.seat, -d if name == "front" else d])
-    b.add_pair(beam([w - 0.03, c.seat, d - 0.02], points[0, -1], 0.03, 0.03), frame)
-    if c.arms:
-        y = c.seat + 0.2
-        b.add_pair(tube([[w, y, d], [w, y, -d + 0.1], [w, c.seat, -d + 0.1]], 0.018), frame)
-        b.mark_pair("arm_front", [w, y, -d + 0.1])
-    return b.build()
+    samplers, weights = zip(*KINDS)
+    chair = samplers[rng.choice(len(samplers), p=np.array(weights) / sum(weights))](rng)
+    builder = Builder(KEYPOINTS)
+    draw(builder, chair, sample_finish(rng, chair))
+    return builder.build(stretch=rng.uniform((0.9, 0.9, 0.92), (1.1, 1.1, 1.08)))
+
+
+def _chance(rng: np.random.Generator, probability: float) -> bool:
+    return bool(rng.random() < probability)
+
+
+def _choice(rng: np.random.Generator, *options):
+    return options[rng.integers(len(options))]
+
+
+def _seat(rng: np.random.Generator, height: float | None = None, thick: float = 0.3) -> Seat:
+    """A plain seat, upholstered with probability ``thick``."""
+    u = rng.uniform
+    upholstered = _chance(rng, thick)
+    thickness = u(0.05, 0.12) if upholstered else u(0.015, 0.04)
+    return Seat(
+        u(0.38, 0.52), u(0.36, 0.5), height or u(0.4, 0.5), thickness, kind=_choice(rng, "plate", "plate", "plate", "dished"),
+        rear_width=u(0.75, 1.02), corner=u(0.01, 0.17), oval=_chance(rng, 0.12), crown=u(0.01, 0.05) if upholstered else 0.0,
+        cushion=u(0.03, 0.07) if _chance(rng, 0.15) else 0.0,
+    )  # fmt: skip
+
+
+def _back(rng: np.random.Generator, seat: Seat, kind: str) -> Back:
+    u = rng.uniform
+    bottom = seat.width * seat.rear_width * u(0.8, 1.0)
+    height = u(0.28, 0.68)
+    return Back(
+        height, kind, width=bottom * u(0.8, 1.15), bottom_width=bottom, gap=_choice(rng, 0.0, u(0.03, 0.4) * height), lean=u(0, 20),
+        curve=_choice(rng, 0.0, u(0.0, 0.08)), bow=_choice(rng, 0.0, u(0, 0.04)), thickness=_choice(rng, u(0.012, 0.03), u(0.03, 0.09)),
+        corner=_choice(rng, 0.05, u(0.05, 0.9)), arch=_choice(rng, 0.0, 0.0, u(-0.03, 0.08)),
+        infill=_choice(rng, "ladder", "ladder", "slats", "slats", "splat", "cross", "panel", "panel", "rails"),
+        number=int(rng.integers(2, 8)), post=u(0.01, 0.024), round_posts=_chance(rng, 0.4), handle=_chance(rng, 0.05),
+    )  # fmt: skip
+
+
+def _legs(rng: np.random.Generator) -> Base:
+    u = rng.uniform
+    return Base(
+        "legs", leg=u(0.01, 0.028), round=_chance(rng, 0.5), taper=_choice(rng, 1.0, u(0.4, 1.0)),
+        splay=_choice(rng, 0.0, u(0, 0.09)), splay_rear=u(0, 0.1), bend=_choice(rng, 0.0, 0.0, 0.0, u(-0.04, 0.05)),
+        inset=u(0.015, 0.06), stretchers=_choice(rng, "none", "none", "box", "h", "rung"), stretcher_height=u(0.15, 0.6),
+        apron=_choice(rng, 0.0, u(0.03, 0.09)),
+    )  # fmt: skip
+
+
+def _open_arms(rng: np.random.Generator, probability: float, kinds: tuple[str, ...] = ("post", "post", "loop", "sweep")) -> Arms:
+    u = rng.uniform
+    if not _chance(rng, probability):
+        return Arms()
+    return Arms(_choice(rng, *kinds), u(0.15, 0.27), u(0.65, 1.0), u(0.03, 0.07), u(0.018, 0.04), u(0.0, 0.06))
+
+
+# Kinds
+
+
+def dining(rng: np.random.Generator) -> Chair:
+    seat = _seat(rng)
+    back = _back(rng, seat, _choice(rng, "panel", "panel", "frame", "frame", "frame", "spindles", "hoop"))
+    return Chair(seat, back, _legs(rng), _open_arms(rng, 0.3))
+
+
+def modern(rng: np.random.Generator) -> Chair:
+    """Panels on metal: sleds, cantilevers, rods, pedestals."""
+    u = rng.uniform
+    seat = _seat(rng, thick=0.4)
+    seat.oval = False
+    back = _back(rng, seat, _choice(rng, "panel", "panel", "panel", "frame", "wrap"))
+    kind = _choice(rng, "sled", "sled", "cantilever", "cantilever", "hairpin", "pedestal", "star", "sides", "legs")
+    base = _legs(rng)
+    base.kind, base.leg, base.round, base.radius, base.spokes = kind, u(0.012, 0.022), True, u(0.2, 0.3), int(rng.integers(4, 6))
+    arms = Arms() if back.kind == "wrap" else _open_arms(rng, 0.35, ("loop", "loop", "post", "panel"))
+    return Chair(seat, back, base, arms)
+
+
+def shell(rng: np.random.Generator) -> Chair:
+    """Moulded plastic or plywood, with or without arms in one piece."""
+    u = rng.uniform
+    seat = Seat(u(0.4, 0.54), u(0.38, 0.48), u(0.38, 0.48), 0.03, "shell", rear_width=u(0.9, 1.0), corner=0.1)
+    if _chance(rng, 0.4):
+        seat.cushion = u(0.03, 0.06)
+        seat.corner = 0.15
+    back = _back(rng, seat, "panel")
+    back.height, back.lean, back.bow, back.thickness = u(0.3, 0.65), u(8, 24), u(0, 0.04), u(0.01, 0.025)
+    back.corner = u(0.2, 1.0)
+    if _chance(rng, 0.25):
+        back.thickness = u(0.04, 0.08)
+    base = _legs(rng)
+    base.kind = _choice(rng, "legs", "legs", "hairpin", "pedestal", "star", "sled")
+    base.leg, base.splay, base.splay_rear, base.inset = u(0.01, 0.02), u(0.02, 0.1), u(0.02, 0.1), u(0.06, 0.12)
+    base.radius, base.taper, base.apron, base.castors = u(0.2, 0.28), _choice(rng, 1.0, 0.6), 0.0, _chance(rng, 0.3)
+    base.spokes = int(rng.integers(4, 6))
+    lift = u(0.12, 0.25) if _chance(rng, 0.4) else 0.0
+    return Chair(seat, back, base, Arms(), side_curl=u(0.01, 0.09), edge_lift=lift)
+
+
+def office(rng: np.random.Generator) -> Chair:
+    u = rng.uniform
+    seat = _seat(rng, u(0.42, 0.56), 0.9)
+    seat.oval, seat.cushion, seat.kind = False, 0.0, "plate"
+    seat.rear_width, seat.corner = u(0.88, 1.0), u(0.06, 0.18)
+    back = _back(rng, seat, _choice(rng, "panel", "panel", "panel", "frame"))
+    back.height, back.gap, back.corner, back.curve, back.bow = u(0.35, 0.8), u(0.0, 0.2), u(0.1, 0.8), u(0.0, 0.07), u(0, 0.04)
+    back.number = _choice(rng, 3, 3, 4)
+    back.head_rest = back.height > 0.5 and _chance(rng, 0.3)
+    back.infill = "panel"
+    base = Base("star", u(0.018, 0.03), spokes=_choice(rng, 5, 5, 5, 4, 6), castors=_chance(rng, 0.85), radius=u(0.25, 0.35))
+    arms = _open_arms(rng, 0.7, ("tee", "tee", "loop"))
+    arms.width, arms.spread = u(0.05, 0.09), u(0.02, 0.06)
+    return Chair(seat, back, base, arms)
+
+
+def club(rng: np.random.Generator) -> Chair:
+    """Upholstered arm chairs: block bodies, thick cushions, rolled or square arms, sometimes wings."""
+    u = rng.uniform
+    seat = Seat(u(0.5, 0.75), u(0.5, 0.75), u(0.32, 0.45), u(0.1, 0.2), corner=u(0.01, 0.08), crown=u(0.0, 0.05), rear_width=u(0.9, 1.0))
+    back = Back(
+        u(0.3, 0.75), "panel", width=seat.width * u(0.85, 1.2), bottom_width=seat.width * u(0.95, 1.1), gap=0.0, lean=u(3, 22),
+        curve=u(0, 0.05), bow=u(0, 0.03), thickness=u(0.08, 0.22), corner=_choice(rng, 0.05, u(0.05, 0.6)), arch=_choice(rng, 0.0, u(0, 0.08)),
+        wings=u(0.1, 0.22) if _chance(rng, 0.25) else 0.0,
+    )  # fmt: skip
+    back.head_rest = _chance(rng, 0.06)
+    base = Base("block", u(0.015, 0.03), round=_chance(rng, 0.5), taper=u(0.5, 1.0), inset=_choice(rng, 0.01, u(0.02, 0.2)))
+    if _chance(rng, 0.15):
+        base = Base(_choice(rng, "star", "pedestal"), 0.025, radius=u(0.28, 0.36), spokes=_choice(rng, 4, 5))
+    arms = Arms(_choice(rng, "panel", "panel", "roll", "roll"), u(0.08, 0.28), u(0.8, 1.02), u(0.07, 0.2), 0.05, u(0.01, 0.08))
+    if _chance(rng, 0.12):
+        arms = Arms()
+    return Chair(seat, back, base, arms)
+
+
+def tub(rng: np.random.Generator) -> Chair:
+    """Round backs that run into the arms."""
+    u = rng.uniform
+    seat = Seat(u(0.44, 0.65), u(0.44, 0.6), u(0.36, 0.48), u(0.03, 0.14), oval=_chance(rng, 0.6), corner=u(0.1, 0.2), crown=u(0, 0.03), cushion=_choice(rng, 0.0, u(0.03, 0.07)))
+    back = _back(rng, seat, "wrap")
+    back.height, back.lean, back.infill, back.thickness = u(0.22, 0.5), u(0, 18), _choice(rng, "panel", "panel", "spindles"), u(0.015, 0.1)
+    base = _legs(rng)
+    if _chance(rng, 0.5):
+        base.kind, base.radius = _choice(rng, "block", "star", "pedestal"), u(0.22, 0.3)
+        base.spokes = _choice(rng, 4, 5)
+    return Chair(seat, back, base, Arms())
+
+
+def folding(rng: np.random.Generator) -> Chair:
+    u = rng.uniform
+    seat = _seat(rng, thick=0.2)
+    seat.kind, seat.slats, seat.oval, seat.rear_width = _choice(rng, "plate", "slats", "plate"), int(rng.integers(4, 10)), False, u(0.9, 1.0)
+    back = _back(rng, seat, _choice(rng, "frame", "frame", "panel"))
+    back.bottom_width = back.width = seat.width + 0.01
+    back.curve, back.gap = u(0, 0.04), u(0.15, 0.6) * back.height
+    base = Base("fold", u(0.01, 0.02), round=_chance(rng, 0.6), splay_rear=u(0, 0.1))
+    return Chair(seat, back, base, _open_arms(rng, 0.15, ("post",)))
+
+
+def garden(rng: np.random.Generator) -> Chair:
+    """Slatted wood, broad arms; also rocking chairs."""
+    u = rng.uniform
+    seat = Seat(u(0.46, 0.6), u(0.44, 0.56), u(0.36, 0.45), u(0.018, 0.03), "slats", rear_width=u(0.85, 1.0), slats=int(rng.integers(5, 11)))
+    back = _back(rng, seat, _choice(rng, "frame", "frame", "spindles"))
+    back.infill, back.number, back.lean, back.height = _choice(rng, "slats", "ladder"), int(rng.integers(3, 9)), u(5, 25), u(0.45, 0.75)
+    base = _legs(rng)
+    base.bend, base.splay, base.rockers = 0.0, u(0, 0.03), _chance(rng, 0.35)
+    arms = _open_arms(rng, 0.85, ("post",))
+    arms.width = u(0.05, 0.11)
+    return Chair(seat, back, base, arms)
+
+
+def rocking(rng: np.random.Generator) -> Chair:
+    chair = dining(rng)
+    chair.base.rockers, chair.base.bend = True, 0.0
+    return chair
+
+
+def lounge(rng: np.random.Generator) -> Chair:
+    """Low, leaning back, on sleds or thin legs."""
+    u = rng.uniform
+    seat = Seat(u(0.5, 0.65), u(0.5, 0.62), u(0.3, 0.4), u(0.04, 0.14), corner=u(0.01, 0.1), crown=u(0, 0.03))
+    back = _back(rng, seat, _choice(rng, "panel", "panel", "frame"))
+    back.width = back.bottom_width = seat.width * u(0.9, 1.0)
+    back.gap, back.height, back.lean, back.thickness = 0.0, u(0.4, 0.7), u(15, 35), u(0.02, 0.12)
+    base = _legs(rng)
+    base.kind, base.apron = _choice(rng, "legs", "legs", "sled", "cantilever", "star"), 0.0
+    base.splay, base.splay_rear = u(0, 0.1), u(0, 0.12)
+    return Chair(seat, back, base, _open_arms(rng, 0.75, ("post", "loop", "sweep", "panel")))
+
+
+def bar_stool(rng: np.random.Generator) -> Chair:
+    u = rng.uniform
+    seat = _seat(rng, u(0.6, 0.85), 0.4)
+    seat.width *= 0.88
+    seat.depth *= 0.88
+    back = _back(rng, seat, _choice(rng, "panel", "panel", "frame", "spindles", "wrap"))
+    back.height = u(0.12, 0.45)
+    base = _legs(rng)
+    base.stretchers, base.stretcher_height, base.splay, base.splay_rear = _choice(rng, "box", "box", "rung", "none"), u(0.2, 0.4), u(0, 0.08), u(0, 0.08)
+    base.foot_ring = _chance(rng, 0.35)
+    if _chance(rng, 0.4):
+        base.kind, base.radius, base.foot_ring = _choice(rng, "pedestal", "pedestal", "star", "sled"), u(0.19, 0.26), True
+    return Chair(seat, back, base, Arms())
+
+
+def stool(rng: np.random.Generator) -> Chair:
+    chair = bar_stool(rng) if _chance(rng, 0.5) else dining(rng)
+    chair.back, chair.arms, chair.base.kind = Back(0.3, "none"), Arms(), _choice(rng, chair.base.kind, "legs")
+    chair.seat.oval = _chance(rng, 0.4)
+    return chair
+
+
+def floor_chair(rng: np.random.Generator) -> Chair:
+    u = rng.uniform
+    chair = shell(rng) if _chance(rng, 0.4) else dining(rng)
+    chair.seat.height, chair.seat.thickness, chair.base, chair.arms = u(0.05, 0.1), u(0.03, 0.05), Base("none"), Arms()
+    return chair
+
+
+KINDS = (
+    (dining, 26), (modern, 14), (shell, 12), (office, 12), (club, 14), (tub, 7), (folding, 5), (garden, 5), (rocking, 2),
+    (lounge, 6), (bar_stool, 7), (stool, 2), (floor_chair, 1),
+)  # fmt: skip
+
+
+# Finishes
+
+
+def sample_finish(rng: np.random.Generator, chair: Chair) -> Finish:
+    frame = _choice(rng, paint.wood, paint.wood, paint.metal, paint.metal, paint.gray, paint.any_color)(rng)
+    cover = _choice(rng, paint.any_color, paint.any_color, paint.muted, paint.gray, paint.wood)(rng)
+    style = rng.random()
+    if style < 0.2:
+        cover = frame
+    back = cover if _chance(rng, 0.75) else _choice(rng, frame, paint.any_color(rng))
+    arms = _choice(rng, frame, frame, cover) if chair.arms.kind not in ("panel", "roll") else _choice(rng, cover, back, back, frame)
+    accent = _choice(rng, paint.any_color(rng), cover, frame, paint.gray(rng))
+    if 0.2 < style < 0.3:
+        frame, cover, back, arms = (paint.any_color(rng) for _ in range(4))
+    pattern = cover
+    if _chance(rng, 0.08):
+        width = rng.uniform(0.2, 0.6)
+        pattern = paint.bands(cover, paint.any_color(rng), int(rng.integers(0, 3)), -width, width, int(rng.integers(3, 8)))
+    castor = paint.gray(rng, 15, 60)
+    return Finish(frame, pattern, pattern if back is cover else back, arms, accent, castor)
