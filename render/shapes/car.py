@@ -1,117 +1,266 @@
-"""Parametric cars."""
+"""Parametric cars: saloons, hatchbacks, estates, off-roaders, vans, pickups, coupes, roadsters, racing cars.
+
+Each function of `KINDS` samples one kind of `Car`.
+"""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 
 from render.mesh import Mesh
 from render.shapes import paint
-from render.shapes.primitives import Builder, Surface, box, ellipsoid, join, loft, pairs, revolve, rounded_rectangle, superellipse
+from render.shapes.car_parts import KEYPOINTS, Body, Cabin, Car, Finish, Wheels, draw
+from render.shapes.primitives import Builder
 
-KEYPOINTS = (
-    "hood_front",
-    *pairs("front_wheel", "rear_wheel", "roof_front", "roof_rear", "front_bumper", "rear_bumper", "headlamp", "taillamp", "mirror"),
-)  # fmt: skip
-
-
-@dataclass
-class Car:
-    """Lengths in units of the car's length; z = -0.5 is the front bumper. Heights above the ground."""
-
-    width: float
-    height: float
-    belt: float
-    hood: float
-    clearance: float
-    wheel: float
-    axles: tuple[float, float]
-    windscreen: tuple[float, float]
-    rear_window: tuple[float, float]
-    deck: float
-
-
-def sample(rng: np.random.Generator) -> Car:
-    u = rng.uniform
-    height = u(0.26, 0.45)
-    belt = height * u(0.55, 0.65)
-    start = u(-0.28, -0.12)
-    rear = u(0.15, 0.48)
-    wheel = u(0.065, 0.085)
-    return Car(
-        u(0.36, 0.46), height, belt, belt * u(0.8, 0.98), u(0.03, 0.06), wheel, (u(-0.34, -0.28), u(0.26, 0.32)),
-        (start, start + u(0.05, 0.15)), (rear, rear - u(0.03, 0.12)), belt * u(0.9, 1.0),
-    )  # fmt: skip
+__all__ = ["KEYPOINTS", "build"]
 
 
 def build(rng: np.random.Generator) -> Mesh:
-    car = sample(rng)
-    b = Builder(KEYPOINTS)
-    body_paint, glass = paint.any_color(rng), paint.glass(rng)
-    b.add(lower_body(car), body_paint)
-    b.add(greenhouse(car), glass_between(car, body_paint, glass))
-    for name, z in zip(("front_wheel", "rear_wheel"), car.axles):
-        center = np.array([car.width / 2 - 0.03, car.wheel, z])
-        tire, hub = wheel(car.wheel, 0.05)
-        b.add_pair(tire.moved(center), paint.RUBBER)
-        b.add_pair(hub.moved(center), paint.CHROME)
-        b.mark_pair(name, center + [0.025, 0, 0])
-    lamp = np.array([0.36 * car.width, car.hood * 0.75, -0.485])
-    b.add_pair(ellipsoid([0.05, 0.02, 0.02], lamp), (235, 235, 220))
-    b.mark_pair("headlamp", lamp)
-    lamp = np.array([0.4 * car.width, car.deck * 0.8, 0.485])
-    b.add_pair(ellipsoid([0.04, 0.025, 0.02], lamp), (170, 20, 20))
-    b.mark_pair("taillamp", lamp)
-    b.mark_pair("roof_front", [0.36 * car.width, car.height, car.windscreen[1]])
-    b.mark_pair("roof_rear", [0.36 * car.width, car.height, car.rear_window[1]])
-    b.mark_pair("front_bumper", [0.4 * car.width, car.clearance + 0.06, -0.49])
-    b.mark_pair("rear_bumper", [0.4 * car.width, car.clearance + 0.06, 0.49])
-    b.mark("hood_front", [0, car.hood * 0.9, -0.48])
-    mirror = np.array([0.5 * car.width + 0.02, car.belt + 0.02, car.windscreen[0] + 0.05])
-    b.add_pair(ellipsoid([0.025, 0.018, 0.012], mirror), body_paint)
-    b.mark_pair("mirror", mirror)
-    return b.build()
+    samplers, weights = zip(*KINDS)
+    car = samplers[rng.choice(len(samplers), p=np.array(weights) / sum(weights))](rng)
+    builder = Builder(KEYPOINTS)
+    draw(builder, car, sample_finish(rng, car))
+    return builder.build(stretch=rng.uniform((0.94, 0.93, 0.95), (1.06, 1.07, 1.05)))
 
 
-def lower_body(car: Car) -> Surface:
-    z = np.linspace(-0.5, 0.5, 48)
-    end = np.minimum(0.5 - z, z + 0.5)
-    plan = np.sqrt(np.clip(1 - (1 - np.minimum(end / 0.06, 1)) ** 2, 0.35, 1)) 
-    top = np.interp(z, [-0.5, -0.46, car.windscreen[0], car.rear_window[0], 0.47, 0.5], [car.hood * 0.8, car.hood * 0.92, car.belt, car.belt, car.deck, car.deck * 0.9])
-    bottom = np.full_like(z, car.clearance)
-    for axle in car.axles:
-        r = car.wheel * 1.12
-        bottom = np.maximum(bottom, car.wheel + np.sqrt(np.maximum(r**2 - (z - axle) ** 2, 0)) - 1.0 * (np.abs(z - axle) >= r))
-    rings = [np.insert(superellipse(car.width * p, h - l, 5, 24) + [0, (h + l) / 2], 2, at, axis=1) for p, h, l, at in zip(plan, top, bottom, z)]
-    return loft(np.array(rings))
+def _chance(rng: np.random.Generator, probability: float) -> bool:
+    return bool(rng.random() < probability)
 
 
-def greenhouse(car: Car) -> Surface:
-    rings = []
-    for s in np.append(np.linspace(0, 0.9, 8), [0.95, 0.98, 1.0]):
-        shrink = 1 - 0.12 * max(0, (s - 0.9) / 0.1) ** 2
-        front = car.windscreen[0] + s * (car.windscreen[1] - car.windscreen[0])
-        rear = car.rear_window[0] + s * (car.rear_window[1] - car.rear_window[0])
-        width = car.width * (0.94 - 0.16 * s) * shrink
-        outline = rounded_rectangle(width, (rear - front) * shrink, 0.05, 5)
-        y = car.belt - 0.01 + s * (car.height - car.belt + 0.01)
-        rings.append(np.stack([outline[:, 0], np.full(len(outline), y), outline[:, 1] + (front + rear) / 2], 1))
-    return loft(np.array(rings))
+def _choice(rng: np.random.Generator, *options):
+    return options[rng.integers(len(options))]
 
 
-def glass_between(car: Car, body: np.ndarray, glass: np.ndarray):
-    low, high = car.belt + 0.05 * (car.height - car.belt), car.belt + 0.85 * (car.height - car.belt)
-
-    def colors(points: np.ndarray) -> np.ndarray:
-        inside = (points[:, 1] > low) & (points[:, 1] < high)
-        return np.where(inside[:, None], glass, body)
-
-    return colors
+def _wheels(rng: np.random.Generator, radius: float, front: float = -0.31, rear: float = 0.29) -> Wheels:
+    u = rng.uniform
+    return Wheels(
+        radius * u(0.93, 1.08), u(0.04, 0.06), (front + u(-0.02, 0.02), rear + u(-0.025, 0.025)), u(1.08, 1.2),
+        flare=u(0.006, 0.013) if _chance(rng, 0.25) else 0.0, spokes=_choice(rng, 0, 0, 5, 5, 6, 7),
+    )  # fmt: skip
 
 
-def wheel(radius: float, width: float) -> tuple[Surface, Surface]:
-    h = width / 2
-    tire = revolve([(0.6 * radius, -h), (0.92 * radius, -h), (radius, -0.6 * h), (radius, 0.6 * h), (0.92 * radius, h), (0.6 * radius, h)], 24, "x")
-    hub = revolve([(1e-4, 0.9 * h), (0.3 * radius, 1.03 * h), (0.62 * radius, 1.02 * h), (0.62 * radius, 0)], 24, "x")
-    return tire, hub
+def _details(rng: np.random.Generator, car: Car) -> Car:
+    u = rng.uniform
+    car.grille = _choice(rng, "wide", "wide", "upright", "none")
+    car.lamp_shape = _choice(rng, "oval", "oval", "box", "round")
+    car.lamp_size = u(0.02, 0.036)
+    car.bumper = u(0.03, 0.06) if _chance(rng, 0.4) else 0.0
+    car.mirrors = _chance(rng, 0.85)
+    car.sunroof = _chance(rng, 0.12)
+    car.exhausts = int(rng.integers(0, 3))
+    return car
+
+
+def _closed(
+    rng: np.random.Generator, *, height: float, width: float, wheel: float, belt: float, hood: float, deck: float,
+    screen: tuple[float, float], window: tuple[float, float], boxiness: float, clearance: float = 0.045, **cabin,
+) -> Car:  # fmt: skip
+    """A car with a roof.
+
+    ``belt``, ``hood`` and ``deck`` are heights relative to the roof (belt) and to the belt (the others); ``screen`` and
+    ``window`` are the base of the windscreen or rear window, and how far its upper edge is set in.
+    """
+    u = rng.uniform
+    belt = belt * height
+    front, rear = screen[0], window[0]
+    profile = [(-0.5, belt * hood * u(0.82, 0.92)), (min(-0.4, 0.5 * front - 0.25), belt * hood), (front, belt * u(0.96, 1.0)), (0.0, belt)]
+    if rear < 0.4:
+        profile += [(rear, belt * u(0.98, 1.02)), (0.44, belt * deck), (0.5, belt * deck * u(0.93, 0.99))]
+    else:
+        profile += [(0.3, belt * u(0.99, 1.03)), (0.5, belt * u(0.97, 1.0))]
+    body = Body(
+        width, clearance, profile, upper=u(3, 6), lower=u(5, 9), waist=u(0.45, 0.65), nose_round=u(0.03, 0.12), tail_round=u(0.025, 0.08),
+        nose_taper=u(0.02, 0.2), tail_taper=u(0.0, 0.12), nose_rake=u(0.1, 0.6),
+    )  # fmt: skip
+    settings = dict(
+        width=u(0.88, 0.96), tumblehome=u(0.06, 0.2), corner=u(0.03, 0.08), panes=_choice(rng, 2, 2, 3),
+        crown=u(0.004, 0.02), pillar=u(0.008, 0.016),
+    )  # fmt: skip
+    settings.update(cabin)
+    roof = Cabin(front, rear, height, screen[1], window[1], boxiness=boxiness, **settings)
+    return _details(rng, Car(body, _wheels(rng, wheel), roof))
+
+
+def saloon(rng: np.random.Generator) -> Car:
+    u = rng.uniform
+    return _closed(
+        rng, height=u(0.28, 0.34), width=u(0.36, 0.42), wheel=u(0.066, 0.076), belt=u(0.62, 0.7), hood=u(0.84, 0.96), deck=u(0.92, 1.06),
+        screen=(u(-0.22, -0.14), u(0.1, 0.17)), window=(u(0.26, 0.38), u(0.08, 0.17)), boxiness=u(3.1, 7),
+    )  # fmt: skip
+
+
+def hatchback(rng: np.random.Generator) -> Car:
+    u = rng.uniform
+    car = _closed(
+        rng, height=u(0.34, 0.44), width=u(0.4, 0.48), wheel=u(0.075, 0.09), belt=u(0.58, 0.68), hood=u(0.8, 0.95), deck=1.0,
+        screen=(u(-0.28, -0.16), u(0.1, 0.18)), window=(u(0.42, 0.48), u(0.05, 0.16)), boxiness=u(3.1, 7),
+    )  # fmt: skip
+    car.spoiler = "roof" if _chance(rng, 0.25) else "none"
+    return car
+
+
+def estate(rng: np.random.Generator) -> Car:
+    u = rng.uniform
+    car = _closed(
+        rng, height=u(0.29, 0.35), width=u(0.36, 0.42), wheel=u(0.066, 0.078), belt=u(0.6, 0.68), hood=u(0.84, 0.96), deck=1.0,
+        screen=(u(-0.22, -0.15), u(0.1, 0.16)), window=(u(0.455, 0.485), u(0.03, 0.09)), boxiness=u(4, 9), panes=3,
+    )  # fmt: skip
+    car.roof_load = "rails" if _chance(rng, 0.4) else "none"
+    return car
+
+
+def off_roader(rng: np.random.Generator) -> Car:
+    u = rng.uniform
+    car = _closed(
+        rng, height=u(0.37, 0.47), width=u(0.4, 0.48), wheel=u(0.085, 0.105), belt=u(0.6, 0.68), hood=u(0.88, 1.0), deck=1.0,
+        screen=(u(-0.22, -0.14), u(0.03, 0.14)), window=(u(0.455, 0.49), u(0.01, 0.08)), boxiness=u(4, 12), clearance=u(0.07, 0.1),
+        panes=_choice(rng, 2, 3, 3), tumblehome=u(0.02, 0.15),
+    )  # fmt: skip
+    car.body.upper, car.body.nose_rake = u(4, 10), u(0.05, 0.4)
+    car.spare_wheel, car.roof_load = _chance(rng, 0.35), _choice(rng, "none", "none", "rails", "box")
+    car.wheels.flare = u(0.008, 0.018) if _chance(rng, 0.5) else 0.0
+    return car
+
+
+def van(rng: np.random.Generator) -> Car:
+    """People carriers, minibuses, delivery vans."""
+    u = rng.uniform
+    blind = _choice(rng, 0.0, 0.0, u(0.45, 0.7))
+    car = _closed(
+        rng, height=u(0.4, 0.52), width=u(0.36, 0.44), wheel=u(0.065, 0.08), belt=u(0.5, 0.62), hood=u(0.75, 1.0), deck=1.0,
+        screen=(u(-0.42, -0.28), u(0.05, 0.17)), window=(u(0.475, 0.492), u(0.0, 0.05)), boxiness=u(5, 14), clearance=u(0.04, 0.06),
+        panes=_choice(rng, 1, 2) if blind else _choice(rng, 3, 4, 5), blind_rear=blind, tumblehome=u(0.02, 0.14),
+    )  # fmt: skip
+    car.wheels.axles = (u(-0.36, -0.29), u(0.25, 0.33))
+    car.body.nose_taper, car.body.tail_taper = u(0.02, 0.12), u(0, 0.03)
+    car.roof_load = _choice(rng, "none", "none", "none", "rails", "bar")
+    return car
+
+
+def coupe(rng: np.random.Generator) -> Car:
+    """Sports cars, mid- or front-engined, some with wings: low, wide, raked."""
+    u = rng.uniform
+    car = _closed(
+        rng, height=u(0.23, 0.29), width=u(0.39, 0.46), wheel=u(0.068, 0.08), belt=u(0.62, 0.72), hood=u(0.68, 0.92), deck=u(0.85, 1.1),
+        screen=(u(-0.24, -0.06), u(0.14, 0.22)), window=(u(0.26, 0.46), u(0.14, 0.26)), boxiness=u(3.1, 5), clearance=u(0.025, 0.045),
+        panes=_choice(rng, 1, 2), tumblehome=u(0.14, 0.26),
+    )  # fmt: skip
+    car.body.nose_round, car.body.upper = u(0.06, 0.16), u(2.6, 4.5)
+    car.spoiler = _choice(rng, "none", "lip", "wing", "wing")
+    car.scoop = _chance(rng, 0.2)
+    car.wheels.rear_scale = _choice(rng, 1.0, u(1.0, 1.1))
+    return car
+
+
+def beetle(rng: np.random.Generator) -> Car:
+    """Round small cars: domes over short bodies, some with separate wings over the wheels."""
+    u = rng.uniform
+    car = _closed(
+        rng, height=u(0.36, 0.47), width=u(0.4, 0.47), wheel=u(0.075, 0.095), belt=u(0.52, 0.64), hood=u(0.75, 0.95), deck=u(0.7, 0.92),
+        screen=(u(-0.24, -0.12), u(0.02, 0.1)), window=(u(0.32, 0.46), u(0.02, 0.1)), boxiness=u(2.1, 3.2), panes=_choice(rng, 1, 2),
+    )  # fmt: skip
+    car.body.nose_round, car.body.tail_round, car.body.upper = u(0.1, 0.22), u(0.1, 0.2), u(2.2, 3.5)
+    car.body.nose_rake, car.body.nose_taper = u(0.4, 0.8), u(0.1, 0.35)
+    car.lamp_shape, car.fenders = _choice(rng, "round", "round", "oval"), _chance(rng, 0.3)
+    if car.fenders:
+        car.body.width *= 0.86
+    return car
+
+
+def micro(rng: np.random.Generator) -> Car:
+    """Very short town cars."""
+    u = rng.uniform
+    return _closed(
+        rng, height=u(0.5, 0.64), width=u(0.52, 0.62), wheel=u(0.1, 0.12), belt=u(0.54, 0.62), hood=u(0.85, 1.0), deck=1.0,
+        screen=(u(-0.38, -0.28), u(0.14, 0.24)), window=(u(0.44, 0.48), u(0.04, 0.14)), boxiness=u(3.1, 6), panes=_choice(rng, 1, 2),
+        clearance=0.06, corner=u(0.05, 0.1),
+    )  # fmt: skip
+
+
+def pickup(rng: np.random.Generator) -> Car:
+    u = rng.uniform
+    cab = u(0.0, 0.16)
+    car = _closed(
+        rng, height=u(0.31, 0.4), width=u(0.34, 0.41), wheel=u(0.072, 0.09), belt=u(0.6, 0.68), hood=u(0.9, 1.0), deck=1.0,
+        screen=(u(-0.24, -0.16), u(0.06, 0.14)), window=(cab, u(0.0, 0.04)), boxiness=u(4, 10), clearance=u(0.055, 0.09),
+        panes=1 if cab < 0.08 else 2, tumblehome=u(0.05, 0.16),
+    )  # fmt: skip
+    belt = car.body.profile[3][1]
+    start = cab + 0.03
+    floor = max(2.1 * car.wheels.radius, 0.62 * belt)
+    car.body.profile = car.body.profile[:3] + [(cab - 0.01, belt), (start, floor), (0.5, floor)]
+    car.kind, car.bed, car.roll_bar, car.spoiler = "pickup", (start, floor), _chance(rng, 0.25), "none"
+    car.body.tail_round, car.body.upper = 0.02, u(6, 10)
+    return car
+
+
+def roadster(rng: np.random.Generator) -> Car:
+    """No roof."""
+    car = coupe(rng) if _chance(rng, 0.6) else saloon(rng)
+    car.cabin, car.kind, car.roll_bar, car.spoiler = None, "open", _chance(rng, 0.3), _choice(rng, "none", "lip")
+    belt = car.body.profile[3][1]
+    car.body.profile = car.body.profile[:2] + [(-0.16, belt), (0.0, belt), (0.2, belt), (0.48, belt * rng.uniform(0.9, 1.0)), (0.5, 0.9 * belt)]
+    return car
+
+
+def jeep(rng: np.random.Generator) -> Car:
+    car = off_roader(rng)
+    car.cabin, car.kind, car.roll_bar, car.spare_wheel = None, "open", _chance(rng, 0.8), _chance(rng, 0.6)
+    belt = car.body.profile[3][1] * rng.uniform(0.85, 1.0)
+    car.body.profile = [(-0.5, 0.93 * belt), (-0.15, belt), (0.0, belt), (0.5, belt)]
+    car.fenders, car.lamp_shape, car.grille = _chance(rng, 0.4), "round", "upright"
+    return car
+
+
+def racer(rng: np.random.Generator) -> Car:
+    u = rng.uniform
+    body = Body(u(0.36, 0.44), 0.03, [(-0.5, 0.1), (0.5, 0.1)])
+    return Car(body, Wheels(u(0.06, 0.072), u(0.06, 0.085), (u(-0.34, -0.28), u(0.3, 0.38)), spokes=_choice(rng, 0, 5), rear_scale=u(1.0, 1.12)), None, kind="racer", lamp_size=u(0.0, 0.1))  # fmt: skip
+
+
+def touring_racer(rng: np.random.Generator) -> Car:
+    """Tuned road cars: wings, flares, scoops."""
+    car = _choice(rng, saloon, hatchback, coupe)(rng)
+    car.spoiler, car.scoop = _choice(rng, "wing", "wing", "roof", "lip"), _chance(rng, 0.4)
+    car.wheels.flare = rng.uniform(0.008, 0.014)
+    car.body.clearance = 0.03
+    return car
+
+
+KINDS = (
+    (saloon, 16), (hatchback, 16), (estate, 7), (off_roader, 12), (van, 12), (coupe, 12), (beetle, 7), (micro, 3),
+    (pickup, 7), (roadster, 4), (jeep, 3), (racer, 3), (touring_racer, 8),
+)  # fmt: skip
+
+
+# Finishes
+
+
+def sample_finish(rng: np.random.Generator, car: Car) -> Finish:
+    u = rng.uniform
+    base = _choice(rng, paint.any_color, paint.gray, paint.gray, paint.bright, paint.muted, paint.white)(rng)
+    other = paint.any_color(rng)
+    body, roof = base, base
+    style = rng.random()
+    belt = car.body.profile[1][1]
+    if style < 0.1:
+        roof = other
+    elif style < 0.2:
+        body = paint.split(base, other, [0, -1, 0], -belt * u(0.3, 0.6))
+    elif style < 0.27:
+        body = roof = paint.camouflage(rng, [base, other, paint.any_color(rng)], u(0.15, 0.4))
+    elif style < 0.32:
+        body = roof = paint.split(base, other, [0, u(-1, 1), _choice(rng, -1, 1)], u(0.0, 0.3))
+    stripes = []
+    if _chance(rng, 0.12):  # over the bonnet
+        stripes.append(((-0.45, -0.2), (u(74, 80), u(83, 90)), other))
+    if _chance(rng, 0.15):  # along the side
+        low = u(-15, 15)
+        stripes.append(((u(-0.45, -0.2), u(0.2, 0.45)), (low, low + u(5, 20)), other))
+    sporty = car.spoiler == "wing" or car.kind == "racer"
+    return Finish(
+        body, roof, paint.glass(rng), _choice(rng, base, base, paint.gray(rng, 25, 70), paint.metal(rng)), paint.metal(rng),
+        paint.gray(rng, 12, 45), paint.jitter(rng, (232, 232, 222), 12), paint.jitter(rng, (165, 22, 22), 12), stripes,
+        roof_stripe=other if stripes and _chance(rng, 0.4) else None,
+        number=paint.white(rng) if _chance(rng, 0.35 if sporty else 0.03) else None, accent=paint.bright(rng),
+    )  # fmt: skip

@@ -96,21 +96,28 @@ def rectangle(width: float, depth: float) -> np.ndarray:
     return np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]]) * [width / 2, depth / 2]
 
 
+def hermite(knots: Sequence[float], values: Sequence, at: np.ndarray) -> np.ndarray:
+    """Smooth interpolation of values (K,) or (K, D) given at increasing knots; constant outside of them."""
+    knots, values = np.asarray(knots, float), np.asarray(values, float)
+    tangents = np.gradient(values, knots, axis=0, edge_order=min(2, len(knots) - 1))
+    at = np.clip(at, knots[0], knots[-1])
+    i = np.clip(np.searchsorted(knots, at, "right") - 1, 0, len(knots) - 2)
+    column = at.shape + (1,) * (values.ndim - 1)
+    step = (knots[i + 1] - knots[i]).reshape(column)
+    t = (at - knots[i]).reshape(column) / step
+    return (
+        (2 * t**3 - 3 * t**2 + 1) * values[i]
+        + (t**3 - 2 * t**2 + t) * step * tangents[i]
+        + (3 * t**2 - 2 * t**3) * values[i + 1]
+        + (t**3 - t**2) * step * tangents[i + 1]
+    )
+
+
 def spline(points: Sequence[Sequence[float]], n: int) -> np.ndarray:
     """Smooth curve of n points through the given ones (cubic Hermite over chord length)."""
     points = np.asarray(points, float)
     knots = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
-    tangents = np.gradient(points, knots, axis=0, edge_order=min(2, len(points) - 1))
-    at = np.linspace(0, knots[-1], n)
-    i = np.clip(np.searchsorted(knots, at, "right") - 1, 0, len(points) - 2)
-    step = (knots[i + 1] - knots[i])[:, None]
-    t = (at - knots[i])[:, None] / step
-    return (
-        (2 * t**3 - 3 * t**2 + 1) * points[i]
-        + (t**3 - 2 * t**2 + t) * step * tangents[i]
-        + (3 * t**2 - 2 * t**3) * points[i + 1]
-        + (t**3 - t**2) * step * tangents[i + 1]
-    )
+    return hermite(knots, points, np.linspace(0, knots[-1], n))
 
 
 def fillet(points: Sequence[Sequence[float]], radius: float, segments: int = 4) -> np.ndarray:
