@@ -6,7 +6,18 @@ import dataclasses
 from dataclasses import dataclass, field
 
 from data.errors import UserError
-from train.losses import LossWeights
+
+
+@dataclass
+class LossWeights:
+    """Weights of the terms; the defaults are the paper's (section 4)."""
+
+    consistency: float = 1.0
+    pose: float = 0.2
+    separation: float = 1.0
+    silhouette: float = 1.0
+    variance: float = 0.5
+    orientation: float = 1.0
 
 
 @dataclass

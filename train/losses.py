@@ -9,26 +9,15 @@ Equations are those of arXiv 1807.03146.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from data.geometry import procrustes, project, rotation_distance, transform_points, unproject
+from train.config import LossWeights
 from train.networks import AXIS_DIRECTIONS, Prediction, pixel_grid
-
-
-@dataclass
-class LossWeights:
-    """Weights of the terms; the defaults are the paper's (section 4)."""
-
-    consistency: float = 1.0
-    pose: float = 0.2
-    separation: float = 1.0
-    silhouette: float = 1.0
-    variance: float = 0.5
-    orientation: float = 1.0
 
 
 def consistency(keypoints: Tensor, transforms: Tensor, intrinsics: Tensor) -> Tensor:

@@ -1,0 +1,89 @@
+"""Networks: shapes, soft-argmax, flags and the presets' sizes."""
+
+import pytest
+import torch
+
+from train.config import PRESETS, make_config
+from train.detector import build_network
+from train.networks import (
+    CompactNetwork,
+    PaperNetwork,
+    expectation,
+    flag_combination,
+    flags_from_axis_ends,
+    pixel_grid,
+    spatial_softmax,
+)
+
+
+def test_pixel_grid_holds_centres_from_corner_to_corner():
+    grid = pixel_grid(2, 4, like=torch.zeros(1))
+    torch.testing.assert_close(grid[0], torch.tensor([[-0.75, -0.25, 0.25, 0.75]]).expand(2, 4))
+    torch.testing.assert_close(grid[1], torch.tensor([[-0.5], [0.5]]).expand(2, 4))
+
+
+def test_soft_argmax_finds_a_peak():
+    logits = torch.zeros(1, 2, 8, 8)
+    logits[0, 0, 1, 6] = logits[0, 1, 7, 0] = 50.0
+    heatmaps = spatial_softmax(logits)
+    torch.testing.assert_close(heatmaps.sum((2, 3)), torch.ones(1, 2))
+    uv = expectation(heatmaps, pixel_grid(8, 8, like=heatmaps))
+    torch.testing.assert_close(uv[0], torch.tensor([[0.625, -0.625], [-0.875, 0.875]]))
+
+
+def test_flags_and_their_combination():
+    ends = torch.tensor([[[[0.3, 9.0], [0.1, 0.0]], [[-0.2, 0.0], [0.2, 0.0]]]])
+    assert flags_from_axis_ends(ends).tolist() == [[1.0, 0.0]]
+    combinations = flag_combination(torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]))
+    assert combinations.sum(1).tolist() == [1.0] * 4
+    assert len(set(combinations.argmax(1).tolist())) == 4
+
+
+@pytest.mark.parametrize("network", [PaperNetwork(7, width=4), CompactNetwork(7, width=8)], ids=["paper", "compact"])
+def test_prediction_shapes_and_training_gradients(network):
+    size = 64
+    images = torch.rand(3, network.in_channels, size, size)
+    axes = len(network.axes)
+    found = network(images)
+    side = size if isinstance(network, PaperNetwork) else size // 2
+    assert found.keypoints.shape == (3, 7, 3)
+    assert found.heatmaps.shape == (3, 7, side, side)
+    assert found.axis_ends.shape == (3, axes, 2, 2)
+    torch.testing.assert_close(found.heatmaps.sum((2, 3)), torch.ones(3, 7))
+    (found.keypoints.square().sum() + found.heatmaps.square().sum() + found.axis_ends.square().sum()).backward()
+    missing = [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None]
+    assert not missing
+
+
+def test_true_flags_win_until_the_prediction_has_half_the_weight():
+    network = CompactNetwork(2, width=8).eval()
+    images = torch.rand(4, 4, 64, 64)
+    predicted = network(images).flags
+    opposite = 1 - predicted
+    assert torch.equal(network(images, opposite, anneal=0.6).flags, opposite)
+    assert torch.equal(network(images, opposite, anneal=0.4).flags, predicted)
+
+
+def test_flags_change_the_keypoints():
+    network = CompactNetwork(2, width=8).eval()
+    images = torch.rand(1, 4, 64, 64)
+    points = [network(images, torch.tensor([flags]), 1.0).keypoints for flags in ([0.0, 0.0], [0.0, 1.0], [1.0, 0.0])]
+    assert not torch.allclose(points[0], points[1]) and not torch.allclose(points[0], points[2])
+
+
+def test_bfloat16_convolutions_keep_float32_results():
+    network = CompactNetwork(3, width=8).eval()
+    images = torch.rand(2, 4, 64, 64)
+    reference = network(images)
+    network.bfloat16 = True
+    found = network(images)
+    assert found.keypoints.dtype == found.heatmaps.dtype == torch.float32
+    torch.testing.assert_close(found.keypoints, reference.keypoints, atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_build(preset):
+    config = make_config(preset)
+    network = build_network(config)
+    images = torch.rand(1, network.in_channels, config.image_size, config.image_size)
+    assert network.eval()(images).keypoints.shape == (1, config.keypoints, 3)
