@@ -68,7 +68,7 @@ def _option(name: str, argument: str, annotation: str, default: object, comment:
     flag = "--" + name.replace("_", "-")
     kind = annotation.removesuffix(" | None")
     shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
-    text = comment if default in (None, False) else f"{comment} [default: {shown}]".lstrip()
+    text = comment if default is None or default is False else f"{comment} [default: {shown}]".lstrip()
     if kind == "bool":
         return click.option(f"{flag}/--no-{flag[2:]}", argument, default=None, help=text)
     types = {"int": int, "float": float, "str": str, "Path": PATH}
@@ -141,7 +141,7 @@ def render(out: Path, task: str | None, **options) -> None:
 @click.argument("datasets", metavar="DATASET...", type=PATH, nargs=-1, required=True)
 @click.argument("run", type=PATH)
 @options_of("train/config.py:TrainConfig", leave_out=("camera_distance",))
-@options_of("train/losses.py:LossWeights", prefix="weight-", part="weights")
+@options_of("train/config.py:LossWeights", prefix="weight-", part="weights")
 @click.option("--resume", is_flag=True, help="go on with the run in RUN, from its last checkpoint")
 def train(datasets: tuple[Path, ...], run: Path, resume: bool, **options) -> None:
     """Train a detector on datasets.
@@ -188,6 +188,94 @@ def evaluate(run: str, datasets: tuple[Path, ...], split: str, out: Path | None)
     click.echo(f"{folder}: metrics.json, report.html, overlays/")
 
 
+@commands.command()
+@click.argument("run")
+@click.argument("images", metavar="IMAGE...", type=PATH, nargs=-1, required=True)
+@click.option("--out", type=PATH, required=True, help="folder for predictions.json and the overlays")
+def predict(run: str, images: tuple[Path, ...], out: Path) -> None:
+    """Detect keypoints in images of your own.
+
+    RUN is a run folder or the name of shipped weights. Images with an alpha channel are cut out by it.
+
+    \b
+    Example:
+      keypointnet predict airplane photo.png drawing.jpg --out found
+    """
+    from train.eval.predict import predict
+
+    found = predict(run, list(images), out)
+    click.echo(f"{out}: predictions.json and overlays of {len(found)} images")
+
+
+@commands.command()
+@click.argument("dataset", type=PATH)
+@click.option("--verify", "check", is_flag=True, help="check every byte first; name the files that are damaged")
+@click.option("--preview", type=PATH, metavar="FILE.png", help="draw a contact sheet of pairs with matching points")
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def inspect(dataset: Path, check: bool, preview: Path | None, as_json: bool) -> None:
+    """Describe a dataset.
+
+    \b
+    Examples:
+      keypointnet inspect planes --preview planes.png
+      keypointnet inspect planes --verify
+    """
+    import json
+
+    from data.inspect import contact_sheet, describe, format_description
+    from data.verify import verify
+
+    if check and (problems := verify(dataset)):
+        raise UserError("\nerror: ".join(problems))
+    description = describe(dataset)
+    click.echo(json.dumps(description, indent=1) if as_json else format_description(description))
+    if preview:
+        contact_sheet(dataset, preview)
+
+
+@commands.command()
+@click.argument("run")
+@click.argument("file", type=PATH, metavar="FILE.onnx")
+def export(run: str, file: Path) -> None:
+    """Write a detector as an ONNX file.
+
+    RUN is a run folder or the name of shipped weights. The file is checked against PyTorch where onnxruntime is
+    installed.
+
+    \b
+    Example:
+      keypointnet export run planes.onnx
+    """
+    from train.eval.onnx_export import export_onnx
+
+    difference = export_onnx(run, file)
+    checked = (
+        "not checked: onnxruntime is not installed" if difference is None else f"within {difference:.1g} of PyTorch"
+    )
+    click.echo(f"{file}: {checked}")
+
+
+@commands.command()
+@click.argument("out", type=PATH)
+@click.argument("datasets", metavar="DATASET...", type=PATH, nargs=-1, required=True)
+def merge(out: Path, datasets: tuple[Path, ...]) -> None:
+    """Join datasets of one category.
+
+    OUT is the folder of the new dataset. The parts of `render --task I/N` become what one rendering had given.
+
+    \b
+    Example:
+      keypointnet merge planes part-1 part-2
+    """
+    from tqdm import tqdm
+
+    from data.assemble import merge
+
+    with tqdm(desc="merge", unit="pair", disable=None) as bar:
+        manifest = merge(out, list(datasets), bar.update)
+    click.echo(f"{out}: {len(manifest.models)} models, {sum(shard.pairs for shard in manifest.shards)} pairs")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line. Failures end in one line on standard error and a non-zero exit code."""
     try:
@@ -201,7 +289,8 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         _fail(error.format_message(), error.exit_code)
     except click.Abort as interruption:
-        _fail(str(interruption.__cause__ or "") or "interrupted", 130)
+        click.echo(str(interruption.__cause__ or "") or "interrupted", err=True)
+        sys.exit(130)
     except UserError as error:
         _fail(str(error))
     except Exception as error:

@@ -1,0 +1,243 @@
+"""The command line: help, options read from the settings, errors in one line, and every command once for real."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import typing
+from pathlib import Path
+
+import click
+import numpy as np
+import pytest
+from PIL import Image
+
+import cli
+from data.errors import UserError
+
+ROOT = Path(cli.__file__).parent
+# What other programs rely on: arguments and options of every command.
+CONTRACT = {
+    "render": (
+        "OUT",
+        "--category --meshes --models --pairs-per-model --image-size --seed --workers --splits --task --backend --strict",
+    ),
+    "train": ("DATASET... RUN", "--preset --keypoints --steps --batch-size --seed --device --resume"),
+    "eval": ("RUN DATASET", "--split --out"),
+    "predict": ("RUN IMAGE...", "--out"),
+    "inspect": ("DATASET", "--verify --preview --json"),
+    "export": ("RUN FILE.onnx", ""),
+    "merge": ("OUT DATASET...", ""),
+}
+
+
+def run(*arguments: object) -> int:
+    """Exit status of the command line, run in this process."""
+    with pytest.raises(SystemExit) as exit:
+        cli.main([str(argument) for argument in arguments])
+    return exit.value.code or 0
+
+
+def one_line(capsys) -> str:
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1, (out, err)
+    return err
+
+
+def option(command: str, argument: str) -> click.Option:
+    return next(param for param in cli.commands.commands[command].params if param.name == argument)
+
+
+@pytest.mark.parametrize("command", cli.commands.commands)
+def test_help_has_an_example(command, capsys):
+    assert run(command, "--help") == 0
+    assert f"  keypointnet {command} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", CONTRACT)
+def test_contract(command, capsys):
+    arguments, options = CONTRACT[command]
+    run(command, "--help")
+    text = capsys.readouterr().out
+    assert f"Usage: keypointnet {command} [OPTIONS] {arguments}" in text
+    words = text.replace(",", " ").split()
+    assert [name for name in options.split() if name not in words] == []
+
+
+def test_help_imports_nothing_heavy():
+    script = """
+import sys, cli
+for command in [[], *([name] for name in cli.commands.commands)]:
+    try: cli.main([*command, "--help"])
+    except SystemExit as exit: assert exit.code == 0
+heavy = {"numpy", "torch", "h5py", "trimesh", "pyrender", "PIL", "tqdm"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def settings_classes():
+    from render.pipeline import RenderConfig
+    from render.shading import Light
+    from render.views import ViewSettings
+    from train.config import LossWeights, TrainConfig
+
+    return [
+        ("render", "", RenderConfig, {"out", "task", "progress", "views", "light"}),
+        ("render", "views__", ViewSettings, set()),
+        ("render", "light__", Light, set()),
+        ("train", "", TrainConfig, {"camera_distance", "weights"}),
+        ("train", "weights__", LossWeights, set()),
+    ]
+
+
+@pytest.mark.parametrize("index", range(5))
+def test_every_setting_is_an_option(index):
+    command, part, settings, others = settings_classes()[index]
+    for field in dataclasses.fields(settings):
+        if field.name in others:
+            continue
+        found = option(command, part + field.name)
+        assert found.default is None or found.default is click.core.UNSET  # the settings class alone applies defaults
+        if isinstance(field.default, (int, float, str, tuple)) and not isinstance(field.default, bool):
+            written = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else str(field.default)
+            assert found.help.endswith(f"[default: {written}]")
+            assert found.type.convert(written, found, None) == field.default
+        is_flag = bool in (typing.get_type_hints(settings)[field.name],)
+        assert found.is_flag == is_flag
+
+
+def test_given_options_by_part():
+    options = {"seed": 3, "models": None, "strict": False, "views__shift": 0.1, "views__roll_degrees": None}
+    assert cli.given(options) == {"seed": 3, "strict": False, "views": {"shift": 0.1}}
+
+
+def test_tuples_are_joined_by_commas(capsys):
+    assert option("train", "axes").type.convert("x,z", None, None) == ("x", "z")
+    assert option("render", "splits").type.convert("0, 0, 1", None, None) == (0.0, 0.0, 1.0)
+    assert run("render", "out", "--splits", "1,2") == 2
+    assert "3 values" in one_line(capsys)
+    assert run("render", "out", "--splits", "1,2,x") == 2
+    assert "'x' is not a valid float" in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "suggestion"),
+    [(["rendr"], "'render'"), (["render", "out", "--modls", "3"], "'--models'"), (["train", "d", "r", "--step", "3"], "--steps")],
+)
+def test_suggests_the_near_name(arguments, suggestion, capsys):
+    assert run(*arguments) == 2
+    message = one_line(capsys)
+    assert suggestion in message and "--help" in message
+
+
+def test_missing_argument(capsys):
+    assert run("merge", "out") == 2
+    assert one_line(capsys) == "error: Missing argument 'DATASET...'. See: keypointnet merge --help\n"
+
+
+def test_no_command_shows_help(capsys):
+    assert run() == 2
+    assert "Commands:" in capsys.readouterr().err
+
+
+def test_bad_input_is_one_line(tmp_path, capsys):
+    assert run("inspect", tmp_path / "nothing") == 1
+    assert one_line(capsys).startswith("error: ") and not (tmp_path / "nothing").exists()
+    assert run("render", tmp_path / "out") == 1
+    assert "--category" in one_line(capsys) and not (tmp_path / "out").exists()
+    assert run("render", tmp_path / "out", "--category", "car", "--task", "1-2") == 1
+    assert "I/N" in one_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "line"),
+    [
+        (UserError("a: is not b: use c"), 1, "error: a: is not b: use c\n"),
+        (PermissionError(13, "Permission denied", "/x"), 1, "error: /x: Permission denied\n"),
+        (OSError(28, "No space left on device"), 1, "error: file system: No space left on device\n"),
+        (
+            ValueError("odd\nsecond line"),
+            1,
+            "error: unexpected ValueError: odd (a bug; with KEYPOINTNET_DEBUG=1 set, the same command shows where)\n",
+        ),
+        (KeyboardInterrupt(), 130, "\ninterrupted\n"),
+        (KeyboardInterrupt("3 of 4 models are done"), 130, "\n3 of 4 models are done\n"),
+    ],
+)
+def test_failures(raised, code, line, monkeypatch, capsys):
+    def fail(*args, **kwargs):
+        raise raised
+
+    monkeypatch.delenv(cli.DEBUG_VARIABLE, raising=False)
+    monkeypatch.setattr(cli.commands.commands["merge"], "callback", fail)
+    assert run("merge", "out", "in") == code
+    assert capsys.readouterr() == ("", line)
+
+
+def test_debug_shows_where(monkeypatch):
+    def fail(*args, **kwargs):
+        raise ValueError("odd")
+
+    monkeypatch.setenv(cli.DEBUG_VARIABLE, "1")
+    monkeypatch.setattr(cli.commands.commands["merge"], "callback", fail)
+    with pytest.raises(ValueError, match="odd"):
+        cli.main(["merge", "out", "in"])
+
+
+def test_closed_pipe_is_quiet():
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run([sys.executable, "cli.py", "--help"], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    assert result.returncode != 0 and result.stderr == b""
+
+
+def test_from_meshes_to_keypoints(tmp_path, capsys):
+    """Every command once, on a dataset of a few tiny pictures."""
+    planes, trained = tmp_path / "planes", tmp_path / "run"
+    render = ["--category", "airplane", "--models", 4, "--pairs-per-model", 2, "--image-size", 16, "--splits", "1,1,1"]
+    render += ["--workers", 1, "--backend", "embree", "--shift", 0.1]
+    for part in (1, 2):
+        assert run("render", tmp_path / f"part-{part}", *render, "--task", f"{part}/2") == 0
+    assert run("merge", planes, tmp_path / "part-1", tmp_path / "part-2") == 0
+    assert run("inspect", planes, "--verify", "--json", "--preview", tmp_path / "planes.png") == 0
+    assert Image.open(tmp_path / "planes.png").size
+    capsys.readouterr()
+    assert run("inspect", planes, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["settings"]["views"]["shift"] == 0.1
+
+    small = ["--width", 4, "--batch-size", 2, "--weight-pose", 3, "--checkpoint-every", 1, "--device", "cpu"]
+    assert run("train", planes, trained, "--preset", "cpu", "--steps", 1, *small) == 0
+    assert run("train", planes, trained, "--preset", "cpu", "--steps", 2, *small, "--resume") == 0
+    config = json.loads((trained / "config.json").read_text())
+    assert (config["width"], config["steps"], config["weights"]["pose"], config["weights"]["variance"]) == (4, 2, 3, 0.5)
+    assert run("train", planes, trained, "--preset", "cpu") == 1  # never overwrites a run
+
+    capsys.readouterr()
+    assert run("eval", trained, planes, "--split", "train", "--out", tmp_path / "eval") == 0
+    assert "median" in capsys.readouterr().out
+    assert json.loads((tmp_path / "eval" / "metrics.json").read_text())["n_pairs"] > 0
+
+    picture = np.zeros((40, 50, 4), np.uint8)
+    picture[10:30, 15:40] = 255
+    Image.fromarray(picture).save(tmp_path / "box.png")
+    assert run("predict", trained, tmp_path / "box.png", "--out", tmp_path / "found") == 0
+    assert (tmp_path / "found" / "predictions.json").exists()
+    pytest.importorskip("onnx")
+    assert run("export", trained, tmp_path / "planes.onnx") == 0
+    assert (tmp_path / "planes.onnx").stat().st_size > 0
+
+
+def test_damaged_dataset_is_named(tmp_path, capsys):
+    assert run("render", tmp_path, "--category", "car", "--models", 1, "--pairs-per-model", 1, "--image-size", 16) == 0
+    shard = next(tmp_path.glob("*.h5"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    capsys.readouterr()
+    assert run("inspect", tmp_path, "--verify") == 1
+    assert shard.name in one_line(capsys)
