@@ -61,7 +61,10 @@ def _closed(
     ``window`` are the base of the windscreen or rear window, and how far its upper edge is set in.
     """
     u = rng.uniform
-    belt = belt * height
+    wheels = _wheels(rng, wheel)
+    over_wheels = wheels.radius * (1 + wheels.arch) + 0.025
+    belt = max(belt * height, over_wheels)
+    hood, deck = max(hood, over_wheels / belt), max(deck, over_wheels / belt)
     front, rear = screen[0], window[0]
     profile = [(-0.5, belt * hood * u(0.82, 0.92)), (min(-0.4, 0.5 * front - 0.25), belt * hood), (front, belt * u(0.96, 1.0)), (0.0, belt)]
     if rear < 0.4:
@@ -78,7 +81,7 @@ def _closed(
     )  # fmt: skip
     settings.update(cabin)
     roof = Cabin(front, rear, height, screen[1], window[1], boxiness=boxiness, **settings)
-    return _details(rng, Car(body, _wheels(rng, wheel), roof))
+    return _details(rng, Car(body, wheels, roof))
 
 
 def saloon(rng: np.random.Generator) -> Car:

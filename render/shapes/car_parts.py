@@ -204,6 +204,10 @@ def _draw_body(builder: Builder, car: Car, finish: Finish) -> None:
         return np.where(inside[:, None], finish.dark, paint.evaluate(finish.body, points))
 
     builder.add(body_surface(body, wheels), colors)
+    for axle, scale in zip(wheels.axles, (1.0, wheels.rear_scale)):  # what stands between the wheels of an axle
+        length, height = 2.1 * wheels.arch * wheels.radius * scale, wheels.radius * scale * (1 + 0.8 * wheels.arch)
+        width = 2 * (float(body.half_width(np.array(axle))) - wheels.width - 0.01)
+        builder.add(box([width, height - body.clearance, length], [0, (height + body.clearance) / 2, axle]), finish.dark)
     for z, degrees, color in finish.stripes:
         patch = body.patch(z, degrees, (14, 3))
         builder.add_pair(patch, color)
@@ -220,12 +224,24 @@ def _draw_body(builder: Builder, car: Car, finish: Finish) -> None:
             path = np.stack([np.full(17, x), wheels.radius * scale + radius * np.sin(angle), axle - radius * np.cos(angle)], axis=1)
             builder.add_pair(tube(path, wheels.flare, 6), finish.trim)
     if car.fenders:
-        for axle in wheels.axles:
-            x = 0.5 * body.width + 0.2 * wheels.width
-            shell = ellipsoid([1.1 * wheels.width, 1.05 * wheels.radius, 1.75 * wheels.radius], [x, 1.25 * wheels.radius, axle + 0.02], 2.3)
-            builder.add_pair(shell, finish.trim)
-        board = box([0.07, 0.015, wheels.axles[1] - wheels.axles[0]], [0.5 * body.width + 0.01, body.clearance + 0.02, sum(wheels.axles) / 2])
-        builder.add_pair(board, finish.trim)
+        _draw_fenders(builder, car, finish)
+
+
+def _draw_fenders(builder: Builder, car: Car, finish: Finish) -> None:
+    """Mudguards that stand off the body, and the running boards between them."""
+    body, wheels = car.body, car.wheels
+    for axle in wheels.axles:
+        angle = np.radians(np.linspace(-5, 195, 15))
+        reach = 1.2 * wheels.radius * (1 + 0.25 * np.clip(-np.cos(angle), 0, 1) * (angle > np.pi / 2))
+        across = np.linspace(-1, 1, 7)
+        dome = np.cos(across * np.pi / 2.6)
+        x = 0.5 * body.width - 0.1 * wheels.width + 0.75 * wheels.width * across
+        y = wheels.radius + (reach * np.sin(angle))[:, None] * dome
+        z = axle - (reach * np.cos(angle))[:, None] * (0.6 + 0.4 * dome)
+        builder.add_pair(grid(np.stack([np.broadcast_to(x, y.shape), y, z], axis=-1)), finish.trim)
+    length = wheels.axles[1] - wheels.axles[0] - 2 * wheels.radius
+    center = [0.5 * body.width + 0.01, body.clearance + 0.02, sum(wheels.axles) / 2]
+    builder.add_pair(box([0.07, 0.015, length], center), finish.trim)
 
 
 def _draw_wheels(builder: Builder, car: Car, finish: Finish) -> None:

@@ -203,13 +203,13 @@ def _draw_shell(builder: Builder, chair: Chair, finish: Finish) -> None:
     half_width = np.interp(v, [0, 0.5, 1], [seat.width, max(seat.width, back.width) * 1.02, back.width]) / 2 * end
     u = np.linspace(-1, 1, 15)
     curl = chair.side_curl * np.sin(np.pi * np.clip(v * 1.05, 0, 1)) ** 0.7
-    lift = chair.edge_lift * np.exp(-(((v - 0.48) / 0.17) ** 2))
-    x = half_width[:, None] * u * (1 - 0.12 * (chair.edge_lift > 0) * np.abs(u) ** 4 * (lift[:, None] > 0.05))
+    lift = chair.edge_lift * np.exp(-(((v - 0.45) / 0.24) ** 2))
+    x = half_width[:, None] * u
     slope = np.gradient(profile, axis=0)
     normal = np.stack([slope[:, 1], -slope[:, 0]], axis=1) / np.linalg.norm(slope, axis=1, keepdims=True)
     bulge = (np.abs(u) ** 2.5)[None, :, None] * curl[:, None, None] * normal[:, None]
     points = np.concatenate([x[..., None], profile[:, None] + bulge], axis=-1)
-    points[..., 1] += lift[:, None] * np.clip(np.abs(u) * 1.6 - 0.6, 0, 1) ** 1.5
+    points[..., 1] += lift[:, None] * np.abs(u) ** 3
     builder.add(sheet(points, max(back.thickness, 0.012)), finish.seat)
     builder.mark("back_top_center", points[-1, 7])
     builder.mark_pair("back_top", points[-1, -1])
@@ -382,7 +382,8 @@ def _draw_wrap_back(builder: Builder, chair: Chair, finish: Finish) -> None:
 def leg_joints(chair: Chair) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """name -> (upper end, foot) of the right front and right rear leg."""
     seat, base = chair.seat, chair.base
-    y = seat.height - seat.thickness * (0.3 if seat.thickness < 0.12 else 0.9)
+    sink = seat.thickness * (0.3 if seat.thickness < 0.12 else 0.9)
+    y = seat.height - max(sink, {"dished": 0.03, "shell": 0.035}.get(seat.kind, 0.0))
     joints = {}
     for name, corner in zip(("front", "rear"), seat.corners()):
         direction = np.sign(corner[2])
@@ -615,9 +616,10 @@ def _draw_arms(builder: Builder, chair: Chair, finish: Finish) -> None:
     rear_z = seat.depth / 2
     front_z = rear_z - arms.reach * seat.depth
     if chair.back.kind != "none":
-        attach = back_point(chair, x, min(arms.height, 0.9 * chair.back.height))
-        rear_z = attach[2]
+        rear_z = back_point(chair, x, min(arms.height, 0.9 * chair.back.height))[2]
     rear, front = np.array([x, y, rear_z]), np.array([x, y, front_z])
+    if chair.back.kind != "none" and arms.kind in ("post", "loop", "sweep"):  # the arms end at the back, not beside it
+        rear[0] = min(x, _half_width(chair.back, arms.height))
     foot = np.array([x - 0.5 * arms.spread, seat.height - 0.5 * seat.thickness, front_z + 0.03])
     r = 0.5 * arms.thickness
     if arms.kind == "post":

@@ -223,7 +223,7 @@ def extrude(outline: np.ndarray, bottom: float, top: float, bevel: float = 0.0, 
     edges = np.roll(outline, -1, axis=0) - np.roll(outline, 1, axis=0)
     normals = np.stack([edges[:, 1], -edges[:, 0]], axis=1)
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-12)
-    angle = np.linspace(0, np.pi / 2, 4 if bevel > 0 else 1)
+    angle = np.linspace(0, np.pi / 2, 3 if bevel > 0 else 1)
     inset = bevel * (1 - np.cos(angle))
     lower = [(outline - i * normals, bottom + h) for i, h in zip(inset[::-1], bevel * (1 - np.sin(angle[::-1])))]
     upper = [(outline - i * normals, top - h) for i, h in zip(inset, bevel * (1 - np.sin(angle)))]
@@ -239,7 +239,7 @@ def box(size: Sequence[float], center: Sequence[float] = (0, 0, 0), bevel: float
     """Box with edges of radius ``bevel`` above and below and upright edges of radius ``corner``."""
     width, height, depth = size
     corner = max(corner, bevel)
-    outline = rounded_rectangle(width, depth, corner) if corner > 0 else rectangle(width, depth)
+    outline = rounded_rectangle(width, depth, corner, 2) if corner > 0 else rectangle(width, depth)
     return extrude(outline, -height / 2, height / 2, bevel).moved(center)
 
 
