@@ -36,5 +36,5 @@ $(READY): pyproject.toml constraints.txt
 	    echo "note: going on without OpenGL; rendering uses Embree, only 'view' and the GL backends need: $(GL_PACKAGES)"
 	@echo "Installing Python packages into $(VENV); PyTorch is large, so this takes a while."
 	@$(PYTHON) -m venv $(VENV)
-	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --use-pep517 -c constraints.txt -e ".[test]"
 	@touch $@

@@ -23,7 +23,8 @@ ROOT = Path(cli.__file__).parent
 CONTRACT = {
     "render": (
         "OUT",
-        "--category --meshes --models --pairs-per-model --image-size --seed --workers --splits --task --backend --strict",
+        "--category --meshes --models --pairs-per-model --image-size --seed --workers --splits --task --backend "
+        "--strict",
     ),
     "train": ("DATASET... RUN", "--preset --keypoints --steps --batch-size --seed --device --resume"),
     "eval": ("RUN DATASET", "--split --out"),
@@ -126,7 +127,11 @@ def test_tuples_are_joined_by_commas(capsys):
 
 @pytest.mark.parametrize(
     ("arguments", "suggestion"),
-    [(["rendr"], "'render'"), (["render", "out", "--modls", "3"], "'--models'"), (["train", "d", "r", "--step", "3"], "--steps")],
+    [
+        (["rendr"], "'render'"),
+        (["render", "out", "--modls", "3"], "'--models'"),
+        (["train", "d", "r", "--step", "3"], "--steps"),
+    ],
 )
 def test_suggests_the_near_name(arguments, suggestion, capsys):
     assert run(*arguments) == 2
@@ -214,7 +219,12 @@ def test_from_meshes_to_keypoints(tmp_path, capsys):
     assert run("train", planes, trained, "--preset", "cpu", "--steps", 1, *small) == 0
     assert run("train", planes, trained, "--preset", "cpu", "--steps", 2, *small, "--resume") == 0
     config = json.loads((trained / "config.json").read_text())
-    assert (config["width"], config["steps"], config["weights"]["pose"], config["weights"]["variance"]) == (4, 2, 3, 0.5)
+    assert (config["width"], config["steps"], config["weights"]["pose"], config["weights"]["variance"]) == (
+        4,
+        2,
+        3,
+        0.5,
+    )
     assert run("train", planes, trained, "--preset", "cpu") == 1  # never overwrites a run
 
     capsys.readouterr()
