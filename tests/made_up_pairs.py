@@ -23,6 +23,7 @@ def make_model(number: int, pairs: int = 3, size: int = 16, split: str | None = 
     model_id = f"model-{number:03d}"
     rgba = np.zeros((pairs, 2, size, size, 4), np.uint8)
     rgba[:, :, 3:-3, 2:-2] = rng.integers(1, 255, (pairs, 2, size - 6, size - 4, 4))
+    rgba[..., :3] = np.minimum(rgba[..., :3], rgba[..., 3:])  # premultiplied
     depth = np.where(rgba[..., 3] > 0, rng.integers(1, 4000, rgba.shape[:-1]), 0).astype(np.uint16)
     pose = np.tile(np.eye(4), (pairs, 2, 1, 1))
     pose[..., :3, :3] = np.linalg.qr(rng.normal(size=(pairs, 2, 3, 3)))[0]
