@@ -150,7 +150,8 @@ def test_overlays_keep_apart_files_of_one_name(tmp_path):
         paths.append(write(tmp_path / name / "x.png", CASES["wide.png"]))
     results = predict("run", paths, tmp_path / "out")
     assert [r["overlay"] for r in results] == ["x.png", "x-2.png"]
-    assert Image.open(tmp_path / "out" / "x-2.png").size == (640, 360)
+    with Image.open(tmp_path / "out" / "x-2.png") as overlay:
+        assert overlay.size == (640, 360)  # its object is large enough
 
 
 def test_palette_and_exif_orientation(tmp_path):
@@ -162,3 +163,11 @@ def test_palette_and_exif_orientation(tmp_path):
     exif[0x0112] = 6  # turned by 90 degrees
     turned.save(tmp_path / "turned.jpg", exif=exif)
     assert load_image(tmp_path / "turned.jpg", SIZE).picture.shape == (400, 300, 4)
+
+
+def test_overlays_are_readable_and_not_huge(tmp_path):
+    paths = [write(tmp_path / name, CASES[name]) for name in ("small.png", "tiny_object.png")]
+    paths.append(write(tmp_path / "huge.png", painted(3000, 2000, (100, 100, 1900, 1900))))
+    predict("run", paths, tmp_path / "out")
+    sizes = [max(Image.open(tmp_path / "out" / path.name).size) for path in paths]
+    assert sizes[0] >= 320 and sizes[1] == 1600 and sizes[2] == 1600

@@ -19,7 +19,6 @@ PALETTE = (
     (170, 110, 230), (128, 128, 0),
 )  # fmt: skip
 PICTURE_SIZE = 320  # pixels; smaller views are enlarged to at least this
-MAX_PICTURE_SIZE = 1600  # pixels; larger views are reduced to this
 DOT_SIZE = 1 / 38
 _INK = (40, 40, 48)
 
@@ -60,16 +59,14 @@ def draw_view(
 
     Args:
         rgba: uint8 (H, W, 4), premultiplied. keypoints: (N, 2 or 3), u and v in pixels of ``rgba``, optionally z.
-        scale: enlargement; by default a whole number that makes the shorter side at least ``PICTURE_SIZE``, or what
-            makes the longer side at most ``MAX_PICTURE_SIZE``.
+        scale: enlargement; by default a whole number that makes the shorter side at least ``PICTURE_SIZE``.
         dot: radius of a point, as a share of the shorter side.
 
     Returns:
         RGB image of size (W·scale, H·scale).
     """
     if scale is None:
-        height, width = rgba.shape[:2]
-        scale = min(math.ceil(PICTURE_SIZE / min(height, width)), MAX_PICTURE_SIZE / max(height, width))
+        scale = math.ceil(PICTURE_SIZE / min(rgba.shape[:2]))
     picture = on_white(rgba, scale)
     enlarged = np.array(keypoints, np.float64)
     enlarged[:, :2] *= scale

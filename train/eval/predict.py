@@ -15,6 +15,7 @@ Depth z stays that of the training camera.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ TRAINING_OFFSET = 0.2  # of the side; how far the box's centre strays from the i
 SOLID_ALPHA = 26  # a pixel of at least this alpha, of 255, belongs to the box
 MAX_TOLERANCE = 24  # of 255; a border that varies more is not of one colour
 RIM_CONTRAST = 60  # of 255; a rim pixel that differs this much from the background is all object
+MAX_OVERLAY_PIXELS = 1600  # longer side of an overlay
 
 WARNINGS = {
     "alpha": None,
@@ -88,7 +90,7 @@ def predict(run: str | Path, images: list[str | Path], out: str | Path, device: 
             continue
         overlay = out / _free_name(path, names)
         result = detect_framed(detector, framed)
-        overlays.draw_view(framed.picture, np.array(result["keypoints"])).save(overlay)
+        draw_overlay(framed, result["keypoints"]).save(overlay)
         warning = WARNINGS[framed.mask]
         if warning:
             tqdm.write(f"{path}: {warning}", file=sys.stderr)
@@ -102,7 +104,9 @@ def predict(run: str | Path, images: list[str | Path], out: str | Path, device: 
         "images": results,
         "failures": failures,
     }
-    write_bytes(out / "predictions.json", (json.dumps(document, indent=1) + "\n").encode())
+    text = json.dumps(document, indent=1)
+    text = re.sub(r"\[\n[\s\d.,eE+-]+\]", lambda numbers: re.sub(r"\s+", "", numbers[0]).replace(",", ", "), text)  # one keypoint a line
+    write_bytes(out / "predictions.json", (text + "\n").encode())
     if failures:
         raise UserError(f"predict: {len(failures)} of {len(images)} images could not be read (named above): mend or leave out")
     return results
@@ -125,6 +129,14 @@ def detect_framed(detector: Detector, framed: FramedImage) -> dict:
         "framing": framed.framing,
         "square": [left, top, side],
     }
+
+
+def draw_overlay(framed: FramedImage, keypoints: list[list[float]]) -> Image.Image:
+    """The whole image with its keypoints, enlarged where the object is small; dots in proportion to the object."""
+    height, width = framed.picture.shape[:2]
+    side = framed.box[2]
+    scale = min(max(1.0, overlays.PICTURE_SIZE / side), MAX_OVERLAY_PIXELS / max(height, width))
+    return overlays.draw_view(framed.picture, np.array(keypoints), scale, overlays.DOT_SIZE * side / min(height, width))
 
 
 def load_image(path: Path, size: int) -> FramedImage:

@@ -57,7 +57,7 @@ def predict_split(detector, dataset, batch_size: int = BATCH_SIZE, progress: boo
     rows: dict[str, list[np.ndarray]] = {name: [] for name in ("keypoints", "axis_ends", "flags", "heatmap_spread")}
     heatmaps = []
     starts = range(0, len(dataset), batch_size)
-    for start in tqdm(starts, desc="detecting", unit="batch", disable=not progress, leave=False):
+    for start in tqdm(starts, desc="detecting", unit="batch", disable=None if progress else True, leave=False):
         pairs = np.arange(start, min(start + batch_size, len(dataset)))
         batch = dataset.batch(pairs)
         rgba, intrinsics = batch["rgba"].flatten(0, 1).numpy(), batch["intrinsics"].flatten(0, 1).numpy()
