@@ -1,4 +1,4 @@
-"""Meshes of the user's own: finding them in a folder and turning any of them into a :class:`Mesh`.
+"""Meshes of the user's own: turning a file of any of many kinds into a :class:`Mesh`.
 
 Mesh files are not trusted. Sizes are bounded before memory is asked for, files that a mesh refers to must lie in the
 folder that was given, nothing is written and nothing is fetched, and whatever is wrong becomes a :class:`MeshError`.
@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import struct
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -22,86 +19,14 @@ import trimesh
 from PIL import Image, UnidentifiedImageError
 from trimesh.resolvers import Resolver
 
-from data.errors import UserError
 from render.mesh import Mesh, build_mesh
 from render.painting import Painted, Textures, paint
+from render.sources import LAYOUTS, MeshError
 
-SUFFIXES = (".obj", ".ply", ".stl", ".off", ".glb", ".gltf")
-# ShapeNetCore's layouts, version 2 first; what stands before them is the model's id.
-LAYOUTS = ("models/model_normalized.obj", "model.obj")
 MAX_FILE_BYTES = 2 << 30
 MAX_FACES = 5_000_000
 MAX_TEXTURE_PIXELS = 16384 * 8192
 MAX_COORDINATE = 1e9
-
-
-class MeshError(Exception):
-    """A mesh that cannot be used; the message is the reason."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """One model to render.
-
-    Attributes:
-        model_id: unique in its dataset, and the same whatever other models there are.
-        name: where it comes from, as it stands in the manifest.
-        path: its file; None for a built-in shape.
-    """
-
-    model_id: str
-    name: str
-    path: Path | None = None
-
-
-def discover(folder: Path) -> list[Source]:
-    """All meshes in a folder and the folders in it, sorted by model id.
-
-    A ShapeNetCore model, ``<id>/model.obj`` or ``<id>/models/model_normalized.obj``, is called ``<id>``; any other
-    mesh by its path in the folder, suffix included. ``folder`` may also be a single mesh.
-
-    Raises:
-        UserError: there is no such folder, or no mesh in it.
-    """
-    if folder.is_file():
-        if folder.suffix.lower() not in SUFFIXES:
-            raise UserError(f"{folder}: not a mesh that can be read: give one of {', '.join(SUFFIXES)}")
-        return [Source(folder.name, folder.name, folder)]
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder: give a ShapeNetCore category folder or any folder of meshes")
-    found: dict[str, Source] = {}
-    for path in _mesh_files(folder):
-        name = path.relative_to(folder).as_posix()
-        name = os.fsencode(name).decode("utf-8", "backslashreplace")
-        model_id, rank = _model_id(name)
-        if model_id not in found or rank < _model_id(found[model_id].name)[1]:
-            found[model_id] = Source(model_id, name, path)
-    if not found:
-        raise UserError(f"{folder}: no mesh in it: meshes end in {', '.join(SUFFIXES)}")
-    return [found[model_id] for model_id in sorted(found)]
-
-
-def _model_id(name: str) -> tuple[str, int]:
-    """The model's id, and which of several files of one id is to be taken (the lowest)."""
-    for rank, layout in enumerate(LAYOUTS):
-        if name.endswith("/" + layout):
-            return name[: -len(layout) - 1], rank
-    return name, len(LAYOUTS)
-
-
-def _mesh_files(folder: Path) -> Iterator[Path]:
-    """Files that look like meshes; links are followed, but no folder is visited twice."""
-    visited = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        status = os.stat(parent)
-        if (status.st_dev, status.st_ino) in visited:
-            folders.clear()
-            continue
-        visited.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            if not name.startswith(".") and name.lower().endswith(SUFFIXES):
-                yield Path(parent, name)
 
 
 def load_mesh(path: Path, root: Path | None = None) -> Mesh:

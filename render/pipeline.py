@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -30,16 +31,17 @@ from data.manifest import MANIFEST_NAME, SHARD_NAME, Failure, Manifest, load_man
 from data.schema import ModelPairs, split_of
 from data.shard import canonical_json, write_shard
 from render.backends import Backend, open_backend, resolve
-from render.loading import MeshError, Source, discover, load_mesh
 from render.mesh import Mesh
 from render.shading import Light
 from render.shapes import CATEGORIES, generate, keypoint_names
+from render.sources import MeshError, Source, discover
 from render.views import ViewSettings, sample_pair
 from render.workers import WorkerDied, run_tasks
 
 DEFAULT_MODELS = 400
 PARTS = ".parts"
 LOCK = "lock"
+SETTINGS = "settings.json"  # what the parts were rendered with
 # Names of ShapeNetCore's folders that have built-in shapes too, so that both kinds of dataset can be merged.
 SYNSETS = {"02691156": "airplane", "02958343": "car", "03001627": "chair"}
 _OBJECT_RADIUS = np.sqrt(3)  # of the sphere around a box of side 2
@@ -262,6 +264,8 @@ def _for_task(sources: list[Source], task: tuple[int, int] | None) -> list[Sourc
 
 def _mesh_of(config: RenderConfig, source: Source) -> Mesh:
     if source.path is not None:
+        from render.loading import load_mesh  # takes long to import, and built-in shapes do without
+
         root = Path(config.meshes)
         return load_mesh(source.path, root if root.is_dir() else None)
     return generate(config.category, config.seed, int(source.name.rsplit(":", 1)[1]))
@@ -351,7 +355,7 @@ def _render_part(config: RenderConfig, scratch: Path, backend: Backend, source: 
 
 def _existing_manifest(out: Path, config: RenderConfig, settings: dict) -> Manifest:
     """The manifest to go on from; refuses a folder that holds anything else than this dataset."""
-    marker = out / PARTS / "settings.json"
+    marker = out / PARTS / SETTINGS
     if (out / MANIFEST_NAME).exists():
         manifest = load_manifest(out)
         _refuse_other(out, manifest.settings, settings)
@@ -364,7 +368,7 @@ def _existing_manifest(out: Path, config: RenderConfig, settings: dict) -> Manif
     if not marker.exists():
         write_bytes(marker, canonical_json(settings).encode())
     for remains in (out / PARTS).glob("run-*"):
-        shutil.rmtree(remains)
+        _remove_tree(remains)
     return manifest
 
 
@@ -393,7 +397,11 @@ def _locked(out: Path) -> Iterator[None]:
                 raise UserError(f"{out}: another run is writing to it: wait for it to end, or choose a new folder") from None
             if not _is_at(lock, parts / LOCK):
                 continue
-            yield
+            try:
+                yield
+            finally:
+                if parts.exists() and not (parts / SETTINGS).exists():  # refused: leave the folder as it was
+                    _clear(parts)
             return
 
 
@@ -401,12 +409,22 @@ def _clear(parts: Path) -> None:
     """Remove the parts, the lock last: until then no other run begins."""
     for path in parts.iterdir():
         if path.is_dir():
-            shutil.rmtree(path)
+            _remove_tree(path)
         elif path.name != LOCK:
             path.unlink()
     (parts / LOCK).unlink()
     with suppress(OSError):  # another run has already begun to use the folder
         parts.rmdir()
+
+
+def _remove_tree(folder: Path) -> None:
+    """Remove a folder even while a worker of a killed run, about to die, may still write in it."""
+    for _ in range(50):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.1)
+    shutil.rmtree(folder)
 
 
 def _is_at(file, path: Path) -> bool:

@@ -11,7 +11,8 @@ from PIL import Image
 
 from data.errors import UserError
 from render import loading
-from render.loading import MeshError, discover, load_mesh
+from render.loading import load_mesh
+from render.sources import MeshError, discover
 
 CUBE = trimesh.creation.box((1, 2, 4))
 QUAD = "v 0 0 0\nv 1 0 0\nv 1 1 0\nv 0 1 0\nvt 0 0\nvt 1 0\nvt 1 1\nvt 0 1\n"

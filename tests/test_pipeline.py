@@ -1,0 +1,412 @@
+"""Rendering a dataset: the same bytes every time, and nothing lost."""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trimesh
+
+import render.pipeline
+from data.assemble import merge
+from data.errors import UserError
+from data.manifest import load_manifest
+from data.schema import split_of
+from data.shard import read_models
+from render.pipeline import RenderConfig, check_config, pair_rng, parse_splits, parse_task, render_dataset
+from render.sources import Source
+from render.views import ViewSettings, sample_pair
+from render.workers import WorkerDied, run_tasks
+
+ROOT = Path(__file__).parent.parent
+VIEWS = ViewSettings(image_size=32)
+
+
+@pytest.fixture(scope="module")
+def meshes(tmp_path_factory):
+    """Eight good meshes and two bad ones."""
+    folder = tmp_path_factory.mktemp("meshes")
+    rng = np.random.default_rng(0)
+    for i in range(8):
+        mesh = trimesh.creation.icosphere(2)
+        mesh.apply_scale(rng.uniform(0.3, 1, 3))
+        mesh.visual.vertex_colors = rng.integers(0, 256, (len(mesh.vertices), 4), np.uint8)
+        mesh.export(folder / f"{i}.ply")
+    (folder / "bad.obj").write_text("<html>")
+    (folder / "empty.stl").write_bytes(b"")
+    return folder
+
+
+def config(out, meshes, **options):
+    options = {"meshes": meshes, "pairs_per_model": 2, "views": VIEWS, "workers": 1, "progress": False} | options
+    return RenderConfig(Path(out), **options)
+
+
+def contents(folder):
+    """Every file of a folder, hidden ones too."""
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(Path(folder).rglob("*")) if path.is_file()
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def reference(meshes, tmp_path_factory):
+    """An undisturbed rendering: its folder."""
+    out = tmp_path_factory.mktemp("reference") / "data"
+    render_dataset(config(out, meshes))
+    return out
+
+
+def command(out, meshes, **options):
+    """The same rendering as a program of its own."""
+    arguments = ", ".join(f"{name}={value!r}" for name, value in options.items())
+    code = f"""
+if __name__ == "__main__":
+    import sys
+    from pathlib import Path
+    from data.errors import UserError
+    from render.pipeline import RenderConfig, Interrupted, render_dataset
+    from render.views import ViewSettings
+    try:
+        render_dataset(RenderConfig(Path({str(out)!r}), meshes=Path({str(meshes)!r}), pairs_per_model=2,
+                       views=ViewSettings(image_size=32), {arguments}))
+    except (UserError, Interrupted) as error:
+        sys.exit(f"{{type(error).__name__}}: {{error}}")
+"""
+    script = Path(out).parent / "command.py"
+    script.write_text(code)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen([sys.executable, script], stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+
+
+def wait_for_a_part(out, process):
+    while not list(Path(out).glob(".parts/*.h5")):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.01)
+
+
+class TestResult:
+    def test_summary_and_manifest(self, reference, meshes):
+        manifest = load_manifest(reference)
+        assert [model.model_id for model in manifest.models] == [f"{i}.ply" for i in range(8)]
+        assert {failure.source: failure.reason for failure in manifest.failures} == {
+            "bad.obj": "has no faces", "empty.stl": "the file is empty",
+        }  # fmt: skip
+        assert sum(shard.pairs for shard in manifest.shards) == 16
+        assert set(contents(reference)) == {"dataset.json"} | {shard.file for shard in manifest.shards}
+
+    def test_pairs_are_what_the_views_say(self, reference):
+        manifest = load_manifest(reference)
+        for shard in manifest.shards:
+            for model in read_models(reference / shard.file):
+                assert model.split == split_of(0, model.model_id, (0.8, 0.1, 0.1))
+                pose, camera = sample_pair(pair_rng(0, model.model_id, 1), VIEWS)
+                np.testing.assert_array_equal(model.object_to_camera[1], pose)
+                np.testing.assert_array_equal(model.intrinsics[1], camera)
+                assert (model.rgba[..., 3] == 255).any(axis=(2, 3)).all()
+                assert ((model.rgba[..., 3] < 255) | (model.depth > 0)).all()
+
+    def test_depth_codes_back_to_depth(self, tmp_path):
+        mesh = trimesh.creation.icosphere(4)
+        mesh.export(tmp_path / "ball.ply")
+        out = tmp_path / "data"
+        render_dataset(config(out, tmp_path / "ball.ply", views=ViewSettings(32, shift=0)))
+        import h5py
+
+        shard = out / load_manifest(out).shards[0].file
+        with h5py.File(shard) as file:
+            depth = file["depth"]
+            values = depth[...]
+            z = values * depth.attrs["depth_scale"] + depth.attrs["depth_offset"]
+        assert z[values > 0].min() == pytest.approx(29, abs=0.02)
+        assert (values == 0).any() and z[values > 0].max() < 30
+
+    def test_built_in_shapes(self, tmp_path):
+        summary = render_dataset(RenderConfig(tmp_path / "data", category="chair", models=3, pairs_per_model=1, views=VIEWS, progress=False, workers=2))
+        assert (summary.models, summary.pairs, summary.rendered, summary.failures) == (3, 3, 3, [])
+        model = next(read_models(tmp_path / "data" / load_manifest(tmp_path / "data").shards[0].file))
+        assert model.semantic_keypoints.shape[1] == 3
+
+
+class TestDeterminism:
+    def test_workers(self, reference, meshes, tmp_path):
+        render_dataset(config(tmp_path / "data", meshes, workers=3))
+        assert contents(tmp_path / "data") == contents(reference)
+
+    def test_tasks_merged(self, reference, meshes, tmp_path):
+        parts = [tmp_path / str(i) for i in range(3)]
+        for i, part in enumerate(parts):
+            render_dataset(config(part, meshes, task=(i + 1, 3)))
+        merge(tmp_path / "data", parts)
+        assert contents(tmp_path / "data") == contents(reference)
+
+    def test_order_of_files_on_disk(self, reference, meshes, tmp_path):
+        copy = tmp_path / meshes.name
+        copy.mkdir()
+        for path in sorted(meshes.iterdir(), reverse=True):
+            shutil.copy(path, copy)
+        render_dataset(config(tmp_path / "data", copy))
+        assert contents(tmp_path / "data") == contents(reference)
+
+    def test_more_meshes_leave_the_others_pairs_alone(self, reference, meshes, tmp_path):
+        copy = shutil.copytree(meshes, tmp_path / meshes.name)
+        shutil.copytree(reference, tmp_path / "data")
+        trimesh.creation.icosphere(1).export(copy / "00.ply")
+        summary = render_dataset(config(tmp_path / "data", copy))
+        assert (summary.models, summary.rendered) == (9, 1)
+        old, new = ({m.model_id: m for s in load_manifest(f).shards for m in read_models(f / s.file)} for f in (reference, tmp_path / "data"))
+        assert set(new) == set(old) | {"00.ply"}
+        for name, model in old.items():
+            np.testing.assert_array_equal(model.rgba, new[name].rgba)
+            np.testing.assert_array_equal(model.object_to_camera, new[name].object_to_camera)
+
+
+class TestInterruption:
+    def test_again_does_nothing(self, reference, meshes):
+        before = contents(reference)
+        stamps = {path: path.stat().st_mtime_ns for path in reference.iterdir()}
+        assert render_dataset(config(reference, meshes)).rendered == 0
+        assert contents(reference) == before
+        assert {path: path.stat().st_mtime_ns for path in reference.iterdir()} == stamps
+
+    def test_killed_again_and_again(self, reference, meshes, tmp_path):
+        out = tmp_path / "data"
+        process = command(out, meshes, workers=2)
+        kills, parts = 0, 0
+        deadline = time.monotonic() + 60
+        while process.poll() is None and time.monotonic() < deadline:
+            now = len(list(out.glob(".parts/*.h5")))
+            if now >= parts + 3:  # it got somewhere: kill it
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
+                kills, parts = kills + 1, now
+                process = command(out, meshes, workers=2)
+            time.sleep(0.01)
+        errors = process.communicate()[1]
+        assert process.returncode == 0, errors
+        assert kills >= 1
+        assert contents(out) == contents(reference)
+
+    def test_killed_while_assembling(self, reference, meshes, tmp_path, monkeypatch):
+        out = tmp_path / "data"
+
+        def assemble_a_little(folder, *_):
+            (folder / "train-00000.h5.tmp").write_bytes(b"half")
+            (folder / "train-00007.h5").write_bytes(b"remains")
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(render.pipeline, "assemble", assemble_a_little)
+            render_dataset(config(out, meshes))
+        render_dataset(config(out, meshes))
+        assert contents(out) == contents(reference)
+
+    def test_killed_while_clearing_up(self, reference, meshes, tmp_path):
+        out = Path(shutil.copytree(reference, tmp_path / "data"))
+        (out / ".parts" / "run-0").mkdir(parents=True)
+        (out / ".parts" / "0123.h5").write_bytes(b"")
+        render_dataset(config(out, meshes))
+        assert contents(out) == contents(reference)
+
+    def test_ctrl_c(self, reference, meshes, tmp_path):
+        out = tmp_path / "data"
+        process = command(out, meshes, workers=1)
+        wait_for_a_part(out, process)
+        start = time.monotonic()
+        os.killpg(process.pid, signal.SIGINT)  # the terminal sends it to all of them
+        errors = process.communicate()[1]
+        assert time.monotonic() - start < 2
+        assert "Interrupted: interrupted: " in errors and "run the same command again" in errors
+        assert "Traceback" not in errors
+        render_dataset(config(out, meshes))
+        assert contents(out) == contents(reference)
+
+    def test_workers_die_with_their_owner(self, meshes, tmp_path):
+        process = command(tmp_path / "data", meshes, workers=2)
+        wait_for_a_part(tmp_path / "data", process)
+        process.kill()  # it alone
+        process.communicate()
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            try:
+                os.killpg(process.pid, 0)
+            except ProcessLookupError:
+                return
+            time.sleep(0.02)
+        pytest.fail("workers outlived their owner")
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("option", [{"seed": 1}, {"pairs_per_model": 3}, {"models": 5}, {"views": ViewSettings(33)}, {"splits": (0, 0, 1)}])
+    def test_other_settings(self, reference, meshes, option):
+        before = contents(reference)
+        with pytest.raises(UserError, match=f"other settings.*{next(iter(option))}"):
+            render_dataset(config(reference, meshes, **option))
+        assert contents(reference) == before
+
+    def test_other_settings_than_an_unfinished_run(self, meshes, tmp_path, monkeypatch):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(render.pipeline, "assemble", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            render_dataset(config(tmp_path / "data", meshes))
+        with pytest.raises(UserError, match="seed"):
+            render_dataset(config(tmp_path / "data", meshes, seed=1))
+
+    def test_a_second_run(self, meshes, tmp_path):
+        (tmp_path / ".parts").mkdir()
+        with open(tmp_path / ".parts" / "lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with pytest.raises(UserError, match="another run"):
+                render_dataset(config(tmp_path, meshes))
+        render_dataset(config(tmp_path, meshes))
+
+    def test_foreign_shards(self, meshes, tmp_path):
+        (tmp_path / "train-00000.h5").write_bytes(b"precious")
+        with pytest.raises(UserError, match="choose a new folder"):
+            render_dataset(config(tmp_path, meshes))
+        assert (tmp_path / "train-00000.h5").read_bytes() == b"precious"
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"meshes": None},
+            {"category": "chair"},
+            {"meshes": None, "category": "boat"},
+            {"models": 0},
+            {"pairs_per_model": 0},
+            {"pairs_per_model": 10**9},
+            {"seed": -1},
+            {"workers": 0},
+            {"splits": (0, 0, 0)},
+            {"splits": (1, -1, 1)},
+            {"splits": (float("nan"), 1, 1)},
+            {"task": (4, 3)},
+            {"task": (0, 0)},
+            {"backend": "magic"},
+            {"views": ViewSettings(4)},
+            {"views": ViewSettings(distance=(1, 2))},
+            {"views": ViewSettings(distance=(30, 20))},
+            {"views": ViewSettings(distance=(float("nan"),) * 2)},
+            {"views": ViewSettings(fov_degrees=(0, 5))},
+            {"views": ViewSettings(elevation_degrees=(0, 100))},
+            {"views": ViewSettings(shift=-1)},
+            {"views": ViewSettings(roll_degrees=float("nan"))},
+        ],
+    )
+    def test_options_without_sense(self, tmp_path, options):
+        with pytest.raises(UserError) as error:
+            check_config(config(tmp_path, **{"meshes": Path("meshes")} | options))
+        assert "\n" not in str(error.value)
+
+    @pytest.mark.parametrize("parse, text", [(parse_splits, "0.8,0.2"), (parse_splits, "a,b,c"), (parse_task, "3"), (parse_task, "x/2")])
+    def test_texts_without_sense(self, parse, text):
+        with pytest.raises(UserError):
+            parse(text)
+
+    def test_out_is_a_file(self, meshes, tmp_path):
+        (tmp_path / "file").write_text("")
+        with pytest.raises(UserError, match="is a file"):
+            render_dataset(config(tmp_path / "file", meshes))
+
+    def test_strict(self, meshes, tmp_path):
+        with pytest.raises(UserError, match="bad.obj: has no faces"):
+            render_dataset(config(tmp_path / "data", meshes, strict=True, workers=1))
+
+    def test_nothing_but_bad_meshes(self, tmp_path):
+        (tmp_path / "in").mkdir()
+        (tmp_path / "in" / "a.obj").write_text("x")
+        with pytest.raises(UserError, match="none of the 1 models"):
+            render_dataset(config(tmp_path / "out", tmp_path / "in"))
+
+
+@contextlib.contextmanager
+def file_size_limit(size):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [2000, 20_000])
+def test_a_full_disk(reference, meshes, tmp_path, size):
+    # A limit on the size of files fails writes the way a full disk does; 2 kB stop a part, 20 kB the assembly.
+    out = tmp_path / "data"
+    with file_size_limit(size), pytest.raises(UserError, match="run the same command again") as error:
+        render_dataset(config(out, meshes))
+    assert "\n" not in str(error.value)
+    assert not list(out.glob("*.h5")) and not (out / "dataset.json").exists()
+    render_dataset(config(out, meshes))
+    assert contents(out) == contents(reference)
+
+
+# --- the pool --------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Diary:
+    """A task that leaves a line, then does as told."""
+
+    path: Path
+    what: str
+
+
+def set_up():
+    return do
+
+
+def do(task):
+    with open(task.path, "a") as file:
+        file.write(task.what + "\n")
+    tries = task.path.read_text().count(task.what)
+    if task.what == "die" or (task.what == "die once" and tries == 1):
+        os.kill(os.getpid(), signal.SIGKILL)
+    if task.what == "raise":
+        raise ValueError("no")
+    return task.what.upper()
+
+
+def test_a_worker_that_dies_is_retried_once_and_the_rest_goes_on(tmp_path):
+    tasks = [Diary(tmp_path / what, what) for what in ("fine", "die", "die once", "raise", "also fine")]
+    outcomes = {task.what: outcome for task, outcome in run_tasks(set_up, tasks, 2)}
+    assert outcomes["fine"] == "FINE" and outcomes["also fine"] == "ALSO FINE" and outcomes["die once"] == "DIE ONCE"
+    assert isinstance(outcomes["raise"], ValueError)
+    assert isinstance(outcomes["die"], WorkerDied) and "SIGKILL" in str(outcomes["die"])
+    assert (tmp_path / "die").read_text() == "die\n" * 2
+
+
+def test_a_mesh_that_kills_its_worker_is_a_failure(meshes, tmp_path, monkeypatch):
+    def no_setup_in_this_process(setup, tasks, workers):
+        for task in tasks:
+            yield task, WorkerDied("the worker process died 2 times on it (SIGKILL)") if task.name == "3.ply" else run(task)
+
+    settings = config(tmp_path / "data", meshes)
+    settings.backend = "embree"
+    scratch = []
+
+    def run(task: Source):
+        work = render.pipeline._open_renderer(settings, scratch[0])
+        try:
+            return work(task)
+        except Exception as error:
+            return error
+
+    def spy(setup, tasks, workers):
+        scratch.append(setup.args[1])
+        return no_setup_in_this_process(setup, tasks, workers)
+
+    monkeypatch.setattr(render.pipeline, "run_tasks", spy)
+    summary = render_dataset(settings)
+    assert summary.models == 7
+    assert "SIGKILL" in {failure.source: failure.reason for failure in summary.failures}["3.ply"]
