@@ -105,11 +105,30 @@ def test_axis_tops(value, top):
     assert charts.nice_top(value) == pytest.approx(top)
 
 
+PROBE = """<script>
+window.onerror = (message) => { document.body.dataset.error = message; };
+const scene = document.getElementById("scene"), painted = (then) => requestAnimationFrame(() => setTimeout(then));
+painted(() => {
+  const before = scene.toDataURL();
+  scene.dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowLeft", bubbles: true}));
+  painted(() => {
+    document.body.dataset.turned = scene.toDataURL() !== before;
+    document.body.dataset.overflow = document.documentElement.scrollWidth - window.innerWidth;
+  });
+});
+</script></body>"""
+
+
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
-def test_in_a_browser(page, tmp_path):
+@pytest.mark.parametrize("width", [500, 1300])
+def test_in_a_browser(page, tmp_path, width):
+    probed = tmp_path / "page.html"
+    probed.write_text(page.read_text().replace("</body>", PROBE))
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"]
-    command += ["--disable-background-networking", f"--user-data-dir={tmp_path}", "--enable-logging=stderr"]
-    command += ["--virtual-time-budget=2000", "--dump-dom", f"file://{page}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert "CONSOLE" not in done.stderr
+    command += ["--disable-background-networking", f"--user-data-dir={tmp_path}/profile", "--enable-logging=stderr"]
+    command += [f"--window-size={width},900", "--virtual-time-budget=10000", "--dump-dom", f"file://{probed}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert "CONSOLE" not in done.stderr and "data-error" not in done.stdout
     assert done.stdout.count("<option") == 4  # filled in by the script
+    assert 'data-turned="true"' in done.stdout
+    assert int(re.search(r'data-overflow="(-?\d+)"', done.stdout)[1]) <= 0
