@@ -57,7 +57,7 @@ class PairDataset(Dataset):
         _refuse_leaks(self.folders, self.manifests)
         self._paths: list[Path] = []
         self._images: Tensor | None = None
-        self._open: OrderedDict[int, h5py.File] = OrderedDict()
+        self._open: OrderedDict[int, dict[str, h5py.Dataset]] = OrderedDict()
         self._pid = os.getpid()
         self._read_tables()
         if cache:
@@ -72,13 +72,14 @@ class PairDataset(Dataset):
 
     def batch(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
         """Several pairs at once: the tensors of an item with a leading (B,), on the device given to :meth:`load`."""
-        indices = torch.as_tensor(indices)
+        indices = torch.as_tensor(indices, dtype=torch.int64, device=self.model_index.device)
         if self._images is not None:
-            indices = indices.to(self._images.device)
-            rgba = self._images[indices]
+            # Eight bytes at a time, which a pair's size always divides: several times as fast as byte by byte.
+            words = self._images.flatten(1).view(torch.int64).index_select(0, indices)
+            rgba = words.view(torch.uint8).view(-1, *self._images.shape[1:])
         else:
             rgba = torch.from_numpy(self._read_images("rgba", indices.tolist()))
-        fields = {name: getattr(self, name)[indices] for name in _PAIR_FIELDS}
+        fields = {name: getattr(self, name).index_select(0, indices) for name in _PAIR_FIELDS}
         return {"rgba": rgba, **fields}
 
     def depth(self, index: int) -> np.ndarray:
@@ -165,20 +166,22 @@ class PairDataset(Dataset):
         for position, index in enumerate(indices):
             shard, row = self._locate(index)
             try:
-                images[position] = self._file(shard)[name][row]
+                images[position] = self._image_tables(shard)[name][row]
             except (KeyError, OSError, RuntimeError, ValueError):
                 raise damaged(self._paths[shard]) from None
         return images
 
-    def _file(self, shard: int) -> h5py.File:
+    def _image_tables(self, shard: int) -> dict[str, h5py.Dataset]:
+        """The image datasets of a shard. Kept open: finding them by name takes as long as reading a pair."""
         if self._pid != os.getpid():  # a forked worker must not share the parent's file handles
             self._open, self._pid = OrderedDict(), os.getpid()
         if shard in self._open:
             self._open.move_to_end(shard)
         else:
             if len(self._open) >= _MAX_OPEN_SHARDS:
-                self._open.popitem(last=False)[1].close()
-            self._open[shard] = h5py.File(self._paths[shard], "r", rdcc_nbytes=0)
+                self._open.popitem(last=False)[1]["rgba"].file.close()
+            file = h5py.File(self._paths[shard], "r", rdcc_nbytes=0)
+            self._open[shard] = {name: file[name] for name in ("rgba", "depth")}
         return self._open[shard]
 
 

@@ -82,9 +82,11 @@ def encode_rgba(rgba: np.ndarray) -> bytes:
 
     Exact: ``round(straight * alpha / 255)`` gives the premultiplied colour back.
     """
-    alpha = rgba[..., 3:].astype(np.float64)
-    straight = np.divide(rgba[..., :3] * 255.0, alpha, out=np.zeros(rgba[..., :3].shape), where=alpha > 0)
-    return encode_png(np.concatenate([straight.round().clip(0, 255).astype(np.uint8), rgba[..., 3:]], axis=-1))
+    straight = rgba.copy()
+    partial = (rgba[..., 3] > 0) & (rgba[..., 3] < 255)
+    color, alpha = rgba[partial, :3].astype(int), rgba[partial, 3:].astype(int)
+    straight[partial, :3] = np.minimum((color * 255 + alpha // 2) // alpha, 255)
+    return encode_png(straight)
 
 
 def encode_png(image: np.ndarray) -> bytes:

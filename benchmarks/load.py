@@ -1,0 +1,190 @@
+"""How fast pairs come off the disk, shuffled, beside the usual ways, in one run: python benchmarks/load.py
+
+Peers: (a) what h5py's documentation shows, one index per array and pair, in a DataLoader; (b) WebDataset with the same
+views as PNG (pip install webdataset); (c) a memory copy of the same bytes. Rows take turns, several rounds; the
+figure is the median. All files are in the page cache. "The same machine's training" is what --preset cpu consumes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import itertools
+import json
+import os
+import statistics
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import h5py
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from data.dataset import PairDataset, PairSampler, make_loader
+from data.interchange.common import encode_rgba
+from data.manifest import load_manifest
+
+SPLIT = "train"
+
+
+class NaiveDataset(Dataset):
+    """One h5py index per array and pair."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        with h5py.File(path) as file:
+            self._length = len(file["rgba"])
+        self._file = None
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> dict:
+        if self._file is None:
+            self._file = h5py.File(self._path)
+        return {name: self._file[name][index] for name in ("rgba", "object_to_camera", "intrinsics")}
+
+
+def write_gzip_copy(source: Path, target: Path) -> None:
+    """The same arrays with h5py's own choices: automatic chunks, gzip."""
+    with h5py.File(source) as old, h5py.File(target, "w") as new:
+        for name in ("rgba", "object_to_camera", "intrinsics"):
+            new.create_dataset(name, data=old[name][:], compression="gzip")
+
+
+def write_png_tar(source: Path, target: Path) -> None:
+    with h5py.File(source) as file, tarfile.open(target, "w") as tar:
+        for row in range(len(file["rgba"])):
+            poses = {name: file[name][row].tolist() for name in ("object_to_camera", "intrinsics")}
+            files = {f"view{view}.png": encode_rgba(file["rgba"][row][view]) for view in range(2)}
+            for name, content in {**files, "json": json.dumps(poses).encode()}.items():
+                member = tarfile.TarInfo(f"{row:06d}.{name}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+
+
+def decode_sample(sample: dict) -> dict:
+    views = [np.array(Image.open(io.BytesIO(sample[f"view{view}.png"]))) for view in range(2)]
+    poses = json.loads(sample["json"])
+    return {"rgba": np.stack(views), **{name: np.array(value) for name, value in poses.items()}}
+
+
+def make_webdataset_loader(path: Path, batch_size: int, workers: int) -> Iterator:
+    import webdataset
+
+    # resampled: every worker reads the one tar file, for ever.
+    pipeline = webdataset.WebDataset(str(path), resampled=True).shuffle(256).map(decode_sample)
+    return iter(DataLoader(pipeline, batch_size=batch_size, num_workers=workers))
+
+
+def endless(make: Callable[[], Iterator]) -> Iterator:
+    while True:
+        yield from make()
+
+
+def copy_memory(images: torch.Tensor, batch_size: int) -> Iterator:
+    """(c): whole batches, as they lie in memory."""
+    target = torch.empty_like(images[:batch_size])
+    for start in itertools.cycle(range(0, len(images) - batch_size + 1, batch_size)):
+        yield target.copy_(images[start : start + batch_size])
+
+
+def training_step(dataset: PairDataset) -> Iterator:
+    """Steps of --preset cpu."""
+    from train import losses
+    from train.batches import make_batch
+    from train.config import make_config
+    from train.trainer import augment, build_network, forward, make_optimizer
+
+    config = make_config("cpu")
+    network = build_network(config)
+    optimizer = make_optimizer(config, network)
+    for stored in make_loader(dataset, PairSampler(len(dataset), config.batch_size, 0, 10**6)):
+        batch = make_batch(stored["rgba"], stored["object_to_camera"], stored["intrinsics"], config.image_size)
+        terms = forward(network, augment(batch, config), config, 0)
+        optimizer.zero_grad()
+        losses.objective(terms, config.weights).mean().backward()
+        optimizer.step()
+        yield stored["rgba"]
+
+
+def measure(batches: Iterator, seconds: float) -> float:
+    """Pairs per second."""
+    pairs, start = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - start) < seconds:
+        batch = next(batches)
+        pairs += len(batch["rgba"] if isinstance(batch, dict) else batch)
+    return pairs / elapsed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--image-size", type=int, default=128)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--models", type=int, default=32)
+    parser.add_argument("--seconds", type=float, default=1.0, help="per row and round")
+    parser.add_argument("--rounds", type=int, default=5)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        run(Path(folder), arguments)
+
+
+def run(folder: Path, arguments: argparse.Namespace) -> None:
+    from render.pipeline import RenderConfig, render_dataset
+    from render.views import ViewSettings
+
+    size, batch_size = arguments.image_size, arguments.batch_size
+    config = RenderConfig(
+        folder / "set", category="car", models=arguments.models, splits=(1, 0, 0), views=ViewSettings(image_size=size)
+    )
+    render_dataset(config)
+    (entry,) = load_manifest(folder / "set").shards
+    shard = folder / "set" / entry.file
+    write_gzip_copy(shard, folder / "naive.h5")
+    write_png_tar(shard, folder / "png.tar")
+
+    stored, cached = PairDataset(folder / "set", SPLIT), PairDataset(folder / "set", SPLIT, cache=True)
+    sampler = PairSampler(len(stored), batch_size, 0, 10**6)
+    rows: dict[str, Iterator] = {"(c) memory copy": copy_memory(cached._images, batch_size)}
+    rows["cached, 0 workers"] = iter(make_loader(cached, sampler))
+    for workers in (0, 1, 2):
+        rows[f"shards, {workers} workers"] = iter(make_loader(stored, sampler, workers))
+        naive = DataLoader(NaiveDataset(folder / "naive.h5"), batch_size, shuffle=True, num_workers=workers)
+        rows[f"(a) naive h5py, {workers} workers"] = endless(lambda loader=naive: loader)
+        rows[f"(b) WebDataset, {workers} workers"] = make_webdataset_loader(folder / "png.tar", batch_size, workers)
+    rows["training, --preset cpu"] = training_step(cached)
+
+    rates: dict[str, list[float]] = {name: [] for name in rows}
+    for batches in rows.values():
+        next(batches)
+    for _ in range(arguments.rounds):
+        for name, batches in rows.items():
+            rates[name].append(measure(batches, arguments.seconds))
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+
+    sizes = {name: (folder / name).stat().st_size / len(stored) for name in ("naive.h5", "png.tar")}
+    raw = stored[0]["rgba"].numel()
+    print(f"{len(stored)} pairs of {size} px, batches of {batch_size}, {os.cpu_count()} cores")
+    print(f"bytes per pair: raw {raw}, shard {entry.bytes / len(stored):.0f} (depth included), "
+          f"naive {sizes['naive.h5']:.0f}, PNG {sizes['png.tar']:.0f}")  # fmt: skip
+    for name, rate in medians.items():
+        print(f"{name:28s} {rate:10.0f} pairs/s {rate * raw / 1e6:9.0f} MB/s")
+    best = max(medians[f"shards, {workers} workers"] for workers in (0, 1, 2))
+    for workers in (0, 1, 2):
+        ours = medians[f"shards, {workers} workers"]
+        for peer in ("(a) naive h5py", "(b) WebDataset"):
+            print(f"shards / {peer}, {workers} workers: {ours / medians[f'{peer}, {workers} workers']:.1f}")
+    print(f"best from shards / training with --preset cpu: {best / medians['training, --preset cpu']:.1f}")
+    print(f"cached / memory copy: {medians['cached, 0 workers'] / medians['(c) memory copy']:.2f}")
+
+
+if __name__ == "__main__":
+    main()
