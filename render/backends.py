@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from data.errors import UserError
+from render.doctor import examine, explain
 from render.mesh import Mesh
 from render.shading import Light
 
@@ -48,25 +51,40 @@ def open_backend(name: str) -> Backend:
     return {"egl": _open_egl, "osmesa": _open_osmesa, "embree": _open_embree}[resolve(name)]()
 
 
+@lru_cache
 def resolve(name: str) -> str:
     """The backend that ``name`` stands for on this machine: itself, or what ``auto`` takes."""
     if name not in BACKENDS:
         raise UserError(f"backend: {name!r} is unknown: choose one of {', '.join(BACKENDS)}")
-    return name if name != "auto" else "embree"
+    if name != "auto":
+        return name
+    has_device = any(Path("/dev").glob("nvidia[0-9]*")) or any(Path("/dev/dri").glob("renderD*"))
+    return "egl" if has_device and examine("egl").gpu else "embree"
 
 
 def _open_embree() -> Backend:
-    from render.embree import EmbreeBackend
-
+    try:
+        from render.embree import EmbreeBackend
+    except ImportError as error:
+        raise _unusable("embree", error) from None
     return EmbreeBackend()
 
 
 def _open_egl() -> Backend:
-    raise UserError("backend: egl is not built yet")
+    from render.gl import EglBackend
+
+    try:
+        return EglBackend()
+    except UserError:
+        raise
+    except Exception as error:  # pyrender, PyOpenGL and drivers fail in many ways
+        raise _unusable("egl", error) from None
 
 
 def _open_osmesa() -> Backend:
-    raise UserError(
-        "backend: osmesa is not offered: pyrender 0.1.45 pins PyOpenGL 3.1.0, whose OSMesa platform cannot create "
-        "the context that pyrender asks for: use --backend embree, which needs no GL at all"
-    )
+    raise _unusable("osmesa", "OSMesaCreateContextAttribs")
+
+
+def _unusable(name: str, error: object) -> UserError:
+    why, advice = explain(f"{type(error).__name__}: {error}")
+    return UserError(f"backend: {name} does not work: {why}: {advice or 'run `keypointnet doctor`'}")

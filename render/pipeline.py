@@ -84,15 +84,6 @@ class Interrupted(KeyboardInterrupt):
     """Ctrl-C; the message says how far it got and how to go on."""
 
 
-def parse_splits(text: str) -> tuple[float, float, float]:
-    """``"0.8,0.1,0.1"`` to numbers; values are checked by :func:`render_dataset`."""
-    try:
-        train, val, test = (float(part) for part in text.split(","))
-    except ValueError:
-        raise UserError(f"splits: {text!r} is not TRAIN,VAL,TEST: give three numbers such as 0.8,0.1,0.1") from None
-    return train, val, test
-
-
 def parse_task(text: str) -> tuple[int, int]:
     """``"I/N"`` to numbers; values are checked by :func:`render_dataset`."""
     try:
