@@ -15,17 +15,46 @@ import numpy as np
 from render.shapes import paint
 from render.shapes.paint import Color, Paint
 from render.shapes.primitives import (
-    MIRROR, Builder, Surface, box, cylinder, ellipsoid, fan, grid, join, loft, pairs, revolve, superellipse, sweep, tube,
+    MIRROR,
+    Builder,
+    Surface,
+    box,
+    ellipsoid,
+    fan,
+    grid,
+    join,
+    loft,
+    pairs,
+    revolve,
+    superellipse,
+    sweep,
+    tube,
     wheel,
-)  # fmt: skip
+)
 
 KEYPOINTS = (
-    "nose", "tail_end", "fin_top", "cockpit_top", "belly", "center_engine", "nose_wheel", "tail_wheel",
+    "nose",
+    "tail_end",
+    "fin_top",
+    "cockpit_top",
+    "belly",
+    "center_engine",
+    "nose_wheel",
+    "tail_wheel",
     *pairs(
-        "wing_tip", "wing_root_front", "wing_root_rear", "tailplane_tip", "twin_fin_top", "inner_engine", "outer_engine",
-        "main_wheel", "lower_wing_tip", "canard_tip", "exhaust",
+        "wing_tip",
+        "wing_root_front",
+        "wing_root_rear",
+        "tailplane_tip",
+        "twin_fin_top",
+        "inner_engine",
+        "outer_engine",
+        "main_wheel",
+        "lower_wing_tip",
+        "canard_tip",
+        "exhaust",
     ),
-)  # fmt: skip
+)
 
 
 @dataclass
@@ -348,12 +377,20 @@ def _draw_wings(builder: Builder, plane: Airplane, livery: Livery) -> None:
     elif plane.wing_struts:
         at = wing.at(0.5)
         ends = root + at[:3] + [[0, 0, 0.2 * at[3]], [0, 0, 0.6 * at[3]]]
-        foot = np.array([0.9 * plane.fuselage.half_width(plane.wing_position + 0.05), 0.9 * plane.fuselage.bottom(plane.wing_position + 0.05), root[2] + 0.3 * wing.chord])  # fmt: skip
+        foot = np.array(
+            [
+                0.9 * plane.fuselage.half_width(plane.wing_position + 0.05),
+                0.9 * plane.fuselage.bottom(plane.wing_position + 0.05),
+                root[2] + 0.3 * wing.chord,
+            ]
+        )
         builder.add_pair(join([_strut(foot, end, 0.018 * wing.chord) for end in ends]), livery.wing)
     if plane.canard:
         canard, position, height = plane.canard
         body = plane.fuselage
-        at = np.array([0, body.axis(position) + height * 0.8 * (body.top(position) - body.axis(position)), position - 0.5])
+        at = np.array(
+            [0, body.axis(position) + height * 0.8 * (body.top(position) - body.axis(position)), position - 0.5]
+        )
         builder.add_pair(lifting_surface(canard.stations(), at), _patterned(canard, at, livery, livery.tail))
         builder.mark_pair("canard_tip", at + _tip(canard.stations()))
 
@@ -376,13 +413,15 @@ def _strut(start: np.ndarray, end: np.ndarray, size: float) -> Surface:
 
 
 def _draw_biplane(builder: Builder, plane: Airplane, livery: Livery) -> None:
-    """The main wing is the upper one; the lower one hangs on struts below and behind it."""
+    """A second wing above the one on the body, and the struts between them."""
     root, wing, body = wing_root(plane), plane.wing, plane.fuselage
     gap, stagger = plane.lower_wing
     upper_root = root + [0, gap, 0]
     lift = np.array([0, gap, 0])
-    # The wing drawn already sits on the body: it serves as the lower one, and the upper one is added above.
-    builder.add_pair(lifting_surface(wing.stations(), upper_root - [0, 0, stagger]), _patterned(wing, upper_root, livery, livery.wing))  # fmt: skip
+    builder.add_pair(
+        lifting_surface(wing.stations(), upper_root - [0, 0, stagger]),
+        _patterned(wing, upper_root, livery, livery.wing),
+    )
     builder.mark_pair("lower_wing_tip", root + _tip(wing.stations()))
     builder.mark_pair("wing_tip", upper_root - [0, 0, stagger] + _tip(wing.stations()))
     for share in (0.7, 0.4)[: 1 if wing.span < 0.5 else 2]:
@@ -390,7 +429,9 @@ def _draw_biplane(builder: Builder, plane: Airplane, livery: Livery) -> None:
         for chordwise in (0.2, 0.7):
             foot = root + at[:3] + [0, 0, chordwise * at[3]]
             builder.add_pair(_strut(foot, foot + lift - [0, 0, stagger], 0.02 * wing.chord), livery.trim)
-    foot = np.array([0.6 * body.half_width(plane.wing_position), body.axis(plane.wing_position), root[2] + 0.3 * wing.chord])
+    foot = np.array(
+        [0.6 * body.half_width(plane.wing_position), body.axis(plane.wing_position), root[2] + 0.3 * wing.chord]
+    )
     head = upper_root + [1.2 * foot[0], 0, 0.3 * wing.chord - stagger]
     builder.add_pair(_strut(foot, head, 0.02 * wing.chord), livery.trim)
 
@@ -405,13 +446,21 @@ def _draw_tail(builder: Builder, plane: Airplane, livery: Livery) -> None:
     fin_root = np.array([0, body.axis(at), end - tail.fin.chord])
     plane_root = np.array([0, body.axis(at) + tail.height * (body.top(at) - body.axis(at)), end - tail.plane.chord])
     if tail.kind in ("low", "t", "cross"):
-        builder.add(lifting_surface(fin, fin_root, upright=True), _patterned(tail.fin, fin_root, livery, livery.fin, True))
+        builder.add(
+            lifting_surface(fin, fin_root, upright=True), _patterned(tail.fin, fin_root, livery, livery.fin, True)
+        )
         builder.mark("fin_top", fin_root + _tip(fin)[[1, 0, 2]])
         if tail.kind != "low":
             joint = tail.fin.at(0.97 if tail.kind == "t" else 0.35)
             plane_root = fin_root + [0, joint[0], joint[2] + 0.15 * joint[3]]
         if tail.fillet:
-            triangle = Wing(0.35 * tail.fin.span, tail.fillet, 0.05, np.degrees(np.arctan2(tail.fillet, 0.35 * tail.fin.span)), thickness=0.05)  # fmt: skip
+            triangle = Wing(
+                0.35 * tail.fin.span,
+                tail.fillet,
+                0.05,
+                np.degrees(np.arctan2(tail.fillet, 0.35 * tail.fin.span)),
+                thickness=0.05,
+            )
             at_front = fin_root - [0, 0, 0.8 * tail.fillet] + [0, body.top(at - tail.fin.chord) - fin_root[1] - 0.01, 0]
             builder.add(lifting_surface(triangle.stations(), at_front, upright=True), livery.fin)
     if tail.kind == "boom":
@@ -420,12 +469,20 @@ def _draw_tail(builder: Builder, plane: Airplane, livery: Livery) -> None:
         fin_root = np.array([tail.spread, wing_root(plane)[1], fin_root[2]])
     if tail.kind in ("twin", "h", "boom"):
         if tail.kind == "h":
-            fin_root = plane_root + [0.97 * tail.plane.span, tailplane[-1, 1] - 0.3 * tail.fin.span, tailplane[-1, 2] + tailplane[-1, 3] - tail.fin.chord]  # fmt: skip
+            fin_root = plane_root + [
+                0.97 * tail.plane.span,
+                tailplane[-1, 1] - 0.3 * tail.fin.span,
+                tailplane[-1, 2] + tailplane[-1, 3] - tail.fin.chord,
+            ]
         elif tail.kind == "twin":
             fin_root = fin_root + [tail.spread, 0, 0]
         surface = lifting_surface(fin, np.zeros(3), upright=True).turned("z", -tail.cant).moved(fin_root)
         builder.add_pair(surface, _patterned(tail.fin, fin_root, livery, livery.fin, True))
-        tip = fin_root + [np.sin(np.radians(tail.cant)) * tail.fin.span, np.cos(np.radians(tail.cant)) * tail.fin.span, _tip(fin)[2]]  # fmt: skip
+        tip = fin_root + [
+            np.sin(np.radians(tail.cant)) * tail.fin.span,
+            np.cos(np.radians(tail.cant)) * tail.fin.span,
+            _tip(fin)[2],
+        ]
         builder.mark_pair("twin_fin_top", tip)
     if tail.ventral:
         ventral = lifting_surface(fin, np.zeros(3), upright=True).scaled([1, -tail.ventral, tail.ventral])
@@ -482,7 +539,12 @@ def _draw_cockpit(builder: Builder, plane: Airplane, livery: Livery) -> None:
         builder.add(body.patch(start, end, 50, 130, (6, 8)), livery.dark)
         screen = ellipsoid([0.3 * body.width, height, 0.2 * height], [0, body.top(start), start - 0.5], n=12)
         builder.add(screen, livery.glass)
-        builder.add(ellipsoid([0.4 * height, 0.5 * height, 0.45 * height], [0, body.top(middle) + 0.3 * height, middle - 0.5], n=10), livery.trim)  # fmt: skip
+        builder.add(
+            ellipsoid(
+                [0.4 * height, 0.5 * height, 0.45 * height], [0, body.top(middle) + 0.3 * height, middle - 0.5], n=10
+            ),
+            livery.trim,
+        )
     top = body.top(middle) + (height if plane.cockpit == "bubble" else 0)
     builder.mark("cockpit_top", [0, top, middle - 0.5])
 
@@ -498,7 +560,7 @@ def _draw_bubble(builder: Builder, plane: Airplane, livery: Livery) -> None:
     for share, at in zip(rise, t):
         half_width = (0.25 + 0.75 * share**0.5) * 0.72 * body.half_width(at)
         base = body.top(at) - 0.35 * (body.top(at) - body.axis(at))
-        y = base + (body.top(at) - base + height * share) * np.sin(angle) ** 1.0
+        y = base + (body.top(at) - base + height * share) * np.sin(angle)
         rings.append(np.stack([half_width * np.cos(angle), y, np.full_like(angle, at - 0.5)], axis=1))
     builder.add(grid(np.array(rings)), livery.canopy)
 
@@ -688,7 +750,9 @@ def _draw_gear(builder: Builder, plane: Airplane, gear: Gear, livery: Livery) ->
     main = np.array([gear.track, ground, gear.main - 0.5])
     hinge = np.array([0.5 * body.half_width(gear.main), body.bottom(gear.main) + 0.15 * body.height, gear.main - 0.5])
     if gear.on_wing:
-        hinge = np.array([gear.track, wing_root(plane)[1] + plane.wing.at(min(1.0, gear.track / plane.wing.span))[1], main[2]])
+        hinge = np.array(
+            [gear.track, wing_root(plane)[1] + plane.wing.at(min(1.0, gear.track / plane.wing.span))[1], main[2]]
+        )
     leg = 0.12 * gear.wheel + 0.0025
     if gear.kind == "floats":
         _draw_floats(builder, plane, gear, livery)

@@ -34,9 +34,13 @@ def _choice(rng: np.random.Generator, *options):
 def _wheels(rng: np.random.Generator, radius: float, front: float = -0.31, rear: float = 0.29) -> Wheels:
     u = rng.uniform
     return Wheels(
-        radius * u(0.93, 1.08), u(0.04, 0.06), (front + u(-0.02, 0.02), rear + u(-0.025, 0.025)), u(1.08, 1.2),
-        flare=u(0.006, 0.013) if _chance(rng, 0.25) else 0.0, spokes=_choice(rng, 0, 0, 5, 5, 6, 7),
-    )  # fmt: skip
+        radius * u(0.93, 1.08),
+        u(0.04, 0.06),
+        (front + u(-0.02, 0.02), rear + u(-0.025, 0.025)),
+        u(1.08, 1.2),
+        flare=u(0.006, 0.013) if _chance(rng, 0.25) else 0.0,
+        spokes=_choice(rng, 0, 0, 5, 5, 6, 7),
+    )
 
 
 def _details(rng: np.random.Generator, car: Car) -> Car:
@@ -52,9 +56,20 @@ def _details(rng: np.random.Generator, car: Car) -> Car:
 
 
 def _closed(
-    rng: np.random.Generator, *, height: float, width: float, wheel: float, belt: float, hood: float, deck: float,
-    screen: tuple[float, float], window: tuple[float, float], boxiness: float, clearance: float = 0.045, **cabin,
-) -> Car:  # fmt: skip
+    rng: np.random.Generator,
+    *,
+    height: float,
+    width: float,
+    wheel: float,
+    belt: float,
+    hood: float,
+    deck: float,
+    screen: tuple[float, float],
+    window: tuple[float, float],
+    boxiness: float,
+    clearance: float = 0.045,
+    **cabin,
+) -> Car:
     """A car with a roof.
 
     ``belt``, ``hood`` and ``deck`` are heights relative to the roof (belt) and to the belt (the others); ``screen`` and
@@ -66,19 +81,37 @@ def _closed(
     belt = max(belt * height, over_wheels)
     hood, deck = max(hood, over_wheels / belt), max(deck, over_wheels / belt)
     front, rear = screen[0], window[0]
-    profile = [(-0.5, belt * hood * u(0.82, 0.92)), (min(-0.4, 0.5 * front - 0.25), belt * hood), (front, belt * u(0.96, 1.0)), (0.0, belt)]
+    profile = [
+        (-0.5, belt * hood * u(0.82, 0.92)),
+        (min(-0.4, 0.5 * front - 0.25), belt * hood),
+        (front, belt * u(0.96, 1.0)),
+        (0.0, belt),
+    ]
     if rear < 0.4:
         profile += [(rear, belt * u(0.98, 1.02)), (0.44, belt * deck), (0.5, belt * deck * u(0.93, 0.99))]
     else:
         profile += [(0.3, belt * u(0.99, 1.03)), (0.5, belt * u(0.97, 1.0))]
     body = Body(
-        width, clearance, profile, upper=u(3, 6), lower=u(5, 9), waist=u(0.45, 0.65), nose_round=u(0.03, 0.12), tail_round=u(0.025, 0.08),
-        nose_taper=u(0.02, 0.2), tail_taper=u(0.0, 0.12), nose_rake=u(0.1, 0.6),
-    )  # fmt: skip
+        width,
+        clearance,
+        profile,
+        upper=u(3, 6),
+        lower=u(5, 9),
+        waist=u(0.45, 0.65),
+        nose_round=u(0.03, 0.12),
+        tail_round=u(0.025, 0.08),
+        nose_taper=u(0.02, 0.2),
+        tail_taper=u(0.0, 0.12),
+        nose_rake=u(0.1, 0.6),
+    )
     settings = dict(
-        width=u(0.88, 0.96), tumblehome=u(0.06, 0.2), corner=u(0.03, 0.08), panes=_choice(rng, 2, 2, 3),
-        crown=u(0.004, 0.02), pillar=u(0.008, 0.016),
-    )  # fmt: skip
+        width=u(0.88, 0.96),
+        tumblehome=u(0.06, 0.2),
+        corner=u(0.03, 0.08),
+        panes=_choice(rng, 2, 2, 3),
+        crown=u(0.004, 0.02),
+        pillar=u(0.008, 0.016),
+    )
     settings.update(cabin)
     roof = Cabin(front, rear, height, screen[1], window[1], boxiness=boxiness, **settings)
     return _details(rng, Car(body, wheels, roof))
@@ -87,17 +120,33 @@ def _closed(
 def saloon(rng: np.random.Generator) -> Car:
     u = rng.uniform
     return _closed(
-        rng, height=u(0.28, 0.34), width=u(0.36, 0.42), wheel=u(0.066, 0.076), belt=u(0.62, 0.7), hood=u(0.84, 0.96), deck=u(0.92, 1.06),
-        screen=(u(-0.22, -0.14), u(0.1, 0.17)), window=(u(0.26, 0.38), u(0.08, 0.17)), boxiness=u(3.1, 7),
-    )  # fmt: skip
+        rng,
+        height=u(0.28, 0.34),
+        width=u(0.36, 0.42),
+        wheel=u(0.066, 0.076),
+        belt=u(0.62, 0.7),
+        hood=u(0.84, 0.96),
+        deck=u(0.92, 1.06),
+        screen=(u(-0.22, -0.14), u(0.1, 0.17)),
+        window=(u(0.26, 0.38), u(0.08, 0.17)),
+        boxiness=u(3.1, 7),
+    )
 
 
 def hatchback(rng: np.random.Generator) -> Car:
     u = rng.uniform
     car = _closed(
-        rng, height=u(0.34, 0.44), width=u(0.4, 0.48), wheel=u(0.075, 0.09), belt=u(0.58, 0.68), hood=u(0.8, 0.95), deck=1.0,
-        screen=(u(-0.28, -0.16), u(0.1, 0.18)), window=(u(0.42, 0.48), u(0.05, 0.16)), boxiness=u(3.1, 7),
-    )  # fmt: skip
+        rng,
+        height=u(0.34, 0.44),
+        width=u(0.4, 0.48),
+        wheel=u(0.075, 0.09),
+        belt=u(0.58, 0.68),
+        hood=u(0.8, 0.95),
+        deck=1.0,
+        screen=(u(-0.28, -0.16), u(0.1, 0.18)),
+        window=(u(0.42, 0.48), u(0.05, 0.16)),
+        boxiness=u(3.1, 7),
+    )
     car.spoiler = "roof" if _chance(rng, 0.25) else "none"
     return car
 
@@ -105,9 +154,18 @@ def hatchback(rng: np.random.Generator) -> Car:
 def estate(rng: np.random.Generator) -> Car:
     u = rng.uniform
     car = _closed(
-        rng, height=u(0.29, 0.35), width=u(0.36, 0.42), wheel=u(0.066, 0.078), belt=u(0.6, 0.68), hood=u(0.84, 0.96), deck=1.0,
-        screen=(u(-0.22, -0.15), u(0.1, 0.16)), window=(u(0.455, 0.485), u(0.03, 0.09)), boxiness=u(4, 9), panes=3,
-    )  # fmt: skip
+        rng,
+        height=u(0.29, 0.35),
+        width=u(0.36, 0.42),
+        wheel=u(0.066, 0.078),
+        belt=u(0.6, 0.68),
+        hood=u(0.84, 0.96),
+        deck=1.0,
+        screen=(u(-0.22, -0.15), u(0.1, 0.16)),
+        window=(u(0.455, 0.485), u(0.03, 0.09)),
+        boxiness=u(4, 9),
+        panes=3,
+    )
     car.roof_load = "rails" if _chance(rng, 0.4) else "none"
     return car
 
@@ -115,10 +173,20 @@ def estate(rng: np.random.Generator) -> Car:
 def off_roader(rng: np.random.Generator) -> Car:
     u = rng.uniform
     car = _closed(
-        rng, height=u(0.37, 0.47), width=u(0.4, 0.48), wheel=u(0.085, 0.105), belt=u(0.6, 0.68), hood=u(0.88, 1.0), deck=1.0,
-        screen=(u(-0.22, -0.14), u(0.03, 0.14)), window=(u(0.455, 0.49), u(0.01, 0.08)), boxiness=u(4, 12), clearance=u(0.07, 0.1),
-        panes=_choice(rng, 2, 3, 3), tumblehome=u(0.02, 0.15),
-    )  # fmt: skip
+        rng,
+        height=u(0.37, 0.47),
+        width=u(0.4, 0.48),
+        wheel=u(0.085, 0.105),
+        belt=u(0.6, 0.68),
+        hood=u(0.88, 1.0),
+        deck=1.0,
+        screen=(u(-0.22, -0.14), u(0.03, 0.14)),
+        window=(u(0.455, 0.49), u(0.01, 0.08)),
+        boxiness=u(4, 12),
+        clearance=u(0.07, 0.1),
+        panes=_choice(rng, 2, 3, 3),
+        tumblehome=u(0.02, 0.15),
+    )
     car.body.upper, car.body.nose_rake = u(4, 10), u(0.05, 0.4)
     car.spare_wheel, car.roof_load = _chance(rng, 0.35), _choice(rng, "none", "none", "rails", "box")
     car.wheels.flare = u(0.008, 0.018) if _chance(rng, 0.5) else 0.0
@@ -130,10 +198,21 @@ def van(rng: np.random.Generator) -> Car:
     u = rng.uniform
     blind = _choice(rng, 0.0, 0.0, u(0.45, 0.7))
     car = _closed(
-        rng, height=u(0.4, 0.52), width=u(0.36, 0.44), wheel=u(0.065, 0.08), belt=u(0.5, 0.62), hood=u(0.75, 1.0), deck=1.0,
-        screen=(u(-0.42, -0.28), u(0.05, 0.17)), window=(u(0.475, 0.492), u(0.0, 0.05)), boxiness=u(5, 14), clearance=u(0.04, 0.06),
-        panes=_choice(rng, 1, 2) if blind else _choice(rng, 3, 4, 5), blind_rear=blind, tumblehome=u(0.02, 0.14),
-    )  # fmt: skip
+        rng,
+        height=u(0.4, 0.52),
+        width=u(0.36, 0.44),
+        wheel=u(0.065, 0.08),
+        belt=u(0.5, 0.62),
+        hood=u(0.75, 1.0),
+        deck=1.0,
+        screen=(u(-0.42, -0.28), u(0.05, 0.17)),
+        window=(u(0.475, 0.492), u(0.0, 0.05)),
+        boxiness=u(5, 14),
+        clearance=u(0.04, 0.06),
+        panes=_choice(rng, 1, 2) if blind else _choice(rng, 3, 4, 5),
+        blind_rear=blind,
+        tumblehome=u(0.02, 0.14),
+    )
     car.wheels.axles = (u(-0.36, -0.29), u(0.25, 0.33))
     car.body.nose_taper, car.body.tail_taper = u(0.02, 0.12), u(0, 0.03)
     car.roof_load = _choice(rng, "none", "none", "none", "rails", "bar")
@@ -144,10 +223,20 @@ def coupe(rng: np.random.Generator) -> Car:
     """Sports cars, mid- or front-engined, some with wings: low, wide, raked."""
     u = rng.uniform
     car = _closed(
-        rng, height=u(0.23, 0.29), width=u(0.39, 0.46), wheel=u(0.068, 0.08), belt=u(0.62, 0.72), hood=u(0.68, 0.92), deck=u(0.85, 1.1),
-        screen=(u(-0.24, -0.06), u(0.14, 0.22)), window=(u(0.26, 0.46), u(0.14, 0.26)), boxiness=u(3.1, 5), clearance=u(0.025, 0.045),
-        panes=_choice(rng, 1, 2), tumblehome=u(0.14, 0.26),
-    )  # fmt: skip
+        rng,
+        height=u(0.23, 0.29),
+        width=u(0.39, 0.46),
+        wheel=u(0.068, 0.08),
+        belt=u(0.62, 0.72),
+        hood=u(0.68, 0.92),
+        deck=u(0.85, 1.1),
+        screen=(u(-0.24, -0.06), u(0.14, 0.22)),
+        window=(u(0.26, 0.46), u(0.14, 0.26)),
+        boxiness=u(3.1, 5),
+        clearance=u(0.025, 0.045),
+        panes=_choice(rng, 1, 2),
+        tumblehome=u(0.14, 0.26),
+    )
     car.body.nose_round, car.body.upper = u(0.06, 0.16), u(2.6, 4.5)
     car.spoiler = _choice(rng, "none", "lip", "wing", "wing")
     car.scoop = _chance(rng, 0.2)
@@ -159,9 +248,18 @@ def beetle(rng: np.random.Generator) -> Car:
     """Round small cars: domes over short bodies, some with separate wings over the wheels."""
     u = rng.uniform
     car = _closed(
-        rng, height=u(0.36, 0.47), width=u(0.4, 0.47), wheel=u(0.075, 0.095), belt=u(0.52, 0.64), hood=u(0.75, 0.95), deck=u(0.7, 0.92),
-        screen=(u(-0.24, -0.12), u(0.02, 0.1)), window=(u(0.32, 0.46), u(0.02, 0.1)), boxiness=u(2.1, 3.2), panes=_choice(rng, 1, 2),
-    )  # fmt: skip
+        rng,
+        height=u(0.36, 0.47),
+        width=u(0.4, 0.47),
+        wheel=u(0.075, 0.095),
+        belt=u(0.52, 0.64),
+        hood=u(0.75, 0.95),
+        deck=u(0.7, 0.92),
+        screen=(u(-0.24, -0.12), u(0.02, 0.1)),
+        window=(u(0.32, 0.46), u(0.02, 0.1)),
+        boxiness=u(2.1, 3.2),
+        panes=_choice(rng, 1, 2),
+    )
     car.body.nose_round, car.body.tail_round, car.body.upper = u(0.1, 0.22), u(0.1, 0.2), u(2.2, 3.5)
     car.body.nose_rake, car.body.nose_taper = u(0.4, 0.8), u(0.1, 0.35)
     car.lamp_shape, car.fenders = _choice(rng, "round", "round", "oval"), _chance(rng, 0.3)
@@ -170,24 +268,69 @@ def beetle(rng: np.random.Generator) -> Car:
     return car
 
 
+def vintage(rng: np.random.Generator) -> Car:
+    """Between the wars: narrow body, upright cabin and radiator, mudguards, running boards."""
+    u = rng.uniform
+    car = _closed(
+        rng,
+        height=u(0.34, 0.44),
+        width=u(0.26, 0.32),
+        wheel=u(0.08, 0.1),
+        belt=u(0.6, 0.7),
+        hood=u(0.9, 1.0),
+        deck=u(0.7, 1.0),
+        screen=(u(-0.12, -0.02), u(0.0, 0.05)),
+        window=(u(0.3, 0.44), u(0.0, 0.08)),
+        boxiness=u(3, 10),
+        panes=_choice(rng, 2, 3),
+        clearance=0.07,
+        tumblehome=u(0.0, 0.1),
+        corner=u(0.02, 0.05),
+    )
+    car.fenders, car.lamp_shape, car.grille, car.bumper = True, "round", "upright", _choice(rng, 0.0, 0.025)
+    car.body.nose_taper, car.body.nose_rake, car.body.nose_round = u(0.2, 0.5), u(0.0, 0.2), u(0.01, 0.04)
+    car.spare_wheel = _chance(rng, 0.4)
+    return car
+
+
 def micro(rng: np.random.Generator) -> Car:
     """Very short town cars."""
     u = rng.uniform
     return _closed(
-        rng, height=u(0.5, 0.64), width=u(0.52, 0.62), wheel=u(0.1, 0.12), belt=u(0.54, 0.62), hood=u(0.85, 1.0), deck=1.0,
-        screen=(u(-0.38, -0.28), u(0.14, 0.24)), window=(u(0.44, 0.48), u(0.04, 0.14)), boxiness=u(3.1, 6), panes=_choice(rng, 1, 2),
-        clearance=0.06, corner=u(0.05, 0.1),
-    )  # fmt: skip
+        rng,
+        height=u(0.5, 0.64),
+        width=u(0.52, 0.62),
+        wheel=u(0.1, 0.12),
+        belt=u(0.54, 0.62),
+        hood=u(0.85, 1.0),
+        deck=1.0,
+        screen=(u(-0.38, -0.28), u(0.14, 0.24)),
+        window=(u(0.44, 0.48), u(0.04, 0.14)),
+        boxiness=u(3.1, 6),
+        panes=_choice(rng, 1, 2),
+        clearance=0.06,
+        corner=u(0.05, 0.1),
+    )
 
 
 def pickup(rng: np.random.Generator) -> Car:
     u = rng.uniform
     cab = u(0.0, 0.16)
     car = _closed(
-        rng, height=u(0.31, 0.4), width=u(0.34, 0.41), wheel=u(0.072, 0.09), belt=u(0.6, 0.68), hood=u(0.9, 1.0), deck=1.0,
-        screen=(u(-0.24, -0.16), u(0.06, 0.14)), window=(cab, u(0.0, 0.04)), boxiness=u(4, 10), clearance=u(0.055, 0.09),
-        panes=1 if cab < 0.08 else 2, tumblehome=u(0.05, 0.16),
-    )  # fmt: skip
+        rng,
+        height=u(0.31, 0.4),
+        width=u(0.34, 0.41),
+        wheel=u(0.072, 0.09),
+        belt=u(0.6, 0.68),
+        hood=u(0.9, 1.0),
+        deck=1.0,
+        screen=(u(-0.24, -0.16), u(0.06, 0.14)),
+        window=(cab, u(0.0, 0.04)),
+        boxiness=u(4, 10),
+        clearance=u(0.055, 0.09),
+        panes=1 if cab < 0.08 else 2,
+        tumblehome=u(0.05, 0.16),
+    )
     belt = car.body.profile[3][1]
     start = cab + 0.03
     floor = max(2.1 * car.wheels.radius, 0.62 * belt)
@@ -202,7 +345,13 @@ def roadster(rng: np.random.Generator) -> Car:
     car = coupe(rng) if _chance(rng, 0.6) else saloon(rng)
     car.cabin, car.kind, car.roll_bar, car.spoiler = None, "open", _chance(rng, 0.3), _choice(rng, "none", "lip")
     belt = car.body.profile[3][1]
-    car.body.profile = car.body.profile[:2] + [(-0.16, belt), (0.0, belt), (0.2, belt), (0.48, belt * rng.uniform(0.9, 1.0)), (0.5, 0.9 * belt)]
+    car.body.profile = car.body.profile[:2] + [
+        (-0.16, belt),
+        (0.0, belt),
+        (0.2, belt),
+        (0.48, belt * rng.uniform(0.9, 1.0)),
+        (0.5, 0.9 * belt),
+    ]
     return car
 
 
@@ -218,7 +367,19 @@ def jeep(rng: np.random.Generator) -> Car:
 def racer(rng: np.random.Generator) -> Car:
     u = rng.uniform
     body = Body(u(0.36, 0.44), 0.03, [(-0.5, 0.1), (0.5, 0.1)])
-    return Car(body, Wheels(u(0.06, 0.072), u(0.06, 0.085), (u(-0.34, -0.28), u(0.3, 0.38)), spokes=_choice(rng, 0, 5), rear_scale=u(1.0, 1.12)), None, kind="racer", lamp_size=u(0.0, 0.1))  # fmt: skip
+    return Car(
+        body,
+        Wheels(
+            u(0.06, 0.072),
+            u(0.06, 0.085),
+            (u(-0.34, -0.28), u(0.3, 0.38)),
+            spokes=_choice(rng, 0, 5),
+            rear_scale=u(1.0, 1.12),
+        ),
+        None,
+        kind="racer",
+        lamp_size=u(0.0, 0.1),
+    )
 
 
 def touring_racer(rng: np.random.Generator) -> Car:
@@ -231,9 +392,21 @@ def touring_racer(rng: np.random.Generator) -> Car:
 
 
 KINDS = (
-    (saloon, 16), (hatchback, 16), (estate, 7), (off_roader, 12), (van, 12), (coupe, 12), (beetle, 7), (micro, 3),
-    (pickup, 7), (roadster, 4), (jeep, 3), (racer, 3), (touring_racer, 8),
-)  # fmt: skip
+    (saloon, 16),
+    (hatchback, 16),
+    (estate, 7),
+    (off_roader, 12),
+    (van, 12),
+    (coupe, 12),
+    (beetle, 7),
+    (micro, 3),
+    (vintage, 2),
+    (pickup, 7),
+    (roadster, 4),
+    (jeep, 3),
+    (racer, 3),
+    (touring_racer, 8),
+)
 
 
 # Finishes
@@ -260,10 +433,20 @@ def sample_finish(rng: np.random.Generator, car: Car) -> Finish:
     if _chance(rng, 0.15):  # along the side
         low = u(-15, 15)
         stripes.append(((u(-0.45, -0.2), u(0.2, 0.45)), (low, low + u(5, 20)), other))
+    if 0.32 < style < 0.36:  # without materials
+        return Finish(base, base, base, base, base, base, base, base)
     sporty = car.spoiler == "wing" or car.kind == "racer"
     return Finish(
-        body, roof, paint.glass(rng), _choice(rng, base, base, paint.gray(rng, 25, 70), paint.metal(rng)), paint.metal(rng),
-        paint.gray(rng, 12, 45), paint.jitter(rng, (232, 232, 222), 12), paint.jitter(rng, (165, 22, 22), 12), stripes,
+        body,
+        roof,
+        paint.glass(rng),
+        _choice(rng, base, base, paint.gray(rng, 25, 70), paint.metal(rng)),
+        paint.metal(rng),
+        paint.gray(rng, 12, 45),
+        paint.jitter(rng, (232, 232, 222), 12),
+        paint.jitter(rng, (165, 22, 22), 12),
+        stripes,
         roof_stripe=other if stripes and _chance(rng, 0.4) else None,
-        number=paint.white(rng) if _chance(rng, 0.35 if sporty else 0.03) else None, accent=paint.bright(rng),
-    )  # fmt: skip
+        number=paint.white(rng) if _chance(rng, 0.35 if sporty else 0.03) else None,
+        accent=paint.bright(rng),
+    )

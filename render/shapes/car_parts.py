@@ -13,17 +13,42 @@ import numpy as np
 from render.shapes import paint
 from render.shapes.paint import Color, Paint
 from render.shapes.primitives import (
-    MIRROR, Builder, Surface, box, cylinder, ellipsoid, fan, grid, hermite, join, loft, pairs, rectangle, revolve,
-    superellipse, sweep, tube,
-)  # fmt: skip
+    MIRROR,
+    Builder,
+    Surface,
+    box,
+    cylinder,
+    ellipsoid,
+    fan,
+    grid,
+    hermite,
+    join,
+    loft,
+    pairs,
+    revolve,
+    superellipse,
+    sweep,
+    tube,
+)
 
 KEYPOINTS = (
-    "hood_front", "tail_center", "roof_center",
+    "hood_front",
+    "tail_center",
+    "roof_center",
     *pairs(
-        "front_wheel", "rear_wheel", "roof_front", "roof_rear", "windscreen_base", "front_bumper", "rear_bumper",
-        "headlamp", "taillamp", "mirror", "rear_wing",
+        "front_wheel",
+        "rear_wheel",
+        "roof_front",
+        "roof_rear",
+        "windscreen_base",
+        "front_bumper",
+        "rear_bumper",
+        "headlamp",
+        "taillamp",
+        "mirror",
+        "rear_wing",
     ),
-)  # fmt: skip
+)
 
 
 @dataclass
@@ -61,7 +86,9 @@ class Body:
         squeeze = self.nose_rake * (1 - ends)
         top, bottom = top - 0.7 * squeeze * height, bottom + 0.3 * squeeze * height
         waist = bottom + self.waist * (top - bottom)
-        half_width = self.half_width(z) - np.maximum(self.nose_round * (nose > 0), self.tail_round * (tail > 0)) * (1 - ends)
+        half_width = self.half_width(z) - np.maximum(self.nose_round * (nose > 0), self.tail_round * (tail > 0)) * (
+            1 - ends
+        )
         c, s = np.cos(angle), np.sin(angle)
         exponent = np.where(s > 0, self.upper, self.lower)
         x = (half_width + lift) * np.sign(c) * np.abs(c) ** (2 / exponent)
@@ -175,10 +202,11 @@ def body_surface(body: Body, wheels: Wheels) -> Surface:
         [
             -0.5 + body.nose_round * (1 - np.cos(np.linspace(0, np.pi / 2, 5))),
             0.5 - body.tail_round * (1 - np.cos(np.linspace(0, np.pi / 2, 5))),
-            np.linspace(-0.42, 0.42, 13), [knot for knot, _ in body.profile],
+            np.linspace(-0.42, 0.42, 13),
+            [knot for knot, _ in body.profile],
             *(axle + sign * 1e-4 + wheels.arch * wheels.radius * arc for axle in wheels.axles for sign in (-1, 1)),
         ]
-    )  # fmt: skip
+    )
     z = np.unique(np.round(np.clip(z, -0.5, 0.5), 4))
     rings = body.points(z[:, None], ((np.arange(24) + 0.5) * 15)[None])
     cut = arch_height(wheels, z)[:, None]
@@ -207,21 +235,27 @@ def _draw_body(builder: Builder, car: Car, finish: Finish) -> None:
     for axle, scale in zip(wheels.axles, (1.0, wheels.rear_scale)):  # what stands between the wheels of an axle
         length, height = 2.1 * wheels.arch * wheels.radius * scale, wheels.radius * scale * (1 + 0.8 * wheels.arch)
         width = 2 * (float(body.half_width(np.array(axle))) - wheels.width - 0.01)
-        builder.add(box([width, height - body.clearance, length], [0, (height + body.clearance) / 2, axle]), finish.dark)
+        builder.add(
+            box([width, height - body.clearance, length], [0, (height + body.clearance) / 2, axle]), finish.dark
+        )
     for z, degrees, color in finish.stripes:
         patch = body.patch(z, degrees, (14, 3))
         builder.add_pair(patch, color)
     if finish.number is not None:
         middle = body.side(0.0, 0.6)
         angle = np.linspace(0, 2 * np.pi, 20, endpoint=False)
-        disc = np.stack([np.full(20, middle[0] + 0.004), middle[1] + 0.05 * np.cos(angle), 0.05 * np.sin(angle)], axis=1)
+        disc = np.stack(
+            [np.full(20, middle[0] + 0.004), middle[1] + 0.05 * np.cos(angle), 0.05 * np.sin(angle)], axis=1
+        )
         builder.add_pair(fan(disc), finish.number)
     if wheels.flare:
         for axle, scale in zip(wheels.axles, (1.0, wheels.rear_scale)):
             angle = np.radians(np.linspace(-8, 188, 17))
             radius = wheels.arch * wheels.radius * scale
             x = body.half_width(np.array(axle)) - 0.004
-            path = np.stack([np.full(17, x), wheels.radius * scale + radius * np.sin(angle), axle - radius * np.cos(angle)], axis=1)
+            path = np.stack(
+                [np.full(17, x), wheels.radius * scale + radius * np.sin(angle), axle - radius * np.cos(angle)], axis=1
+            )
             builder.add_pair(tube(path, wheels.flare, 6), finish.trim)
     if car.fenders:
         _draw_fenders(builder, car, finish)
@@ -300,7 +334,9 @@ def cabin_rings(body: Body, cabin: Cabin, belt: float) -> tuple[np.ndarray, list
     return np.array(rings), *_pane_columns(cabin, len(corner_angle))
 
 
-def _half_plan(width: float, front: float, rear: float, radius: float, angle: np.ndarray, cabin: Cabin, y: float) -> np.ndarray:
+def _half_plan(
+    width: float, front: float, rear: float, radius: float, angle: np.ndarray, cabin: Cabin, y: float
+) -> np.ndarray:
     """Right half of a ring: windscreen's middle, corner, side with its pillars, corner, rear window's middle."""
     bow = 0.25 * radius
     x0 = width - radius
@@ -365,7 +401,9 @@ def _draw_cabin(builder: Builder, car: Car, cabin: Cabin, finish: Finish) -> Non
         stripe = roof[-2] * [0.6, 1, 1] + [0, 0.003, 0]
         builder.add(grid(np.stack([stripe * MIRROR, stripe])), finish.roof_stripe)
     if car.sunroof:
-        builder.add(box([0.5 * top[:, 0].max(), 0.006, 0.1], [0, cabin.height + cabin.crown, top[0, 2] + 0.08]), finish.glass)
+        builder.add(
+            box([0.5 * top[:, 0].max(), 0.006, 0.1], [0, cabin.height + cabin.crown, top[0, 2] + 0.08]), finish.glass
+        )
 
 
 # Front, rear, extras
@@ -388,7 +426,9 @@ def _draw_face(builder: Builder, car: Car, finish: Finish) -> None:
         wide, tall = (0.55, 0.22) if car.grille == "wide" else (0.24, 0.45)
         center = [0, body.clearance + (0.55 if car.grille == "wide" else 0.5) * height, -0.5 + 0.02]
         builder.add(box([wide * body.width, tall * height, 0.048], center, 0.006), finish.dark)
-        builder.add(box([0.8 * body.width * 0.7, 0.14 * height, 0.046], [0, body.clearance + 0.2 * height, -0.478]), finish.dark)
+        builder.add(
+            box([0.8 * body.width * 0.7, 0.14 * height, 0.046], [0, body.clearance + 0.2 * height, -0.478]), finish.dark
+        )
     builder.add(box([0.12, 0.028, 0.01], [0, body.clearance + 0.36 * height, -0.5]), (225, 225, 215))
     hood = body.points(np.array(-0.5 + 0.5 * body.nose_round), np.array(90.0))
     builder.mark("hood_front", hood)
@@ -426,7 +466,12 @@ def _draw_rear(builder: Builder, car: Car, finish: Finish) -> None:
     if car.spare_wheel:
         radius = 0.95 * car.wheels.radius
         for surface, color in wheel_parts(radius, car.wheels.width, car.wheels.spokes, finish):
-            builder.add(surface.turned("y", -90).moved([0, body.clearance + 0.75 * height + 0.02, 0.5 + 0.5 * car.wheels.width]), color)
+            builder.add(
+                surface.turned("y", -90).moved(
+                    [0, body.clearance + 0.75 * height + 0.02, 0.5 + 0.5 * car.wheels.width]
+                ),
+                color,
+            )
     _draw_bumper(builder, car, finish, 1)
 
 
@@ -455,7 +500,6 @@ def _draw_spoiler(builder: Builder, car: Car, finish: Finish) -> None:
         z = 0.47
         y = float(body.top(0.46)) + (0.09 if car.spoiler == "wing" else 0.012)
     half = 0.46 * body.width if car.spoiler != "roof" else 0.36 * body.width
-    wing = superellipse(0.06, 0.012, 2.5, 12)[:, ::-1]
     builder.add(sweep([[-half, y, z], [half, y, z]], superellipse(0.075, 0.013, 2.5, 12)), finish.trim)
     if car.spoiler == "wing":
         builder.add_pair(box([0.012, 0.1, 0.03], [0.7 * half, y - 0.05, z]), finish.dark)
@@ -468,8 +512,12 @@ def _draw_roof_load(builder: Builder, car: Car, cabin: Cabin, finish: Finish) ->
     half_length = 0.36 * (cabin.rear - cabin.rear_lean - cabin.front - cabin.front_lean)
     half_width = 0.32 * car.body.width * cabin.width
     if car.roof_load in ("rails", "box"):
-        path = [[half_width, y - 0.02, middle - half_length], [half_width, y + 0.012, middle - 0.8 * half_length],
-                [half_width, y + 0.012, middle + 0.8 * half_length], [half_width, y - 0.02, middle + half_length]]  # fmt: skip
+        path = [
+            [half_width, y - 0.02, middle - half_length],
+            [half_width, y + 0.012, middle - 0.8 * half_length],
+            [half_width, y + 0.012, middle + 0.8 * half_length],
+            [half_width, y - 0.02, middle + half_length],
+        ]
         builder.add_pair(tube(path, 0.006, 6), finish.dark)
     if car.roof_load == "box":
         builder.add(box([1.3 * half_width, 0.06, 1.5 * half_length], [0, y + 0.045, middle], 0.02), finish.dark)
@@ -490,7 +538,10 @@ def _draw_bed(builder: Builder, car: Car, finish: Finish) -> None:
     x = float(body.half_width(np.array(0.3)))
     top = float(body.top(start - 0.06))
     height = top - floor + 0.02
-    builder.add_pair(box([0.035, height, 0.49 - start], [x - 0.02, floor + height / 2 - 0.02, (start + 0.49) / 2], 0.008), finish.body)
+    builder.add_pair(
+        box([0.035, height, 0.49 - start], [x - 0.02, floor + height / 2 - 0.02, (start + 0.49) / 2], 0.008),
+        finish.body,
+    )
     builder.add(box([2 * x - 0.02, height, 0.03], [0, floor + height / 2 - 0.02, 0.478], 0.008), finish.body)
     builder.add(box([2 * x - 0.06, height, 0.02], [0, floor + height / 2 - 0.02, start + 0.005]), finish.body)
     builder.add(box([2 * x - 0.08, 0.004, 0.46 - start], [0, floor + 0.004, (start + 0.48) / 2]), finish.dark)
@@ -507,9 +558,9 @@ def _draw_cockpit(builder: Builder, car: Car, finish: Finish) -> None:
     floor = float(body.top(0.0))
     half = 0.38 * body.width
     builder.add(body.patch((front + 0.02, rear), (55, 125), (8, 10)), finish.dark)
-    for z in (0.1,) if rear < 0.25 else (0.02, 0.2):
-        seat = join([box([0.32 * body.width, 0.03, 0.1], [0.5 * half, floor + 0.012, z - 0.06], 0.01), box([0.32 * body.width, 0.11, 0.03], [0.5 * half, floor + 0.05, z], 0.012)])  # fmt: skip
-        builder.add_pair(seat, finish.accent)
+    cushion = box([0.32 * body.width, 0.03, 0.1], [0.5 * half, floor + 0.012, 0.04], 0.01)
+    rest = box([0.32 * body.width, 0.11, 0.03], [0.5 * half, floor + 0.05, 0.1], 0.012)
+    builder.add_pair(join([cushion, rest]), finish.accent)
     s = np.linspace(-1, 1, 9)
     low = np.stack([s * 0.44 * body.width, np.full(9, floor - 0.005), front + 0.05 * s**2], axis=1)
     high = low * [0.9, 1, 1] + [0, 0.11, 0.08]
@@ -522,7 +573,10 @@ def _draw_cockpit(builder: Builder, car: Car, finish: Finish) -> None:
         builder.mark_pair("mirror", mirror)
     if car.roll_bar:
         y = floor + 0.15
-        builder.add(tube([[-half, floor, rear], [-0.9 * half, y, rear], [0.9 * half, y, rear], [half, floor, rear]], 0.01, 6), finish.trim)
+        builder.add(
+            tube([[-half, floor, rear], [-0.9 * half, y, rear], [0.9 * half, y, rear], [half, floor, rear]], 0.01, 6),
+            finish.trim,
+        )
 
 
 def _draw_racer(builder: Builder, car: Car, finish: Finish) -> None:
@@ -534,15 +588,20 @@ def _draw_racer(builder: Builder, car: Car, finish: Finish) -> None:
     low = np.array([0.06, 0.05, 0.04, 0.03, 0.03, 0.03, 0.03, 0.05])
     at = np.linspace(-0.5, 0.46, 24)
     width, height, low = (hermite(z, values, at) for values in (width, height, low))
-    rings = [np.insert(superellipse(w, h, 3, 20) + [0, y + h / 2], 2, s, axis=1) for w, h, y, s in zip(width, height, low, at)]
+    rings = [
+        np.insert(superellipse(w, h, 3, 20) + [0, y + h / 2], 2, s, axis=1)
+        for w, h, y, s in zip(width, height, low, at)
+    ]
     builder.add(loft(np.array(rings)), finish.body)
     builder.mark("hood_front", [0, low[0] + height[0] / 2, -0.5])
     builder.mark("tail_center", [0, low[-1] + height[-1] / 2, 0.46])
     pod = superellipse(1, 1, 4, 16)
-    pods = [np.insert(pod * [w, h] + [0.13 * body.width / 0.4, 0.03 + h / 2], 2, s, axis=1)
-            for s, w, h in ((-0.06, 0.1, 0.09), (0.0, 0.13, 0.1), (0.15, 0.12, 0.09), (0.32, 0.03, 0.05))]  # fmt: skip
+    pods = [
+        np.insert(pod * [w, h] + [0.13 * body.width / 0.4, 0.03 + h / 2], 2, s, axis=1)
+        for s, w, h in ((-0.06, 0.1, 0.09), (0.0, 0.13, 0.1), (0.15, 0.12, 0.09), (0.32, 0.03, 0.05))
+    ]
     builder.add_pair(loft(np.array(pods)), finish.body)
-    builder.add_pair(fan(pods[0] * [1, 1, 1] - [0, 0, 0.002]), finish.dark)
+    builder.add_pair(fan(pods[0] - [0, 0, 0.002]), finish.dark)
     builder.add(ellipsoid([0.045, 0.02, 0.07], [0, 0.135, -0.02]), finish.dark)
     builder.add(ellipsoid([0.026, 0.032, 0.034], [0, 0.165, 0.0]), finish.accent)
     builder.add(ellipsoid([0.03, 0.05, 0.1], [0, 0.17, 0.13]), finish.body)
@@ -550,7 +609,10 @@ def _draw_racer(builder: Builder, car: Car, finish: Finish) -> None:
     builder.add(box([2 * half, 0.01, 0.07], [0, 0.045, -0.47]), finish.trim)
     builder.add_pair(box([0.006, 0.05, 0.09], [half, 0.055, -0.47]), finish.trim)
     rear_half, y = 0.36 * body.width, 0.2 + 0.4 * car.lamp_size
-    builder.add(join([box([2 * rear_half, 0.012, 0.07], [0, y, 0.44]), box([2 * rear_half, 0.01, 0.04], [0, y - 0.04, 0.45])]), finish.trim)
+    builder.add(
+        join([box([2 * rear_half, 0.012, 0.07], [0, y, 0.44]), box([2 * rear_half, 0.01, 0.04], [0, y - 0.04, 0.45])]),
+        finish.trim,
+    )
     builder.add_pair(box([0.008, 0.1, 0.1], [rear_half, y - 0.03, 0.44]), finish.trim)
     builder.add_pair(box([0.008, 0.12, 0.04], [0.06, y - 0.06, 0.43]), finish.dark)
     builder.mark_pair("rear_wing", [rear_half, y, 0.44])
@@ -558,5 +620,7 @@ def _draw_racer(builder: Builder, car: Car, finish: Finish) -> None:
     _draw_wheels(builder, car, finish)
     for axle, scale in zip(wheels.axles, (1.0, wheels.rear_scale)):
         hub = np.array([body.width / 2 - wheels.width, wheels.radius * scale, axle])
-        rods = [tube([hub, [0.04, height_at, axle + dz]], 0.005, 5) for height_at in (0.06, 0.1) for dz in (-0.07, 0.05)]
+        rods = [
+            tube([hub, [0.04, height_at, axle + dz]], 0.005, 5) for height_at in (0.06, 0.1) for dz in (-0.07, 0.05)
+        ]
         builder.add_pair(join(rods), finish.dark)

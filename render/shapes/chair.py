@@ -37,10 +37,17 @@ def _seat(rng: np.random.Generator, height: float | None = None, thick: float = 
     upholstered = _chance(rng, thick)
     thickness = u(0.05, 0.12) if upholstered else u(0.015, 0.04)
     return Seat(
-        u(0.38, 0.52), u(0.36, 0.5), height or u(0.4, 0.5), thickness, kind=_choice(rng, "plate", "plate", "plate", "dished"),
-        rear_width=u(0.75, 1.02), corner=u(0.01, 0.17), oval=_chance(rng, 0.12), crown=u(0.01, 0.05) if upholstered else 0.0,
+        u(0.38, 0.52),
+        u(0.36, 0.5),
+        height or u(0.4, 0.5),
+        thickness,
+        kind=_choice(rng, "plate", "plate", "plate", "dished"),
+        rear_width=u(0.75, 1.02),
+        corner=u(0.01, 0.17),
+        oval=_chance(rng, 0.12),
+        crown=u(0.01, 0.05) if upholstered else 0.0,
         cushion=u(0.03, 0.07) if _chance(rng, 0.15) else 0.0,
-    )  # fmt: skip
+    )
 
 
 def _back(rng: np.random.Generator, seat: Seat, kind: str) -> Back:
@@ -48,25 +55,45 @@ def _back(rng: np.random.Generator, seat: Seat, kind: str) -> Back:
     bottom = seat.width * seat.rear_width * u(0.8, 1.0)
     height = u(0.28, 0.68)
     return Back(
-        height, kind, width=bottom * u(0.8, 1.15), bottom_width=bottom, gap=_choice(rng, 0.0, u(0.03, 0.4) * height), lean=u(0, 20),
-        curve=_choice(rng, 0.0, u(0.0, 0.08)), bow=_choice(rng, 0.0, u(0, 0.04)), thickness=_choice(rng, u(0.012, 0.03), u(0.03, 0.09)),
-        corner=_choice(rng, 0.05, u(0.05, 0.9)), arch=_choice(rng, 0.0, 0.0, u(-0.03, 0.08)),
+        height,
+        kind,
+        width=bottom * u(0.8, 1.15),
+        bottom_width=bottom,
+        gap=_choice(rng, 0.0, u(0.03, 0.4) * height),
+        lean=u(0, 20),
+        curve=_choice(rng, 0.0, u(0.0, 0.08)),
+        bow=_choice(rng, 0.0, u(0, 0.04)),
+        thickness=_choice(rng, u(0.012, 0.03), u(0.03, 0.09)),
+        corner=_choice(rng, 0.05, u(0.05, 0.9)),
+        arch=_choice(rng, 0.0, 0.0, u(-0.03, 0.08)),
         infill=_choice(rng, "ladder", "ladder", "slats", "slats", "splat", "cross", "panel", "panel", "rails"),
-        number=int(rng.integers(2, 8)), post=u(0.01, 0.024), round_posts=_chance(rng, 0.4), handle=_chance(rng, 0.05),
-    )  # fmt: skip
+        number=int(rng.integers(2, 8)),
+        post=u(0.01, 0.024),
+        round_posts=_chance(rng, 0.4),
+        handle=_chance(rng, 0.05),
+    )
 
 
 def _legs(rng: np.random.Generator) -> Base:
     u = rng.uniform
     return Base(
-        "legs", leg=u(0.01, 0.028), round=_chance(rng, 0.5), taper=_choice(rng, 1.0, u(0.4, 1.0)),
-        splay=_choice(rng, 0.0, u(0, 0.09)), splay_rear=u(0, 0.1), bend=_choice(rng, 0.0, 0.0, 0.0, u(-0.04, 0.05)),
-        inset=u(0.015, 0.06), stretchers=_choice(rng, "none", "none", "box", "h", "rung"), stretcher_height=u(0.15, 0.6),
+        "legs",
+        leg=u(0.01, 0.028),
+        round=_chance(rng, 0.5),
+        taper=_choice(rng, 1.0, u(0.4, 1.0)),
+        splay=_choice(rng, 0.0, u(0, 0.09)),
+        splay_rear=u(0, 0.1),
+        bend=_choice(rng, 0.0, 0.0, 0.0, u(-0.04, 0.05)),
+        inset=u(0.015, 0.06),
+        stretchers=_choice(rng, "none", "none", "box", "h", "rung"),
+        stretcher_height=u(0.15, 0.6),
         apron=_choice(rng, 0.0, u(0.03, 0.09)),
-    )  # fmt: skip
+    )
 
 
-def _open_arms(rng: np.random.Generator, probability: float, kinds: tuple[str, ...] = ("post", "post", "loop", "sweep")) -> Arms:
+def _open_arms(
+    rng: np.random.Generator, probability: float, kinds: tuple[str, ...] = ("post", "post", "loop", "sweep")
+) -> Arms:
     u = rng.uniform
     if not _chance(rng, probability):
         return Arms()
@@ -87,10 +114,16 @@ def modern(rng: np.random.Generator) -> Chair:
     u = rng.uniform
     seat = _seat(rng, thick=0.4)
     seat.oval = False
-    back = _back(rng, seat, _choice(rng, "panel", "panel", "panel", "frame", "wrap"))
+    back = _back(rng, seat, _choice(rng, "panel", "panel", "panel", "frame", "wrap", "double"))
     kind = _choice(rng, "sled", "sled", "cantilever", "cantilever", "hairpin", "pedestal", "star", "sides", "legs")
     base = _legs(rng)
-    base.kind, base.leg, base.round, base.radius, base.spokes = kind, u(0.012, 0.022), True, u(0.2, 0.3), int(rng.integers(4, 6))
+    base.kind, base.leg, base.round, base.radius, base.spokes = (
+        kind,
+        u(0.012, 0.022),
+        True,
+        u(0.2, 0.3),
+        int(rng.integers(4, 6)),
+    )
     arms = Arms() if back.kind == "wrap" else _open_arms(rng, 0.35, ("loop", "loop", "post", "panel"))
     return Chair(seat, back, base, arms)
 
@@ -108,7 +141,7 @@ def shell(rng: np.random.Generator) -> Chair:
     if _chance(rng, 0.25):
         back.thickness = u(0.04, 0.08)
     base = _legs(rng)
-    base.kind = _choice(rng, "legs", "legs", "hairpin", "pedestal", "star", "sled")
+    base.kind = _choice(rng, "legs", "legs", "legs", "hairpin", "pedestal", "star", "sled", "curl")
     base.leg, base.splay, base.splay_rear, base.inset = u(0.01, 0.02), u(0.02, 0.1), u(0.02, 0.1), u(0.06, 0.12)
     base.radius, base.taper, base.apron, base.castors = u(0.2, 0.28), _choice(rng, 1.0, 0.6), 0.0, _chance(rng, 0.3)
     base.spokes = int(rng.integers(4, 6))
@@ -122,11 +155,19 @@ def office(rng: np.random.Generator) -> Chair:
     seat.oval, seat.cushion, seat.kind = False, 0.0, "plate"
     seat.rear_width, seat.corner = u(0.88, 1.0), u(0.06, 0.18)
     back = _back(rng, seat, _choice(rng, "panel", "panel", "panel", "frame"))
-    back.height, back.gap, back.corner, back.curve, back.bow = u(0.35, 0.8), u(0.0, 0.2), u(0.1, 0.8), u(0.0, 0.07), u(0, 0.04)
+    back.height, back.gap, back.corner, back.curve, back.bow = (
+        u(0.35, 0.8),
+        u(0.0, 0.2),
+        u(0.1, 0.8),
+        u(0.0, 0.07),
+        u(0, 0.04),
+    )
     back.number = _choice(rng, 3, 3, 4)
     back.head_rest = back.height > 0.5 and _chance(rng, 0.3)
     back.infill = "panel"
-    base = Base("star", u(0.018, 0.03), spokes=_choice(rng, 5, 5, 5, 4, 6), castors=_chance(rng, 0.85), radius=u(0.25, 0.35))
+    base = Base(
+        "star", u(0.018, 0.03), spokes=_choice(rng, 5, 5, 5, 4, 6), castors=_chance(rng, 0.85), radius=u(0.25, 0.35)
+    )
     arms = _open_arms(rng, 0.7, ("tee", "tee", "loop"))
     arms.width, arms.spread = u(0.05, 0.09), u(0.02, 0.06)
     return Chair(seat, back, base, arms)
@@ -135,17 +176,38 @@ def office(rng: np.random.Generator) -> Chair:
 def club(rng: np.random.Generator) -> Chair:
     """Upholstered arm chairs: block bodies, thick cushions, rolled or square arms, sometimes wings."""
     u = rng.uniform
-    seat = Seat(u(0.5, 0.75), u(0.5, 0.75), u(0.32, 0.45), u(0.1, 0.2), corner=u(0.01, 0.08), crown=u(0.0, 0.05), rear_width=u(0.9, 1.0))
+    seat = Seat(
+        u(0.5, 0.75),
+        u(0.5, 0.75),
+        u(0.32, 0.45),
+        u(0.1, 0.2),
+        corner=u(0.01, 0.08),
+        crown=u(0.0, 0.05),
+        rear_width=u(0.9, 1.0),
+    )
     back = Back(
-        u(0.3, 0.75), "panel", width=seat.width * u(0.85, 1.2), bottom_width=seat.width * u(0.95, 1.1), gap=0.0, lean=u(3, 22),
-        curve=u(0, 0.05), bow=u(0, 0.03), thickness=u(0.08, 0.22), corner=_choice(rng, 0.05, u(0.05, 0.6)), arch=_choice(rng, 0.0, u(0, 0.08)),
+        u(0.3, 0.75),
+        "panel",
+        width=seat.width * u(0.85, 1.2),
+        bottom_width=seat.width * u(0.95, 1.1),
+        gap=0.0,
+        lean=u(3, 22),
+        curve=u(0, 0.05),
+        bow=u(0, 0.03),
+        thickness=u(0.08, 0.22),
+        corner=_choice(rng, 0.05, u(0.05, 0.6)),
+        arch=_choice(rng, 0.0, u(0, 0.08)),
         wings=u(0.1, 0.22) if _chance(rng, 0.25) else 0.0,
-    )  # fmt: skip
+    )
     back.head_rest = _chance(rng, 0.06)
-    base = Base("block", u(0.015, 0.03), round=_chance(rng, 0.5), taper=u(0.5, 1.0), inset=_choice(rng, 0.01, u(0.02, 0.2)))
+    base = Base(
+        "block", u(0.015, 0.03), round=_chance(rng, 0.5), taper=u(0.5, 1.0), inset=_choice(rng, 0.01, u(0.02, 0.2))
+    )
     if _chance(rng, 0.15):
         base = Base(_choice(rng, "star", "pedestal"), 0.025, radius=u(0.28, 0.36), spokes=_choice(rng, 4, 5))
-    arms = Arms(_choice(rng, "panel", "panel", "roll", "roll"), u(0.08, 0.28), u(0.8, 1.02), u(0.07, 0.2), 0.05, u(0.01, 0.08))
+    arms = Arms(
+        _choice(rng, "panel", "panel", "roll", "roll"), u(0.08, 0.28), u(0.8, 1.02), u(0.07, 0.2), 0.05, u(0.01, 0.08)
+    )
     if _chance(rng, 0.12):
         arms = Arms()
     return Chair(seat, back, base, arms)
@@ -154,9 +216,23 @@ def club(rng: np.random.Generator) -> Chair:
 def tub(rng: np.random.Generator) -> Chair:
     """Round backs that run into the arms."""
     u = rng.uniform
-    seat = Seat(u(0.44, 0.65), u(0.44, 0.6), u(0.36, 0.48), u(0.03, 0.14), oval=_chance(rng, 0.6), corner=u(0.1, 0.2), crown=u(0, 0.03), cushion=_choice(rng, 0.0, u(0.03, 0.07)))
+    seat = Seat(
+        u(0.44, 0.65),
+        u(0.44, 0.6),
+        u(0.36, 0.48),
+        u(0.03, 0.14),
+        oval=_chance(rng, 0.6),
+        corner=u(0.1, 0.2),
+        crown=u(0, 0.03),
+        cushion=_choice(rng, 0.0, u(0.03, 0.07)),
+    )
     back = _back(rng, seat, "wrap")
-    back.height, back.lean, back.infill, back.thickness = u(0.22, 0.5), u(0, 18), _choice(rng, "panel", "panel", "spindles"), u(0.015, 0.1)
+    back.height, back.lean, back.infill, back.thickness = (
+        u(0.22, 0.5),
+        u(0, 18),
+        _choice(rng, "panel", "panel", "spindles"),
+        u(0.015, 0.1),
+    )
     base = _legs(rng)
     if _chance(rng, 0.5):
         base.kind, base.radius = _choice(rng, "block", "star", "pedestal"), u(0.22, 0.3)
@@ -167,20 +243,40 @@ def tub(rng: np.random.Generator) -> Chair:
 def folding(rng: np.random.Generator) -> Chair:
     u = rng.uniform
     seat = _seat(rng, thick=0.2)
-    seat.kind, seat.slats, seat.oval, seat.rear_width = _choice(rng, "plate", "slats", "plate"), int(rng.integers(4, 10)), False, u(0.9, 1.0)
+    seat.kind, seat.slats, seat.oval, seat.rear_width = (
+        _choice(rng, "plate", "slats", "plate"),
+        int(rng.integers(4, 10)),
+        False,
+        u(0.9, 1.0),
+    )
     back = _back(rng, seat, _choice(rng, "frame", "frame", "panel"))
     back.bottom_width = back.width = seat.width + 0.01
     back.curve, back.gap = u(0, 0.04), u(0.15, 0.6) * back.height
     base = Base("fold", u(0.01, 0.02), round=_chance(rng, 0.6), splay_rear=u(0, 0.1))
+    if _chance(rng, 0.25):
+        base.kind, base.bend = "curule", u(-0.05, 0.02)
     return Chair(seat, back, base, _open_arms(rng, 0.15, ("post",)))
 
 
 def garden(rng: np.random.Generator) -> Chair:
     """Slatted wood, broad arms; also rocking chairs."""
     u = rng.uniform
-    seat = Seat(u(0.46, 0.6), u(0.44, 0.56), u(0.36, 0.45), u(0.018, 0.03), "slats", rear_width=u(0.85, 1.0), slats=int(rng.integers(5, 11)))
+    seat = Seat(
+        u(0.46, 0.6),
+        u(0.44, 0.56),
+        u(0.36, 0.45),
+        u(0.018, 0.03),
+        "slats",
+        rear_width=u(0.85, 1.0),
+        slats=int(rng.integers(5, 11)),
+    )
     back = _back(rng, seat, _choice(rng, "frame", "frame", "spindles"))
-    back.infill, back.number, back.lean, back.height = _choice(rng, "slats", "ladder"), int(rng.integers(3, 9)), u(5, 25), u(0.45, 0.75)
+    back.infill, back.number, back.lean, back.height = (
+        _choice(rng, "slats", "ladder"),
+        int(rng.integers(3, 9)),
+        u(5, 25),
+        u(0.45, 0.75),
+    )
     base = _legs(rng)
     base.bend, base.splay, base.rockers = 0.0, u(0, 0.03), _chance(rng, 0.35)
     arms = _open_arms(rng, 0.85, ("post",))
@@ -198,7 +294,7 @@ def lounge(rng: np.random.Generator) -> Chair:
     """Low, leaning back, on sleds or thin legs."""
     u = rng.uniform
     seat = Seat(u(0.5, 0.65), u(0.5, 0.62), u(0.3, 0.4), u(0.04, 0.14), corner=u(0.01, 0.1), crown=u(0, 0.03))
-    back = _back(rng, seat, _choice(rng, "panel", "panel", "frame"))
+    back = _back(rng, seat, _choice(rng, "panel", "panel", "frame", "double"))
     back.width = back.bottom_width = seat.width * u(0.9, 1.0)
     back.gap, back.height, back.lean, back.thickness = 0.0, u(0.4, 0.7), u(15, 35), u(0.02, 0.12)
     base = _legs(rng)
@@ -215,10 +311,19 @@ def bar_stool(rng: np.random.Generator) -> Chair:
     back = _back(rng, seat, _choice(rng, "panel", "panel", "frame", "spindles", "wrap"))
     back.height = u(0.12, 0.45)
     base = _legs(rng)
-    base.stretchers, base.stretcher_height, base.splay, base.splay_rear = _choice(rng, "box", "box", "rung", "none"), u(0.2, 0.4), u(0, 0.08), u(0, 0.08)
+    base.stretchers, base.stretcher_height, base.splay, base.splay_rear = (
+        _choice(rng, "box", "box", "rung", "none"),
+        u(0.2, 0.4),
+        u(0, 0.08),
+        u(0, 0.08),
+    )
     base.foot_ring = _chance(rng, 0.35)
     if _chance(rng, 0.4):
-        base.kind, base.radius, base.foot_ring = _choice(rng, "pedestal", "pedestal", "star", "sled"), u(0.19, 0.26), True
+        base.kind, base.radius, base.foot_ring = (
+            _choice(rng, "pedestal", "pedestal", "star", "sled"),
+            u(0.19, 0.26),
+            True,
+        )
     return Chair(seat, back, base, Arms())
 
 
@@ -237,9 +342,20 @@ def floor_chair(rng: np.random.Generator) -> Chair:
 
 
 KINDS = (
-    (dining, 26), (modern, 14), (shell, 12), (office, 12), (club, 14), (tub, 7), (folding, 5), (garden, 5), (rocking, 2),
-    (lounge, 6), (bar_stool, 7), (stool, 2), (floor_chair, 1),
-)  # fmt: skip
+    (dining, 26),
+    (modern, 14),
+    (shell, 12),
+    (office, 12),
+    (club, 14),
+    (tub, 7),
+    (folding, 5),
+    (garden, 5),
+    (rocking, 2),
+    (lounge, 6),
+    (bar_stool, 7),
+    (stool, 2),
+    (floor_chair, 1),
+)
 
 
 # Finishes
@@ -252,13 +368,21 @@ def sample_finish(rng: np.random.Generator, chair: Chair) -> Finish:
     if style < 0.2:
         cover = frame
     back = cover if _chance(rng, 0.75) else _choice(rng, frame, paint.any_color(rng))
-    arms = _choice(rng, frame, frame, cover) if chair.arms.kind not in ("panel", "roll") else _choice(rng, cover, back, back, frame)
+    arms = (
+        _choice(rng, frame, frame, cover)
+        if chair.arms.kind not in ("panel", "roll")
+        else _choice(rng, cover, back, back, frame)
+    )
     accent = _choice(rng, paint.any_color(rng), cover, frame, paint.gray(rng))
     if 0.2 < style < 0.3:
         frame, cover, back, arms = (paint.any_color(rng) for _ in range(4))
     pattern = cover
     if _chance(rng, 0.08):
         width = rng.uniform(0.2, 0.6)
-        pattern = paint.bands(cover, paint.any_color(rng), int(rng.integers(0, 3)), -width, width, int(rng.integers(3, 8)))
+        pattern = paint.bands(
+            cover, paint.any_color(rng), int(rng.integers(0, 3)), -width, width, int(rng.integers(3, 8))
+        )
     castor = paint.gray(rng, 15, 60)
+    if 0.3 < style < 0.36:  # without materials
+        return Finish(*(cover,) * 6)
     return Finish(frame, pattern, pattern if back is cover else back, arms, accent, castor)

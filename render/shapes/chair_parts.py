@@ -12,14 +12,33 @@ import numpy as np
 
 from render.shapes.paint import Paint
 from render.shapes.primitives import (
-    MIRROR, Builder, Surface, beam, box, circle, cylinder, ellipsoid, extrude, fillet, join, pairs, rectangle, revolve,
-    rounded_rectangle, sheet, spline, superellipse, sweep, tube, wheel,
-)  # fmt: skip
+    MIRROR,
+    Builder,
+    Surface,
+    beam,
+    box,
+    circle,
+    cylinder,
+    extrude,
+    fillet,
+    join,
+    pairs,
+    rectangle,
+    revolve,
+    rounded_rectangle,
+    sheet,
+    spline,
+    superellipse,
+    sweep,
+    tube,
+)
 
 KEYPOINTS = (
-    "seat_center", "back_top_center", "base_center",
+    "seat_center",
+    "back_top_center",
+    "base_center",
     *pairs("seat_front", "seat_rear", "back_top", "back_bottom", "front_foot", "rear_foot", "arm_front", "arm_rear"),
-)  # fmt: skip
+)
 
 
 @dataclass
@@ -30,10 +49,9 @@ class Seat:
     thickness: float
     kind: str = "plate"  # "plate", "dished", "slats", "shell" (one piece with the back), "none"
     rear_width: float = 1.0  # relative to the front
-    corner: float = 0.05  # radius, or for ``oval`` unused
+    corner: float = 0.05  # radius, unless oval
     oval: bool = False
     crown: float = 0.0  # bulge of a cushion
-    tilt: float = 0.0  # degrees, rear edge down
     cushion: float = 0.0  # thickness of a loose cushion on top
     slats: int = 6
 
@@ -61,7 +79,7 @@ class Seat:
 @dataclass
 class Back:
     height: float  # of its top above the seat
-    kind: str = "panel"  # "panel", "frame", "spindles", "hoop", "wrap", "none"
+    kind: str = "panel"  # "panel", "double" (two panels), "frame", "spindles", "hoop", "wrap", "none"
     width: float = 0.42  # at the top
     bottom_width: float = 0.4
     gap: float = 0.1  # between seat and lower edge
@@ -82,7 +100,7 @@ class Back:
 
 @dataclass
 class Base:
-    kind: str = "legs"  # "legs", "star", "pedestal", "sled", "cantilever", "sides", "block", "fold", "hairpin", "none"
+    kind: str = "legs"  # a key of `_BASES`
     leg: float = 0.02  # half thickness
     round: bool = False
     taper: float = 1.0  # thickness of the foot relative to the top
@@ -154,7 +172,7 @@ def draw(builder: Builder, chair: Chair, finish: Finish) -> None:
 
 def _draw_seat(builder: Builder, chair: Chair, finish: Finish) -> None:
     seat = chair.seat
-    builder.mark("seat_center", [0, seat.top, 0])
+    builder.mark("seat_center", [0, seat.top + seat.crown, 0])
     front, rear = seat.corners()
     builder.mark_pair("seat_front", front)
     builder.mark_pair("seat_rear", rear)
@@ -182,7 +200,9 @@ def _draw_slatted_seat(builder: Builder, seat: Seat, finish: Finish) -> None:
         width = seat.width * (1 + (seat.rear_width - 1) * share)
         middle = [0, seat.height - seat.thickness / 2, (start + end) / 2]
         builder.add(box([width, seat.thickness, 0.75 * (end - start)], middle), finish.seat)
-    rail = box([0.03, 0.03, seat.depth], [0.42 * seat.width * min(1, seat.rear_width), seat.height - seat.thickness - 0.01, 0])
+    rail = box(
+        [0.03, 0.03, seat.depth], [0.42 * seat.width * min(1, seat.rear_width), seat.height - seat.thickness - 0.01, 0]
+    )
     builder.add_pair(rail, finish.frame)
 
 
@@ -193,11 +213,15 @@ def _draw_shell(builder: Builder, chair: Chair, finish: Finish) -> None:
     half = seat.depth / 2
     profile = spline(
         [
-            [seat.height - 0.03, -half], [seat.height, -half + 0.05], [seat.height - 0.015, 0.1 * half],
-            [seat.height + 0.03, half * 0.8], back_point(chair, 0.0, 0.35 * back.height)[1:], top[1:],
+            [seat.height - 0.03, -half],
+            [seat.height, -half + 0.05],
+            [seat.height - 0.015, 0.1 * half],
+            [seat.height + 0.03, half * 0.8],
+            back_point(chair, 0.0, 0.35 * back.height)[1:],
+            top[1:],
         ],
         26,
-    )  # fmt: skip
+    )
     v = np.linspace(0, 1, len(profile))
     end = 1 - 0.75 * back.corner * np.clip((v - 0.75) / 0.25, 0, 1) ** 3 - 0.15 * np.clip((0.12 - v) / 0.12, 0, 1) ** 2
     half_width = np.interp(v, [0, 0.5, 1], [seat.width, max(seat.width, back.width) * 1.02, back.width]) / 2 * end
@@ -211,6 +235,9 @@ def _draw_shell(builder: Builder, chair: Chair, finish: Finish) -> None:
     points = np.concatenate([x[..., None], profile[:, None] + bulge], axis=-1)
     points[..., 1] += lift[:, None] * np.abs(u) ** 3
     builder.add(sheet(points, max(back.thickness, 0.012)), finish.seat)
+    builder.mark("seat_center", points[10, 7])
+    builder.mark_pair("seat_front", points[1, -1])
+    builder.mark_pair("seat_rear", points[13, -1])
     builder.mark("back_top_center", points[-1, 7])
     builder.mark_pair("back_top", points[-1, -1])
 
@@ -224,8 +251,7 @@ def _draw_back(builder: Builder, chair: Chair, finish: Finish) -> None:
         builder.mark("back_top_center", back_point(chair, 0.0, back.height + back.arch))
         builder.mark_pair("back_top", back_point(chair, back.width / 2, back.height))
         builder.mark_pair("back_bottom", back_point(chair, back.bottom_width / 2, back.gap))
-        {"panel": _draw_panel_back, "frame": _draw_frame_back, "spindles": _draw_spindle_back, "hoop": _draw_hoop_back,
-         "wrap": _draw_wrap_back}[back.kind](builder, chair, finish)  # fmt: skip
+        _BACKS[back.kind](builder, chair, finish)
     if back.head_rest:
         top = back_point(chair, 0.0, back.height)
         builder.add(box([0.5 * back.width, 0.14, 0.07], top + [0, 0.12, -0.01], 0.03), finish.back)
@@ -267,7 +293,7 @@ def _half_width(back: Back, h: float) -> float:
 def _post_path(chair: Chair, inset: float = 0.0) -> np.ndarray:
     h = np.linspace(-0.5 * chair.seat.thickness, chair.back.height, 8)
     x = np.array([_half_width(chair.back, value) for value in h]) - inset
-    return back_point(chair, x, h) * [1, 1, 1]
+    return back_point(chair, x, h)
 
 
 def _draw_posts(builder: Builder, chair: Chair, finish: Finish) -> None:
@@ -290,6 +316,17 @@ def _draw_panel_back(builder: Builder, chair: Chair, finish: Finish) -> None:
         builder.add(tube(top + [0, 0, 0.5 * back.thickness], 0.012, 6), finish.accent)
 
 
+def _draw_double_back(builder: Builder, chair: Chair, finish: Finish) -> None:
+    """Two cushions or shells, one above the other, on a pair of bars."""
+    back = chair.back
+    border = back.gap + 0.5 * (back.height - back.gap)
+    for low, high in ((back.gap, border - 0.01), (border + 0.01, back.height)):
+        builder.add(back_panel(chair, low, high, back.width, back.width, back.thickness), finish.back)
+    h = np.linspace(-0.5 * chair.seat.thickness, 0.9 * back.height, 7)
+    path = back_point(chair, np.full(7, 0.3 * back.bottom_width), h) + [0, 0, 0.6 * back.thickness]
+    builder.add_pair(sweep(path, rectangle(2 * back.post, back.post), up=(0, 0, 1)), finish.frame)
+
+
 def _draw_frame_back(builder: Builder, chair: Chair, finish: Finish) -> None:
     back = chair.back
     _draw_posts(builder, chair, finish)
@@ -300,7 +337,10 @@ def _draw_frame_back(builder: Builder, chair: Chair, finish: Finish) -> None:
     inner = _half_width(back, (low + high) / 2) - 2 * back.post
     if back.infill == "ladder":
         for h in np.linspace(low, high, back.number + 1)[:-1]:
-            builder.add(_bar(chair, _half_width(back, h), h, back.post, 0.4 * (high - low) / back.number, back.arch), finish.back)
+            builder.add(
+                _bar(chair, _half_width(back, h), h, back.post, 0.4 * (high - low) / back.number, back.arch),
+                finish.back,
+            )
         return
     builder.add(_bar(chair, _half_width(back, low), low, 1.2 * back.post, rail), finish.frame)
     if back.infill in ("slats", "splat"):
@@ -323,7 +363,11 @@ def _draw_spindle_back(builder: Builder, chair: Chair, finish: Finish) -> None:
     back = chair.back
     number = back.number + 3
     for x in np.linspace(-1, 1, number):
-        path = back_point(chair, np.linspace(x * back.bottom_width * 0.42, x * back.width * 0.46, 5), np.linspace(0, back.height - 0.02, 5))
+        path = back_point(
+            chair,
+            np.linspace(x * back.bottom_width * 0.42, x * back.width * 0.46, 5),
+            np.linspace(0, back.height - 0.02, 5),
+        )
         builder.add(tube(path, 0.35 * back.post + 0.003, 5), finish.frame)
     builder.add(_bar(chair, back.width / 2, back.height - 0.02, 1.4 * back.post, 0.07, back.arch), finish.back)
 
@@ -335,13 +379,19 @@ def _draw_hoop_back(builder: Builder, chair: Chair, finish: Finish) -> None:
     x = np.cos(angle) * np.interp(np.sin(angle), [0, 0.5, 1], [back.bottom_width, back.width, back.width]) / 2
     h = np.sin(angle) ** 0.7 * back.height
     builder.add(tube(back_point(chair, x, h), back.post, 8), finish.frame)
+    builder.mark_pair("back_top", back_point(chair, x[5], h[5]))
+    builder.mark("back_top_center", back_point(chair, 0.0, back.height))
     if back.infill == "panel":
-        panel = back_panel(chair, max(back.gap, 0.05), 0.97 * back.height, 0.9 * back.width, 0.85 * back.bottom_width, back.thickness)
+        panel = back_panel(
+            chair, max(back.gap, 0.05), 0.97 * back.height, 0.9 * back.width, 0.85 * back.bottom_width, back.thickness
+        )
         builder.add(panel, finish.back)
         return
     for x in np.linspace(-0.75, 0.75, back.number + 1):
         top = (1 - x**2) ** 0.35 * back.height
-        path = back_point(chair, np.linspace(x * back.bottom_width * 0.4, x * back.width * 0.5, 4), np.linspace(0, top, 4))
+        path = back_point(
+            chair, np.linspace(x * back.bottom_width * 0.4, x * back.width * 0.5, 4), np.linspace(0, top, 4)
+        )
         builder.add(tube(path, 0.35 * back.post + 0.003, 5), finish.frame)
 
 
@@ -366,7 +416,9 @@ def _draw_wrap_back(builder: Builder, chair: Chair, finish: Finish) -> None:
     spread = 1 + (outwards - 1) * v
     points = np.stack([plan[:, 0] * spread, seat.height + h, plan[:, 1] * spread], axis=-1)
     builder.add(sheet(points, max(back.thickness, 0.02)), finish.back)
-    builder.mark_pair("arm_front", np.maximum(points[-1, -1], points[-1, 0]) * [1, 1, 1])
+    if back.thickness > 0.06:  # a rolled rim
+        builder.add(tube(points[-1], 0.75 * back.thickness, 10), finish.back)
+    builder.mark_pair("arm_front", points[-1, -1])
     if back.infill != "panel":
         for k in range(2, 23, 4):
             foot = np.array([0.93 * plan[k, 0], seat.height - 0.01, 0.93 * plan[k, 1]])
@@ -374,6 +426,16 @@ def _draw_wrap_back(builder: Builder, chair: Chair, finish: Finish) -> None:
     builder.mark("back_top_center", points[-1, 12])
     builder.mark_pair("back_top", points[-1, 16])
     builder.mark_pair("back_bottom", points[0, 16])
+
+
+_BACKS = {
+    "panel": _draw_panel_back,
+    "double": _draw_double_back,
+    "frame": _draw_frame_back,
+    "spindles": _draw_spindle_back,
+    "hoop": _draw_hoop_back,
+    "wrap": _draw_wrap_back,
+}
 
 
 # Bases
@@ -404,9 +466,13 @@ def _draw_legs(builder: Builder, chair: Chair, finish: Finish) -> None:
         n = 7 if base.bend else 2
         s = np.linspace(0, 1, n)[:, None]
         outwards = np.array([0.4, 0, np.sign(top[2])])
-        path = top + s * (foot - top) + base.bend * outwards * (np.sin(2 * np.pi * s) if base.round else -np.sin(np.pi * s))
+        path = (
+            top
+            + s * (foot - top)
+            + base.bend * outwards * (np.sin(2 * np.pi * s) if base.round else -np.sin(np.pi * s))
+        )
         builder.add_pair(sweep(path, section, np.linspace(1, base.taper, n), up=(0, 0, 1)), finish.frame)
-        builder.mark_pair(f"{name}_foot", foot - [0, lift, 0])
+        builder.mark_pair(f"{name}_foot", foot)
     _draw_stretchers(builder, chair, joints, finish)
     if base.apron:
         _draw_apron(builder, chair, joints, finish)
@@ -474,15 +540,29 @@ def _draw_star(builder: Builder, chair: Chair, finish: Finish) -> None:
         if out[0] < -1e-9:
             continue
         end = base.radius * out + [0, 2 * castor + 0.012, 0]
-        spoke = sweep([[0, hub, 0], 0.4 * end + [0, 0.62 * hub, 0], end], superellipse(1.5, 1.8, 3, 8), np.array([0.022, 0.02, 0.011]))
+        spoke = sweep(
+            [[0, hub, 0], 0.4 * end + [0, 0.62 * hub, 0], end],
+            superellipse(1.5, 1.8, 3, 8),
+            np.array([0.022, 0.02, 0.011]),
+        )
         parts = [(spoke, finish.frame)]
         if base.castors:
             side = np.cross(out, [0, 1, 0]) * 0.016
-            disc = join([cylinder(end * [1, 0, 1] + [0, castor, 0] + s * side, end * [1, 0, 1] + [0, castor, 0] + s * 0.35 * side, castor, 12) for s in (-1, 1)])
+            disc = join(
+                [
+                    cylinder(
+                        end * [1, 0, 1] + [0, castor, 0] + s * side,
+                        end * [1, 0, 1] + [0, castor, 0] + s * 0.35 * side,
+                        castor,
+                        12,
+                    )
+                    for s in (-1, 1)
+                ]
+            )
             parts.append((disc, finish.castor))
         for surface, color in parts:
             (builder.add_pair if out[0] > 1e-9 else builder.add)(surface, color)
-    builder.mark("base_center", [0, 0, 0])
+    builder.mark("base_center", [0, hub - 0.05, 0])
 
 
 def _draw_pedestal(builder: Builder, chair: Chair, finish: Finish) -> None:
@@ -500,7 +580,9 @@ def _draw_pedestal(builder: Builder, chair: Chair, finish: Finish) -> None:
         builder.add(cylinder([0, 0.02, 0], [0, top, 0], thin, 12), finish.frame)
         builder.add(cylinder([0, 0.55 * top, 0], [0, top, 0], 1.35 * thin, 12), finish.accent)
     if base.foot_ring:
-        path = fillet([[0, 0.4 * top, 0], [0.13, 0.4 * top, -0.02], [0.13, 0.36 * top, -0.2], [0, 0.36 * top, -0.2]], 0.05)
+        path = fillet(
+            [[0, 0.4 * top, 0], [0.13, 0.4 * top, -0.02], [0.13, 0.36 * top, -0.2], [0, 0.36 * top, -0.2]], 0.05
+        )
         builder.add_pair(tube(path, 0.01, 6), finish.frame)
     builder.mark("base_center", [0, 0, 0])
 
@@ -555,7 +637,7 @@ def _draw_block(builder: Builder, chair: Chair, finish: Finish) -> None:
     builder.add(extrude(outline, feet, max(top, feet + 0.03), 0.02), finish.back)
     for name, corner in zip(("front", "rear"), seat.corners()):
         at = corner * [0.86, 0, 0.86]
-        shape = (cylinder if base.round else lambda a, b, r: beam(a, b, 2 * r, 2 * r, 1 / max(base.taper, 0.5)))
+        shape = cylinder if base.round else lambda a, b, r: beam(a, b, 2 * r, 2 * r, 1 / max(base.taper, 0.5))
         builder.add_pair(shape(at, at + [0, feet + 0.01, 0], base.leg * max(base.taper, 0.5)), finish.frame)
         builder.mark_pair(f"{name}_foot", at)
 
@@ -592,15 +674,62 @@ def _draw_hairpin(builder: Builder, chair: Chair, finish: Finish) -> None:
     builder.add_pair(tube([a, b * MIRROR], r, 6), finish.frame)
 
 
+def _draw_curule(builder: Builder, chair: Chair, finish: Finish) -> None:
+    """Legs that cross under the seat, seen from the front: directors' chairs, savonarolas."""
+    base = chair.base
+    section = circle(base.leg, 8) if base.round else rectangle(1.6 * base.leg, 2 * base.leg)
+    for name, (top, foot) in leg_joints(chair).items():
+        foot = np.array([1.05 * top[0], 0, top[2]])
+        path = spline([top, (top + foot) / 2 * [0, 1, 1] + [0.01, base.bend, 0], foot * [-1, 1, 1]], 9)
+        builder.add_pair(sweep(path, section, up=(0, 0, 1)), finish.frame)
+        builder.mark_pair(f"{name}_foot", foot)
+    (front, _), (rear, _) = leg_joints(chair).values()
+    for height in (0.0, front[1]):
+        runner = [[1.05 * front[0], height + 0.012, front[2]], [1.05 * rear[0], height + 0.012, rear[2]]]
+        builder.add_pair(sweep(runner, rectangle(0.025, 0.025)), finish.frame)
+
+
+def _draw_curl(builder: Builder, chair: Chair, finish: Finish) -> None:
+    """The moulded sheet goes on below the seat: down its front, back along the floor."""
+    seat = chair.seat
+    half, thickness = 0.5 * seat.depth, max(chair.back.thickness, 0.014)
+    floor = 0.5 * thickness
+    side = spline(
+        [
+            [seat.height - 0.03, -half],
+            [0.75 * seat.height, -half - 0.02],
+            [0.4 * seat.height, -0.25 * half],
+            [0.12 * seat.height, 0.1 * half],
+            [floor, 0.6 * half],
+            [floor, 1.2 * half],
+        ],
+        18,
+    )
+    width = 0.5 * seat.width * np.interp(np.linspace(0, 1, 18), [0, 0.5, 1], [0.82, 0.7, 1.0])
+    points = np.stack([np.insert(side, 0, u * width, axis=1) for u in np.linspace(-1, 1, 9)], axis=1)
+    builder.add(sheet(points, thickness), finish.seat)
+    builder.mark_pair("rear_foot", points[-1, -1])
+    builder.mark_pair("front_foot", points[13, -1])
+
+
 def _draw_nothing(builder: Builder, chair: Chair, finish: Finish) -> None:
     pass
 
 
 _BASES = {
-    "legs": _draw_legs, "star": _draw_star, "pedestal": _draw_pedestal, "sled": _draw_sled,
-    "cantilever": _draw_cantilever, "sides": _draw_sides, "block": _draw_block, "fold": _draw_fold,
-    "hairpin": _draw_hairpin, "none": _draw_nothing,
-}  # fmt: skip
+    "legs": _draw_legs,
+    "star": _draw_star,
+    "pedestal": _draw_pedestal,
+    "sled": _draw_sled,
+    "cantilever": _draw_cantilever,
+    "sides": _draw_sides,
+    "block": _draw_block,
+    "fold": _draw_fold,
+    "hairpin": _draw_hairpin,
+    "curule": _draw_curule,
+    "curl": _draw_curl,
+    "none": _draw_nothing,
+}
 
 
 # Arm rests
@@ -623,9 +752,14 @@ def _draw_arms(builder: Builder, chair: Chair, finish: Finish) -> None:
     foot = np.array([x - 0.5 * arms.spread, seat.height - 0.5 * seat.thickness, front_z + 0.03])
     r = 0.5 * arms.thickness
     if arms.kind == "post":
-        pad = sweep([rear, front - [0, 0.0, 0.03]], superellipse(arms.width, arms.thickness, 4, 12))
+        pad = sweep([rear, front - [0, 0, 0.03]], superellipse(arms.width, arms.thickness, 4, 12))
         builder.add_pair(pad, finish.arms)
-        builder.add_pair(tube([foot, [x, y, front_z + 0.03]], 0.8 * r, 6) if chair.base.round else beam(foot, [x, y, front_z + 0.03], 1.4 * r, 1.6 * r), finish.frame)  # fmt: skip
+        builder.add_pair(
+            tube([foot, [x, y, front_z + 0.03]], 0.8 * r, 6)
+            if chair.base.round
+            else beam(foot, [x, y, front_z + 0.03], 1.4 * r, 1.6 * r),
+            finish.frame,
+        )
     elif arms.kind == "tee":
         middle = np.array([x, y, (front_z + seat.depth / 2) / 2])
         length = 0.6 * seat.depth
@@ -635,11 +769,27 @@ def _draw_arms(builder: Builder, chair: Chair, finish: Finish) -> None:
         path = fillet([middle, [x, bottom, middle[2]], [0.2 * x, bottom, middle[2]]], 0.05)
         builder.add_pair(sweep(path, rectangle(0.05, 0.018), up=(0, 0, 1)), finish.frame)
     elif arms.kind == "loop":
-        path = fillet([rear, front, foot - [0, 0, 0.0]], 0.08, 6)
+        path = fillet([rear, front, foot], 0.08, 6)
         builder.add_pair(tube(path, 0.8 * r, 8), finish.frame)
-        builder.add_pair(box([arms.width * 0.8, 0.6 * arms.thickness, 0.55 * (rear[2] - front[2])], (front + rear) / 2 + [0, 0.8 * r, 0], 0.3 * r), finish.arms)  # fmt: skip
+        builder.add_pair(
+            box(
+                [arms.width * 0.8, 0.6 * arms.thickness, 0.55 * (rear[2] - front[2])],
+                (front + rear) / 2 + [0, 0.8 * r, 0],
+                0.3 * r,
+            ),
+            finish.arms,
+        )
     elif arms.kind == "sweep":
-        path = spline([rear + [0, 0.06, 0], (rear + front) / 2 + [0.015, 0.01, 0], front + [0, -0.02, 0], foot + [0, 0.05, -0.01], foot], 18)
+        path = spline(
+            [
+                rear + [0, 0.06, 0],
+                (rear + front) / 2 + [0.015, 0.01, 0],
+                front + [0, -0.02, 0],
+                foot + [0, 0.05, -0.01],
+                foot,
+            ],
+            18,
+        )
         builder.add_pair(sweep(path, superellipse(0.8 * arms.width, arms.thickness, 2.5, 10)), finish.arms)
     elif arms.kind in ("panel", "roll"):
         depth = rear_z - front_z

@@ -252,7 +252,9 @@ def revolve(profile: Sequence[Sequence[float]], sides: int = 20, axis: str = "y"
     return Surface(surface.vertices[:, order], surface.faces, surface.cells[:, order])
 
 
-def ellipsoid(radii: Sequence[float], center: Sequence[float] = (0, 0, 0), exponent: float = 2.0, n: int = 16) -> Surface:
+def ellipsoid(
+    radii: Sequence[float], center: Sequence[float] = (0, 0, 0), exponent: float = 2.0, n: int = 16
+) -> Surface:
     """Superellipsoid: exponent 2 the ellipsoid, larger ones ever closer to the box."""
     latitude = np.linspace(-np.pi / 2, np.pi / 2, n // 2 + 1)
     outline = superellipse(2, 2, exponent, n)
