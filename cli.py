@@ -16,6 +16,7 @@ from pathlib import Path
 import click
 
 from data.errors import UserError
+from data.interchange import FORMATS
 
 DEBUG_VARIABLE = "KEYPOINTNET_DEBUG"
 PATH = click.Path(path_type=Path)
@@ -274,6 +275,23 @@ def merge(out: Path, datasets: tuple[Path, ...]) -> None:
     with tqdm(desc="merge", unit="pair", disable=None) as bar:
         manifest = merge(out, list(datasets), bar.update)
     click.echo(f"{out}: {len(manifest.models)} models, {sum(shard.pairs for shard in manifest.shards)} pairs")
+
+
+@commands.command()
+@click.argument("dataset", type=PATH)
+@click.argument("out", type=PATH)
+@click.option("--to", type=click.Choice(FORMATS), required=True, help="the format to write")
+def export_data(dataset: Path, out: Path, to: str) -> None:
+    """Write a dataset in a format that others read.
+
+    \b
+    Example:
+      keypointnet export-data planes planes-tfrecord --to tfrecord
+    """
+    from data.interchange import export
+
+    export(dataset, out, to)
+    click.echo(f"{out}: {dataset} as {to}")
 
 
 def main(arguments: list[str] | None = None) -> None:

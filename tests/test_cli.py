@@ -32,6 +32,7 @@ CONTRACT = {
     "inspect": ("DATASET", "--verify --preview --json"),
     "export": ("RUN FILE.onnx", ""),
     "merge": ("OUT DATASET...", ""),
+    "export-data": ("DATASET OUT", "--to"),
 }
 
 

@@ -30,7 +30,8 @@ ROOMS = ("render", "train", "data")
 SOURCES = [ROOT / "cli.py", *(path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py")))]
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 # Distributions by the name that is imported, where the two differ. PyOpenGL comes with pyrender, which pins it.
-DISTRIBUTIONS = {"PIL": "pillow", "OpenGL": "pyrender"}
+DISTRIBUTIONS = {"PIL": "pillow", "OpenGL": "pyrender", "tomllib": "tomli"}
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +46,15 @@ def requirements(project) -> list[Requirement]:
     return [Requirement(line) for line in lines if not line.startswith("keypointnet")]
 
 
+def applicable(requirements: list[Requirement], python: str) -> list[Requirement]:
+    environment = {**default_environment(), "python_version": python}
+    return [item for item in requirements if item.marker is None or item.marker.evaluate(environment)]
+
+
 def pins(python: str) -> dict[str, Version]:
     """The versions of constraints.txt for one Python."""
-    environment = {**default_environment(), "python_version": python}
     lines = (ROOT / "constraints.txt").read_text().splitlines()
-    parsed = [Requirement(line) for line in lines if line and not line.startswith("#")]
-    chosen = [pin for pin in parsed if pin.marker is None or pin.marker.evaluate(environment)]
+    chosen = applicable([Requirement(line) for line in lines if line and not line.startswith("#")], python)
     assert all(re.fullmatch(r"==[\w.]+", str(pin.specifier)) for pin in chosen)
     names = [canonicalize_name(pin.name) for pin in chosen]
     assert len(set(names)) == len(names)
@@ -66,19 +70,20 @@ def test_every_requirement_has_a_lower_bound(requirements):
 def test_tested_versions_lie_in_the_ranges(python, project, requirements):
     assert python in SpecifierSet(project["requires-python"])
     pinned = pins(python)
-    for requirement in requirements:
+    for requirement in applicable(requirements, python):
         assert pinned[canonicalize_name(requirement.name)] in requirement.specifier, requirement
 
 
-def test_every_import_is_a_requirement(requirements):
+@pytest.mark.parametrize("files", [SOURCES, TESTS], ids=["sources", "tests"])
+def test_every_import_is_a_requirement(files, requirements):
     declared = {canonicalize_name(requirement.name) for requirement in requirements}
     missing = {}
-    for path in SOURCES:
+    for path in files:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
             for name in (name.split(".")[0] for name in names):
-                if name not in sys.stdlib_module_names and name not in (*ROOMS, "cli"):
+                if name not in sys.stdlib_module_names and name not in (*ROOMS, "cli", "tests"):
                     if canonicalize_name(DISTRIBUTIONS.get(name, name)) not in declared:
                         missing[name] = str(path.relative_to(ROOT))
     assert not missing
