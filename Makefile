@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
-# libegl1 and libgl1-mesa-dri: off-screen OpenGL. libosmesa6: the same without EGL. The other two: the viewer's window.
-GL_PACKAGES := libegl1 libgl1-mesa-dri libosmesa6 libgl1 libglu1-mesa
+# Off-screen OpenGL for the egl backend; with libglu1-mesa also a window.
+GL_PACKAGES := libegl1 libgl1 libgl1-mesa-dri libglu1-mesa
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test
@@ -33,7 +33,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || .ci/system-packages python3-venv || \
 	    { echo "error: $(PYTHON) has no venv module: install the package python3-venv"; exit 1; }
 	@$(PYTHON) -c 'import ctypes; ctypes.CDLL("libEGL.so.1")' 2>/dev/null || .ci/system-packages $(GL_PACKAGES) || \
-	    echo "note: going on without OpenGL; rendering uses Embree, only 'view' and the GL backends need: $(GL_PACKAGES)"
+	    echo "note: going on without OpenGL; rendering uses Embree. Only --backend egl needs: $(GL_PACKAGES)"
 	@echo "Installing Python packages into $(VENV); PyTorch is large, so this takes a while."
 	@$(PYTHON) -m venv $(VENV)
 	@$(PY) -m pip install --quiet --disable-pip-version-check --use-pep517 -c constraints.txt -e ".[test]"

@@ -294,6 +294,25 @@ def export_data(dataset: Path, out: Path, to: str) -> None:
     click.echo(f"{out}: {dataset} as {to}")
 
 
+@commands.command()
+def doctor() -> None:
+    """Say which rendering backends work here.
+
+    For each that does not: why, and what to install.
+
+    \b
+    Example:
+      keypointnet doctor
+    """
+    from render.doctor import diagnose
+
+    reports = diagnose()
+    for report in reports:
+        click.echo(str(report))
+    if not any(report.works for report in reports):
+        raise UserError("no rendering backend works here: install what is named above for one of them")
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line. Failures end in one line on standard error and a non-zero exit code."""
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 import typing
@@ -33,6 +34,7 @@ CONTRACT = {
     "export": ("RUN FILE.onnx", ""),
     "merge": ("OUT DATASET...", ""),
     "export-data": ("DATASET OUT", "--to"),
+    "doctor": ("", ""),
 }
 
 
@@ -56,7 +58,7 @@ def option(command: str, argument: str) -> click.Option:
 @pytest.mark.parametrize("command", cli.commands.commands)
 def test_help_has_an_example(command, capsys):
     assert run(command, "--help") == 0
-    assert f"  keypointnet {command} " in capsys.readouterr().out
+    assert re.search(rf"^  Examples?:\n    keypointnet {command}\b", capsys.readouterr().out, re.MULTILINE)
 
 
 @pytest.mark.parametrize("command", CONTRACT)
@@ -64,7 +66,7 @@ def test_contract(command, capsys):
     arguments, options = CONTRACT[command]
     run(command, "--help")
     text = capsys.readouterr().out
-    assert f"Usage: keypointnet {command} [OPTIONS] {arguments}" in text
+    assert f"Usage: keypointnet {command} [OPTIONS] {arguments}".rstrip() in text
     words = text.replace(",", " ").split()
     assert [name for name in options.split() if name not in words] == []
 
@@ -241,6 +243,19 @@ def test_from_meshes_to_keypoints(tmp_path, capsys):
     pytest.importorskip("onnx")
     assert run("export", trained, tmp_path / "planes.onnx") == 0
     assert (tmp_path / "planes.onnx").stat().st_size > 0
+
+
+def test_doctor(monkeypatch, capsys):
+    import render.doctor
+    from render.doctor import BackendReport
+
+    reports = [BackendReport("egl", False, False, "no libEGL", "install libegl1")]
+    monkeypatch.setattr(render.doctor, "diagnose", lambda: reports)
+    assert run("doctor") == 1
+    out, err = capsys.readouterr()
+    assert out == "egl: does not work: no libEGL\n  install libegl1\n" and "no rendering backend works" in err
+    reports.append(BackendReport("embree", True, False, "Embree 4"))
+    assert run("doctor") == 0
 
 
 def test_damaged_dataset_is_named(tmp_path, capsys):
