@@ -66,9 +66,7 @@ def make_dataset(folder, models: int = 3, pairs: int = 4, seed: int = 0, categor
         coded = np.where(depth > 0, np.round((depth - offset) / scale), 0).astype(np.uint16)
         rgba = np.array([[image for image, _ in pair] for pair in drawn])
         k = np.broadcast_to(intrinsics(), (pairs, 2, 3, 3)).copy()
-        records.append(
-            ModelPairs(f"balls-{m}", "test", "made up", 1, rgba, coded, poses, k, balls.astype(np.float32))
-        )
+        records.append(ModelPairs(f"balls-{m}", "test", "made up", 1, rgba, coded, poses, k, balls.astype(np.float32)))
     folder.mkdir(parents=True)
     shard = folder / shard_name("test", 0)
     write_shard(shard, "test", records, {"seed": seed}, NAMES, offset, scale)
@@ -114,6 +112,4 @@ class Oracle:
             ends.append(np.zeros((len(columns), 2, 2)))
             bumps = np.exp(-0.1 * np.square(grid[None] - points[:, None, None, :2]).sum(-1))
             maps.append(bumps / bumps.sum((1, 2), keepdims=True))
-        return Detections(
-            np.float32(keypoints), np.float32(maps), np.float32(ends), np.array(flags)
-        )
+        return Detections(np.float32(keypoints), np.float32(maps), np.float32(ends), np.array(flags))

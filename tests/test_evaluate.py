@@ -4,19 +4,29 @@ import shutil
 import h5py
 import numpy as np
 import pytest
-from tests.made_up import BALLS, Oracle, intrinsics, look_at, make_dataset
 
 from data.dataset import PairDataset
+from tests.made_up import BALLS, Oracle, intrinsics, look_at, make_dataset
 from train.eval import evaluate as evaluation_module
 from train.eval import metrics
 from train.eval.evaluate import Evaluation, evaluate, headline_table, notable_pairs, similar_views
 from train.eval.failures import PairGeometry, behind_surface, name_failure
 from train.eval.predictions import heatmap_spread, load_predictions, predict_split, sample_pairs, save_predictions
 
-CONTRACT = (
-    "n_models n_pairs angular_error_mean_deg angular_error_median_deg accuracy_at_5_deg accuracy_at_10_deg "
-    "accuracy_at_30_deg flip_rate keypoint_3d_se keypoint_3d_se_within_model orientation_accuracy silhouette_hit_rate"
-).split()
+CONTRACT = [
+    "n_models",
+    "n_pairs",
+    "angular_error_mean_deg",
+    "angular_error_median_deg",
+    "accuracy_at_5_deg",
+    "accuracy_at_10_deg",
+    "accuracy_at_30_deg",
+    "flip_rate",
+    "keypoint_3d_se",
+    "keypoint_3d_se_within_model",
+    "orientation_accuracy",
+    "silhouette_hit_rate",
+]
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,8 @@ class BoxDetector:
         solid = rgba[0, ..., 3] > 127
         rows, columns = np.flatnonzero(solid.any(1)), np.flatnonzero(solid.any(0))
         corners = [[columns[0], rows[0], 30.0], [columns[-1] + 1, rows[-1] + 1, 30.0]]
-        return Detections(np.float32([corners]), np.ones((1, 2, 4, 4)) / 16, np.zeros((1, 1, 2, 2)), np.ones((1, 1), bool))
+        heatmaps, ends, flags = np.ones((1, 2, 4, 4)) / 16, np.zeros((1, 1, 2, 2)), np.ones((1, 1), bool)
+        return Detections(np.float32([corners]), heatmaps, ends, flags)
 
 
 @pytest.fixture(autouse=True)

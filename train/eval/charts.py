@@ -6,6 +6,7 @@ All share one coordinate system (420 wide) so that their letters have one size o
 from __future__ import annotations
 
 import html
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -133,7 +134,7 @@ def binned(values: np.ndarray, errors: np.ndarray, edges: Sequence[float], label
         values, errors: (P,). edges: bin limits. label: what ``values`` is, with units. ticks: on the x axis.
     """
     rows = []
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         # the last bin includes its upper end
         chosen = errors[(values >= low) & ((values < high) | (high == edges[-1]))]
         if len(chosen):

@@ -104,11 +104,9 @@ def predict(run: str | Path, images: list[str | Path], out: str | Path, device: 
         "images": results,
         "failures": failures,
     }
-    text = json.dumps(document, indent=1)
-    text = re.sub(r"\[\n[\s\d.,eE+-]+\]", lambda numbers: re.sub(r"\s+", "", numbers[0]).replace(",", ", "), text)  # one keypoint a line
-    write_bytes(out / "predictions.json", (text + "\n").encode())
+    write_bytes(out / "predictions.json", _one_point_a_line(json.dumps(document, indent=1)).encode())
     if failures:
-        raise UserError(f"predict: {len(failures)} of {len(images)} images could not be read (named above): mend or leave out")
+        raise UserError(f"predict: {len(failures)} of {len(images)} images failed, named above: mend or leave them out")
     return results
 
 
@@ -153,7 +151,8 @@ def load_image(path: Path, size: int) -> FramedImage:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = "not an image" if isinstance(error, Image.UnidentifiedImageError) else f"damaged or too large ({error})"
+        unknown = isinstance(error, Image.UnidentifiedImageError)
+        reason = "not an image" if unknown else f"damaged or too large ({error})"
         raise UserError(f"{path}: {reason}: give PNG or JPEG files") from None
     straight = np.array(image)
     if has_alpha and not straight[..., 3].any():
@@ -276,6 +275,12 @@ def _dilate(mask: np.ndarray) -> np.ndarray:
     grown[:, 1:] |= mask[:, :-1]
     grown[:, :-1] |= mask[:, 1:]
     return grown
+
+
+def _one_point_a_line(text: str) -> str:
+    """Join lists of numbers in indented JSON."""
+    joined = re.sub(r"\[\n[\s\d.,eE+-]+\]", lambda m: re.sub(r"\s+", "", m[0]).replace(",", ", "), text)
+    return joined + "\n"
 
 
 def _free_name(path: Path, taken: set[str]) -> str:

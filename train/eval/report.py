@@ -95,9 +95,7 @@ def _figures(figures: dict) -> str:
 
     return "".join(
         (
-            card(
-                "Median error", f"{figures['angular_error_median_deg']:.1f}°", degrees("angular_error_median_deg")
-            ),
+            card("Median error", f"{figures['angular_error_median_deg']:.1f}°", degrees("angular_error_median_deg")),
             card("Mean error", f"{figures['angular_error_mean_deg']:.1f}°", degrees("angular_error_mean_deg")),
             *(
                 card(f"Within {at}°", f"{figures[key]:.0%}", share(key))
