@@ -7,6 +7,8 @@ parts for as long as they are found.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from embreex.mesh_construction import TriangleMesh
 from embreex.rtcore_scene import EmbreeScene
@@ -15,9 +17,9 @@ from render.mesh import Mesh
 from render.shading import Light, lit_corners
 
 # Rotated grid of sub-samples, as offsets from the pixel's centre in pixels; the centre ray is the fifth sample.
-SUBSAMPLES = np.array([[-0.125, -0.375], [0.375, -0.125], [0.125, 0.375], [-0.375, 0.125]])
+SUBSAMPLES = np.array([[-0.125, -0.375], [0.375, -0.125], [0.125, 0.375], [-0.375, 0.125]], np.float32)
 # Neighbours whose colours differ by more than this (of 255, largest channel) are refined.
-EDGE_CONTRAST = 12
+EDGE_CONTRAST = 16
 # Rays traced at once: enough to hide numpy's call overhead, few enough to stay in the cache.
 RAYS_PER_BATCH = 50_000
 _MAX_ROUNDS = 64  # of following thin parts
@@ -51,11 +53,17 @@ class EmbreeBackend:
         rgba = np.zeros((len(views), image_size, image_size, 4), np.uint8)
         depth = np.zeros((len(views), image_size, image_size), np.float32)
         outline = _thin_out(mesh.vertices, views.pixel_footprint())
-        corner, size, occupied = _windows(views, outline, image_size)
-        per_batch = max(1, RAYS_PER_BATCH // max(1, size[0] * size[1]))
-        for start in range(0, len(views), per_batch):
-            part = slice(start, start + per_batch)
-            _render_windows(traced, views[part], corner[part], size, occupied[part], rgba[part], depth[part])
+        pixels, ahead = views.project(outline)
+        corner, size = _windows(pixels, ahead, image_size)
+        # Views with windows of about one size are rendered together, in the largest of their windows.
+        for batch in _batches(size):
+            shape = tuple(int(side) for side in size[batch].max(0))
+            start = np.minimum(corner[batch], image_size - np.array(shape))
+            occupied = _occupied(pixels[batch], ahead[batch], start, shape)
+            colors, z = _render_windows(traced, views[batch], start, shape, occupied)
+            for view, (row, column), window, window_z in zip(batch, start, colors, z):
+                place = view, slice(row, row + shape[0]), slice(column, column + shape[1])
+                rgba[place], depth[place] = window, window_z
         return rgba, depth
 
 
@@ -90,22 +98,28 @@ class _TracedMesh:
 
 
 class _Views:
-    """Rays of n pinhole cameras in the object frame: through pixel (u, v), origin + z * (u U + v V + W) has depth z."""
+    """Rays of n pinhole cameras in the object frame.
+
+    Through pixel (u, v) go the points origin + z * (u U + v V + W), z being their depth. Rays start in front of the
+    object, not at the camera, to spend single precision on the object: at depth ``near``.
+    """
 
     def __init__(self, object_to_camera: np.ndarray, intrinsics: np.ndarray):
         self.object_to_camera, self.intrinsics = object_to_camera, intrinsics
         to_object = object_to_camera[:, :3, :3].transpose(0, 2, 1)
-        basis = to_object @ np.linalg.inv(intrinsics)
-        self.basis = basis.transpose(0, 2, 1)  # rows U, V, W
-        self.center = -(to_object @ object_to_camera[:, :3, 3:])[..., 0]
-        # Rays start in front of the object, not at the camera: single precision is then spent on the object.
-        self.near = np.maximum(object_to_camera[:, 2, 3] - _OBJECT_RADIUS, 0)
+        near = np.maximum(object_to_camera[:, 2, 3] - _OBJECT_RADIUS, 0)
+        directions = (to_object @ np.linalg.inv(intrinsics)).transpose(0, 2, 1)  # rows U, V, W
+        origins = near[:, None, None] * directions
+        origins[:, 2] -= (to_object @ object_to_camera[:, :3, 3:])[..., 0]
+        # Rows of both are factors of u, v and 1.
+        self._directions, self._origins = directions.astype(np.float32), origins.astype(np.float32)
+        self.near = near.astype(np.float32)
 
     def __len__(self) -> int:
         return len(self.object_to_camera)
 
-    def __getitem__(self, part: slice) -> _Views:
-        return _Views(self.object_to_camera[part], self.intrinsics[part])
+    def __getitem__(self, chosen: np.ndarray) -> _Views:
+        return _Views(self.object_to_camera[chosen], self.intrinsics[chosen])
 
     def pixel_footprint(self) -> float:
         """Smallest width of a pixel at the object's centre, object units."""
@@ -118,24 +132,29 @@ class _Views:
         homogeneous += projection[:, None, :, 3].astype(np.float32)
         return homogeneous[..., :2] / np.maximum(homogeneous[..., 2:], 1e-6), homogeneous[..., 2]
 
-    def rays(self, view: np.ndarray, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Origins and directions, float32 (N, 3), of rays through pixels (u, v) of the views; all (N,)."""
-        basis = self.basis[view]
-        direction = u[:, None] * basis[:, 0] + v[:, None] * basis[:, 1] + basis[:, 2]
-        return (self.center[view] + self.near[view, None] * direction).astype(np.float32), direction.astype(np.float32)
+    def grid_rays(self, corner: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        """Origins and directions, float32 (n * h * w, 3), through the pixel centres of a window per view.
 
-    def grid_rays(self, corner: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """The same for the pixel centres of a window per view; corner (n, 2) is (row, column). (n * h * w, 3)."""
-        v = corner[:, 0, None] + np.arange(size[0]) + 0.5
-        u = corner[:, 1, None] + np.arange(size[1]) + 0.5
-        along_rows = v[..., None] * self.basis[:, None, 1] + self.basis[:, None, 2]
-        along_columns = u[..., None] * self.basis[:, None, 0]
-        near = self.near[:, None, None]
-        origin_rows = (self.center[:, None] + near * along_rows).astype(np.float32)
-        origin_columns = (near * along_columns).astype(np.float32)
-        origins = origin_rows[:, :, None] + origin_columns[:, None]
-        directions = along_rows.astype(np.float32)[:, :, None] + along_columns.astype(np.float32)[:, None]
-        return origins.reshape(-1, 3), directions.reshape(-1, 3)
+        Args:
+            corner: (n, 2) first (row, column) of each window. shape: (h, w) of all.
+        """
+        v = (corner[:, 0, None] + np.arange(shape[0]) + 0.5).astype(np.float32)[..., None]
+        u = (corner[:, 1, None] + np.arange(shape[1]) + 0.5).astype(np.float32)[..., None]
+        rays = []
+        for factors in (self._origins, self._directions):
+            along_rows, along_columns = v * factors[:, None, 1] + factors[:, None, 2], u * factors[:, None, 0]
+            rays.append((along_rows[:, :, None] + along_columns[:, None]).reshape(-1, 3))
+        return rays[0], rays[1]
+
+    def subsample_rays(self, view: np.ndarray, row: np.ndarray, column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same through the sub-samples of pixels, all (P,); (P * S, 3)."""
+        v, u = (row + 0.5).astype(np.float32)[:, None], (column + 0.5).astype(np.float32)[:, None]
+        rays = []
+        for factors in (self._origins, self._directions):
+            centers = u * factors[view, 0] + v * factors[view, 1] + factors[view, 2]
+            offsets = np.einsum("sk,nkd->nsd", SUBSAMPLES, factors[:, :2])
+            rays.append((centers[:, None] + offsets[view]).reshape(-1, 3))
+        return rays[0], rays[1]
 
 
 def _thin_out(vertices: np.ndarray, spacing: float) -> np.ndarray:
@@ -148,110 +167,109 @@ def _thin_out(vertices: np.ndarray, spacing: float) -> np.ndarray:
     return vertices[np.unique(key, return_index=True)[1]]
 
 
-def _windows(views: _Views, outline: np.ndarray, image_size: int) -> tuple[np.ndarray, tuple[int, int], np.ndarray]:
-    """One window size for all views, and per view where it lies so that it holds the whole object.
+def _windows(pixels: np.ndarray, depth: np.ndarray, image_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where in the image the object lies, from the projections of its outline.
 
     Returns:
-        corner int64 (n, 2) as (row, column); size (h, w); occupied bool (n, h, w), pixels that hold a vertex.
+        corner int64 (n, 2), first (row, column), and size int64 (n, 2), (h, w).
     """
-    pixels, depth = views.project(outline)
-    if (depth <= 0).any():  # the camera stands within the object: its projection bounds nothing
-        corner, size = np.zeros((len(views), 2), np.int64), (image_size, image_size)
-    else:
-        margin = 3  # pixels; thinning moved the outline by up to a cube's diagonal
-        low = np.clip(np.floor(pixels.min(1)) - margin, 0, image_size)[:, ::-1].astype(np.int64)
-        high = np.clip(np.ceil(pixels.max(1)) + margin, 0, image_size)[:, ::-1].astype(np.int64)
-        height, width = (int(x) for x in (high - low).max(0))
-        size = (height, width)
-        corner = np.clip(low, 0, image_size - np.array(size))
-    occupied = np.zeros((len(views), *size), bool)
+    margin = 3  # pixels; thinning moved the outline by up to a cube's diagonal
+    low = np.clip(np.floor(pixels.min(1)) - margin, 0, image_size)[:, ::-1].astype(np.int64)
+    high = np.clip(np.ceil(pixels.max(1)) + margin, 0, image_size)[:, ::-1].astype(np.int64)
+    within = (depth <= 0).any(1)  # the camera stands within the object: its projection bounds nothing
+    low[within], high[within] = 0, image_size
+    return low, high - low
+
+
+def _batches(size: np.ndarray) -> Iterator[np.ndarray]:
+    """Indices of views, of similar window sizes (n, 2), as many at a time as fit into a batch of rays."""
+    order = np.argsort(size[:, 0], kind="stable")
+    order = order[size[order].all(1)]  # leaves out views that do not see the object
+    start = 0
+    while start < len(order):
+        area = np.maximum.accumulate(size[order[start:]]).prod(1) * np.arange(1, len(order) - start + 1)
+        count = max(1, int(np.searchsorted(area, RAYS_PER_BATCH, "right")))
+        yield order[start : start + count]
+        start += count
+
+
+def _occupied(pixels: np.ndarray, depth: np.ndarray, corner: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """bool (n, h, w): pixels of each view's window that hold a point of the outline."""
+    occupied = np.zeros((len(pixels), *shape), bool)
     column = np.floor(pixels[..., 0]).astype(np.int64) - corner[:, None, 1]
     row = np.floor(pixels[..., 1]).astype(np.int64) - corner[:, None, 0]
-    inside = (row >= 0) & (row < size[0]) & (column >= 0) & (column < size[1]) & (depth > 0)
-    view = np.broadcast_to(np.arange(len(views))[:, None], inside.shape)
-    occupied[view[inside], row[inside], column[inside]] = True
-    return corner, size, occupied
+    inside = (row >= 0) & (row < shape[0]) & (column >= 0) & (column < shape[1]) & (depth > 0)
+    view, point = np.nonzero(inside)
+    occupied[view, row[view, point], column[view, point]] = True
+    return occupied
 
 
 def _render_windows(
-    traced: _TracedMesh,
-    views: _Views,
-    corner: np.ndarray,
-    size: tuple[int, int],
-    occupied: np.ndarray,
-    rgba: np.ndarray,
-    depth: np.ndarray,
-) -> None:
-    """Render windows of a few views, all of one size, into their places in ``rgba`` and ``depth``."""
-    if not size[0] or not size[1]:
-        return
-    shape = (len(views), *size)
-    color = np.zeros((shape[0] * shape[1] * shape[2], 4), np.float32)
-    z = np.zeros(len(color), np.float32)
-    hit, parameter, hit_color = traced.trace(*views.grid_rays(corner, size))
-    color[hit, :3] = hit_color
-    color[hit, 3] = 255
-    z[hit] = parameter + views.near.astype(np.float32)[hit // (size[0] * size[1])]
-    _refine(traced, views, corner, color.reshape(*shape, 4), occupied)
-    quantised = (color + 0.5).astype(np.uint8).reshape(*shape, 4)
-    z = z.reshape(shape)
-    for i, (row, column) in enumerate(corner):
-        rgba[i, row : row + size[0], column : column + size[1]] = quantised[i]
-        depth[i, row : row + size[0], column : column + size[1]] = z[i]
+    traced: _TracedMesh, views: _Views, corner: np.ndarray, shape: tuple[int, int], occupied: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Render a window of each view: uint8 (n, h, w, 4) and depth float32 (n, h, w)."""
+    pixels = len(views) * shape[0] * shape[1]
+    rgba, z = np.zeros((pixels, 4), np.uint8), np.zeros(pixels, np.float32)
+    hit, parameter, color = traced.trace(*views.grid_rays(corner, shape))
+    rgba[hit, :3] = color + 0.5
+    rgba[hit, 3] = 255
+    z[hit] = parameter + views.near[hit // (shape[0] * shape[1])]
+    rgba = rgba.reshape(len(views), *shape, 4)
+    _refine(traced, views, corner, rgba, occupied)
+    return rgba, z.reshape(rgba.shape[:3])
 
 
-def _refine(
-    traced: _TracedMesh, views: _Views, corner: np.ndarray, color: np.ndarray, occupied: np.ndarray
-) -> None:
-    """Replace float32 ``color`` (n, h, w, 4) by the mean over sub-samples where one sample does not do, in place."""
-    n, h, w, _ = color.shape
-    covered = color[..., 3] > 0
-    todo = occupied & ~covered
-    # One scratch array with a border, so that following a thin part needs no bounds.
+def _refine(traced: _TracedMesh, views: _Views, corner: np.ndarray, rgba: np.ndarray, occupied: np.ndarray) -> None:
+    """Replace pixels of ``rgba`` (n, h, w, 4) by the mean over sub-samples where one sample does not do, in place."""
+    n, h, w, _ = rgba.shape
+    covered = rgba[..., 3] > 0
+    todo = (occupied & ~covered) | _at_edges(rgba)
+    # A border around each window, so that following a thin part needs no bounds.
     done = np.ones((n, h + 2, w + 2), bool)
     done[:, 1:-1, 1:-1] = covered
-    for axis in (1, 2):
-        first, second = _shifted(color, axis)
-        differs = (np.abs(first - second) > EDGE_CONTRAST).any(-1)
-        a, b = _shifted(todo, axis)
-        a |= differs
-        b |= differs
-    flat = color.reshape(-1, 4)
     steps = np.array([-w - 3, -w - 2, -w - 1, -1, 1, w + 1, w + 2, w + 3])
+    flat = rgba.reshape(-1, 4)
     view, row, column = np.nonzero(todo)
     for _ in range(_MAX_ROUNDS):
         if not len(view):
             return
         done[view, row + 1, column + 1] = True
         index = (view * h + row) * w + column
-        before = flat[index, 3]
-        flat[index] = _supersample(traced, views, view, corner[view, 0] + row, corner[view, 1] + column, flat[index])
+        center = flat[index]
+        mean = _supersample(traced, views, view, corner[view, 0] + row, corner[view, 1] + column, center)
+        flat[index] = mean
         # A part too thin for the centre ray continues in some neighbour that no ray has been near.
-        found = (before == 0) & (flat[index, 3] > 0)
+        found = (center[:, 3] == 0) & (mean[:, 3] > 0)
         bordered = ((view * (h + 2) + row + 1) * (w + 2) + column + 1)[found]
-        reached = np.unique(bordered[:, None] + steps)
-        reached = reached[~done.ravel()[reached]]
+        reached = (bordered[:, None] + steps).ravel()
+        reached = np.unique(reached[~done.ravel()[reached]])
         view, rest = np.divmod(reached, (h + 2) * (w + 2))
         row, column = np.divmod(rest, w + 2)
         row, column = row - 1, column - 1
 
 
-def _shifted(image: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Views of (n, h, w, ...) such that entry i of the second is the next pixel along ``axis`` after the first's."""
-    if axis == 1:
-        return image[:, :-1], image[:, 1:]
-    return image[:, :, :-1], image[:, :, 1:]
+def _at_edges(rgba: np.ndarray) -> np.ndarray:
+    """bool (n, h, w): pixels that differ from the next one in some direction, and that one."""
+    edges = np.zeros(rgba.shape[:3], bool)
+    for before, after in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:, :, :-1], np.s_[:, :, 1:])):
+        difference = np.maximum(rgba[before], rgba[after]) - np.minimum(rgba[before], rgba[after]) > EDGE_CONTRAST
+        differs = difference.view(np.uint32)[..., 0] > 0  # four truth values at once
+        edges[before] |= differs
+        edges[after] |= differs
+    return edges
 
 
 def _supersample(
     traced: _TracedMesh, views: _Views, view: np.ndarray, row: np.ndarray, column: np.ndarray, center: np.ndarray
 ) -> np.ndarray:
-    """Mean colour and coverage, float32 (P, 4), of pixels whose centre sample is ``center`` (P, 4)."""
+    """Mean colour and coverage, uint8 (P, 4), of pixels whose centre sample is ``center`` (P, 4)."""
     count = len(SUBSAMPLES)
-    u = (column[:, None] + 0.5 + SUBSAMPLES[:, 0]).ravel()
-    v = (row[:, None] + 0.5 + SUBSAMPLES[:, 1]).ravel()
-    hit, _, hit_color = traced.trace(*views.rays(np.repeat(view, count), u, v))
-    samples = np.zeros((len(u), 4), np.float32)
-    samples[hit, :3] = hit_color
+    hit, _, color = traced.trace(*views.subsample_rays(view, row, column))
+    samples = np.zeros((len(view) * count, 4), np.float32)
+    samples[hit, :3] = color
     samples[hit, 3] = 255
-    return (samples.reshape(-1, count, 4).sum(1) + center) / (count + 1)
+    samples = samples.reshape(-1, count * 4)
+    total = center + samples[:, :4]
+    for start in range(4, count * 4, 4):
+        total += samples[:, start : start + 4]
+    return (total / (count + 1) + 0.5).astype(np.uint8)

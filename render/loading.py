@@ -129,7 +129,7 @@ def _read_parts(path: Path, assets: _Assets) -> list[Painted]:
         _check_gltf(content, assets)
     elif kind == "ply":
         _check_ply(content)
-    elif kind == "obj" and _ODD_INDEX.search(content):
+    elif kind == "obj" and _has_odd_index(content):
         content = _absolute_indices(content)
     scene = trimesh.load_scene(io.BytesIO(content), file_type=kind, resolver=assets, process=False)
     del content
@@ -191,6 +191,12 @@ def _check_ply(content: bytes) -> None:
 
 # A face of an OBJ file with an index that is 0 or negative.
 _ODD_INDEX = re.compile(rb"^f[^\n]*?[ \t/](-|0+(?!\d))", re.MULTILINE)
+
+
+def _has_odd_index(content: bytes) -> bool:
+    faces = content[max(0, content.find(b"\nf")) :]
+    # Most files can be told to be in order without a regular expression, which takes longer than parsing them.
+    return any(sign in faces for sign in (b"-", b" 0", b"/0", b"\t0")) and _ODD_INDEX.search(faces) is not None
 
 
 def _absolute_indices(content: bytes) -> bytes:

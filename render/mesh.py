@@ -99,29 +99,22 @@ def corner_normals(vertices: np.ndarray, faces: np.ndarray, hard_edge_degrees: f
     edges /= np.maximum(np.linalg.norm(edges, axis=2, keepdims=True), 1e-30)
     angles = np.arccos(np.clip(-np.einsum("fcd,fcd->fc", edges, np.roll(edges, 1, axis=1)), -1, 1))
 
+    own = np.repeat(face_normals.astype(np.float32), 3, axis=0)
+    share = own * angles.ravel()[:, None].astype(np.float32)
     merged = _merge_by_position(vertices)[faces].ravel()
     by_vertex = np.argsort(merged, kind="stable")
-    count = np.bincount(merged)
-    start, valence = (np.cumsum(count) - count)[merged], count[merged]
-    place = np.empty_like(by_vertex)
-    place[by_vertex] = np.arange(len(by_vertex))
-    flat = valence > MAX_SMOOTH_VALENCE
-    start[flat], valence[flat] = place[flat], 1  # such a corner is its only neighbour
-    # Per corner, in the order of their vertices: its face's normal, and its share in a mean.
-    own = np.repeat(face_normals.astype(np.float32), 3, axis=0)
-    sorted_normal = own[by_vertex]
-    sorted_share = sorted_normal * angles.ravel()[by_vertex, None].astype(np.float32)
+    valence = np.bincount(merged)
+    start = np.cumsum(valence) - valence
     threshold = np.cos(np.radians(hard_edge_degrees))
-    normals = np.empty((len(merged), 3))
-    # In blocks of bounded numbers of (corner, neighbour) pairs.
-    for block in np.split(np.arange(len(merged)), np.flatnonzero(np.diff(np.cumsum(valence) // 200_000)) + 1):
-        first = np.cumsum(valence[block]) - valence[block]
-        neighbour = np.arange(first[-1] + valence[block[-1]]) + np.repeat(start[block] - first, valence[block])
-        cosine = np.einsum("pd,pd->p", np.repeat(own[block], valence[block], axis=0), sorted_normal[neighbour])
-        weight = np.sign(cosine) * (np.abs(cosine) >= threshold)
-        normals[block] = np.add.reduceat(sorted_share[neighbour] * weight[:, None], first, axis=0)
+    normals = own.copy()
+    for count in np.unique(valence[(valence > 1) & (valence <= MAX_SMOOTH_VALENCE)]):
+        around = by_vertex[start[valence == count][:, None] + np.arange(count)]  # corners around vertices of one valence
+        for block in np.array_split(around, around.size * count // 2_000_000 + 1):
+            normal = own[block]
+            cosine = normal @ normal.transpose(0, 2, 1)
+            normals[block] = (np.sign(cosine) * (np.abs(cosine) >= threshold)) @ share[block]
     normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-30)
-    return normals.reshape(len(faces), 3, 3).astype(np.float32)
+    return normals.reshape(len(faces), 3, 3)
 
 
 def _merge_by_position(vertices: np.ndarray) -> np.ndarray:

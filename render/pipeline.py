@@ -17,7 +17,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -54,18 +54,18 @@ class RenderConfig:
     """Every option of a rendering."""
 
     out: Path  # the dataset folder
-    category: str | None = None  # built-in shapes to draw; either this
-    meshes: Path | None = None  # or a folder of meshes (or one file)
-    models: int | None = None  # how many; None = 400 shapes, or all meshes; meshes are taken in the order of their ids
-    pairs_per_model: int = 16
-    seed: int = 0
+    category: str | None = None  # built-in shapes to draw: airplane, car or chair
+    meshes: Path | None = None  # instead of shapes: a ShapeNetCore category folder, any folder of meshes, or one mesh
+    models: int | None = None  # how many; by default 400 shapes, or all meshes (which come in the order of their ids)
+    pairs_per_model: int = 16  # pairs of views of each model
+    seed: int = 0  # all randomness comes from it
     splits: tuple[float, float, float] = (0.8, 0.1, 0.1)  # shares of train, val, test; every model is in one of them
     views: ViewSettings = field(default_factory=ViewSettings)  # image size and cameras
     light: Light = field(default_factory=Light)
     backend: str = "auto"  # auto, egl, osmesa or embree
     strict: bool = False  # a mesh that cannot be used is an error, instead of an entry in `failures`
     # How the work is done; these shape no byte of the data.
-    workers: int | None = None  # processes; None = one per core
+    workers: int | None = None  # processes; by default one per core
     task: tuple[int, int] | None = None  # (I, N): only every N-th model, from the I-th; `merge` joins the parts
     progress: bool = True  # show a progress bar
 
@@ -102,7 +102,7 @@ def render_dataset(config: RenderConfig) -> RenderSummary:
         Interrupted: Ctrl-C; the same call goes on where it stopped.
     """
     check_config(config)
-    config.backend = resolve(config.backend)
+    config = replace(config, backend=resolve(config.backend))
     sources = _sources(config)
     settings = data_settings(config)
     out = Path(config.out)
@@ -165,12 +165,12 @@ def _check_views(views: ViewSettings, require) -> None:
         is_range(views.distance, reach, 1e4),
         f"distance: {views.distance}: choose {reach:.2f} to 10000 object units, the lower end first",
     )
-    require(is_range(views.fov_degrees, 0.01, 150), f"fov: {views.fov_degrees}: choose 0.01 to 150 degrees")
+    require(is_range(views.fov_degrees, 0.01, 150), f"fov-degrees: {views.fov_degrees}: choose 0.01 to 150 degrees")
     require(
         is_range(views.elevation_degrees, -90, 90),
-        f"elevation: {views.elevation_degrees}: choose -90 to 90 degrees, the lower end first",
+        f"elevation-degrees: {views.elevation_degrees}: choose -90 to 90 degrees, the lower end first",
     )
-    require(0 <= views.roll_degrees <= 180, f"roll: {views.roll_degrees}: choose 0 to 180 degrees")
+    require(0 <= views.roll_degrees <= 180, f"roll-degrees: {views.roll_degrees}: choose 0 to 180 degrees")
 
 
 def data_settings(config: RenderConfig) -> dict:

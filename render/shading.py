@@ -18,11 +18,11 @@ from render.mesh import Mesh
 class Light:
     """Lights fixed to the object frame. Radiance factors are linear RGB; a white face lit by all of it stays <= 1."""
 
-    sky: tuple[float, float, float] = (0.62, 0.62, 0.62)  # from straight above
-    ground: tuple[float, float, float] = (0.22, 0.22, 0.22)  # from straight below
-    sun: tuple[float, float, float] = (0.38, 0.38, 0.38)  # diffuse light
-    # Towards the sun. It stands in the object's plane of symmetry: shading tells no left side from a right one.
-    sun_direction: tuple[float, float, float] = (0.0, 0.8, -0.6)
+    sky: tuple[float, float, float] = (0.62, 0.62, 0.62)  # light from straight above
+    ground: tuple[float, float, float] = (0.22, 0.22, 0.22)  # light from straight below
+    sun: tuple[float, float, float] = (0.38, 0.38, 0.38)  # diffuse light from one direction
+    # By default in the object's plane of symmetry, so that shading tells no left side from a right one.
+    sun_direction: tuple[float, float, float] = (0.0, 0.8, -0.6)  # towards the light of `sun`, object frame
 
 
 def lit_corners(mesh: Mesh, light: Light) -> tuple[np.ndarray, np.ndarray]:

@@ -12,9 +12,9 @@ class ViewSettings:
     """How the two cameras of a pair are drawn. Ranges are (low, high); equal ends fix the value."""
 
     image_size: int = 128  # pixels, height and width
-    distance: tuple[float, float] = (30.0, 30.0)  # from the object's centre, object units
-    fov_degrees: tuple[float, float] = (5.0, 5.0)  # full vertical angle
-    elevation_degrees: tuple[float, float] = (0.0, 90.0)  # above the object's x-z plane
+    distance: tuple[float, float] = (30.0, 30.0)  # low,high: the camera's, from the object's centre, object units
+    fov_degrees: tuple[float, float] = (5.0, 5.0)  # low,high: full vertical field of view
+    elevation_degrees: tuple[float, float] = (0.0, 90.0)  # low,high: above the object's x-z plane
     shift: float = 0.2  # the camera moves by up to this much along each object axis after it was aimed, object units
     roll_degrees: float = 0.0  # the camera turns about its axis by up to this much either way
 
@@ -63,12 +63,11 @@ def look_at(position: np.ndarray, target: np.ndarray | None = None, roll_degrees
     """
     position = np.asarray(position, np.float64)
     forward = (0.0 if target is None else np.asarray(target, np.float64)) - position
-    forward = forward / np.linalg.norm(forward)
-    right = np.cross(forward, (0.0, 1.0, 0.0))
-    if np.linalg.norm(right) < 1e-9:  # straight from above or below: the object's front points up in the image
-        right = np.array([1.0, 0.0, 0.0])
-    right /= np.linalg.norm(right)
-    rotation = np.stack([right, np.cross(forward, right), forward])
+    x, y, z = forward / np.linalg.norm(forward)
+    level = np.hypot(x, z)
+    # Straight from above or below: the object's front points up in the image.
+    right_x, right_z = (-z / level, x / level) if level > 1e-9 else (1.0, 0.0)
+    rotation = np.array([[right_x, 0, right_z], [y * right_z, z * right_x - x * right_z, -y * right_x], [x, y, z]])
     roll = np.radians(roll_degrees)
     rotation = np.array([[np.cos(roll), -np.sin(roll), 0], [np.sin(roll), np.cos(roll), 0], [0, 0, 1]]) @ rotation
     pose = np.eye(4)
