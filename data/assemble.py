@@ -40,6 +40,7 @@ def assemble(
     manifest: Manifest,
     pairs_per_shard: int = PAIRS_PER_SHARD,
     progress: Progress = lambda pairs: None,
+    codec: str = "gzip",
 ) -> Manifest:
     """Write the final shards and, last of all, ``dataset.json`` from shards that lie elsewhere.
 
@@ -55,6 +56,7 @@ def assemble(
             kept as they are, and the new models come behind them.
         pairs_per_shard: a shard holds whole models and is closed at this many pairs.
         progress: called with the number of pairs just written.
+        codec: of the images, one of ``data.shard.CODECS``.
 
     Returns:
         The manifest as saved.
@@ -71,7 +73,7 @@ def assemble(
         number = sum(shard.split == split for shard in manifest.shards)
         ours = (block for block in blocks if block.entry.split == split)
         for members in _pack(ours, pairs_per_shard):
-            shards.append(_write(out / shard_name(split, number), members, progress))
+            shards.append(_write(out / shard_name(split, number), members, progress, codec))
             number += 1
     shards.sort(key=lambda shard: (SPLITS.index(shard.split), shard.file))
     models = {entry.model_id: entry for entry in [*manifest.models, *(block.entry for block in blocks)]}
@@ -81,7 +83,9 @@ def assemble(
     return result
 
 
-def merge(out: Path, folders: Sequence[Path], progress: Progress = lambda pairs: None) -> Manifest:
+def merge(
+    out: Path, folders: Sequence[Path], progress: Progress = lambda pairs: None, codec: str = "gzip"
+) -> Manifest:
     """Join datasets of one category (or the parts of `render --task I/N`) into a new dataset folder.
 
     The parts of one rendering give the bytes of that rendering done in one go. Where settings differ, each shard
@@ -117,7 +121,7 @@ def merge(out: Path, folders: Sequence[Path], progress: Progress = lambda pairs:
             sources.append(Path(folder) / shard.file)
             if not sources[-1].is_file() or file_sha256(sources[-1]) != shard.sha256:
                 raise damaged(sources[-1])
-    return assemble(out, sources, target, progress=progress)
+    return assemble(out, sources, target, progress=progress, codec=codec)
 
 
 def _already_merged(out: Path, target: Manifest, manifests: list[Manifest]) -> Manifest:
@@ -202,8 +206,8 @@ def _pack(blocks: Iterable[_Block], pairs_per_shard: int) -> Iterator[list[_Bloc
             yield members
 
 
-def _write(path: Path, members: list[_Block], progress: Progress) -> ShardEntry:
-    with ShardWriter(path, members[0].header) as writer:
+def _write(path: Path, members: list[_Block], progress: Progress, codec: str) -> ShardEntry:
+    with ShardWriter(path, members[0].header, codec) as writer:
         for source, blocks in groupby(members, key=lambda block: block.path):
             with ShardReader(source) as reader:
                 for block in blocks:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from data.errors import UserError
 from data.manifest import MANIFEST_NAME, Manifest, load_manifest
 from data.schema import FIELDS, SPLITS
-from data.shard import ModelEntry, ShardReader, damaged
+from data.shard import ModelEntry, ShardReader, damaged, require_filters
 
 _MAX_OPEN_SHARDS = 128
 
@@ -181,6 +181,7 @@ class PairDataset(Dataset):
             if len(self._open) >= _MAX_OPEN_SHARDS:
                 self._open.popitem(last=False)[1]["rgba"].file.close()
             file = h5py.File(self._paths[shard], "r", rdcc_nbytes=0)
+            require_filters(file["rgba"], self._paths[shard])
             self._open[shard] = {name: file[name] for name in ("rgba", "depth")}
         return self._open[shard]
 

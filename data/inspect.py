@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import textwrap
 from collections import defaultdict
 from pathlib import Path
 
@@ -78,10 +79,11 @@ def format_description(description: dict) -> str:
     if description["faces"]:
         lines.append("faces      {min} to {max}, median {median:g}".format(**description["faces"]))
     if description["semantic_keypoints"]:
-        lines.append(f"keypoints  {', '.join(description['semantic_keypoints'])}")
+        names = ", ".join(description["semantic_keypoints"])
+        lines += textwrap.wrap(f"keypoints  {names}", 110, subsequent_indent=" " * 11)
     lines.append(f"seed       {description['seed']}")
     lines.append("settings")
-    lines += [f"  {name} = {value}" for name, value in description["settings"].items()]
+    lines += _format_settings(description["settings"], "  ")
     if description["pairs"]:
         lines += _format_views(description)
     for ids in description["duplicates"]:
@@ -149,7 +151,10 @@ class _ViewStatistics:
         return {
             "azimuth_deg": _histogram(self._azimuths, self.AZIMUTH_EDGES),
             "elevation_deg": _histogram(self._elevations, self.ELEVATION_EDGES),
-            "rotation_angle_deg": _histogram(self._angles, self.ANGLE_EDGES),
+            "rotation_angle_deg": {
+                **_histogram(self._angles, self.ANGLE_EDGES),
+                "median": float(np.median(np.concatenate(self._angles))),
+            },
             "distance": _range(self._distances),
             "fov_deg": _range(self._fovs),
         }
@@ -158,7 +163,7 @@ class _ViewStatistics:
 def _histogram(parts: list[np.ndarray], edges: np.ndarray) -> dict:
     values = np.concatenate(parts)
     counts, _ = np.histogram(values, edges)
-    return {"edges": edges.tolist(), "counts": counts.tolist(), "mean": float(values.mean()), "median": float(np.median(values))}
+    return {"edges": edges.tolist(), "counts": counts.tolist()}
 
 
 def _range(parts: list[np.ndarray]) -> dict:
@@ -317,16 +322,26 @@ def _save_picture(image: Image.Image, path: Path) -> None:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}): choose another place") from None
 
 
+def _format_settings(settings: dict, prefix: str) -> list[str]:
+    lines = []
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            lines += _format_settings(value, f"{prefix}{name}.")
+        else:
+            lines.append(f"{prefix}{name} = {value}")
+    return lines
+
+
 def _format_views(description: dict) -> list[str]:
     lines = []
     titles = {
         "azimuth_deg": "camera azimuth, degrees (0 = in front, 90 = on the object's right)",
         "elevation_deg": "camera elevation, degrees",
-        "rotation_angle_deg": "rotation between the two views, degrees",
+        "rotation_angle_deg": "rotation between the two views, degrees; median {median:.1f}",
     }
     for name, title in titles.items():
         histogram = description[name]
-        lines.append(f"{title}; mean {histogram['mean']:.1f}, median {histogram['median']:.1f}")
+        lines.append(title.format(**histogram))
         lines += _bars(histogram)
     for name, title, unit in (("distance", "distance", "object units"), ("fov_deg", "field of view", "degrees")):
         lines.append("{} {min:.3g} to {max:.3g} {}".format(title, unit, **description[name]))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from data.schema import FIELDS, FORMAT, FORMAT_VERSION, SPLITS, ModelPairs, rela
 
 # HDF5 1.10's format (2016): the oldest whose headers and chunk indices carry checksums.
 _LIBVER = ("v110", "v110")
-_GZIP_LEVEL = 1
+CODECS = ("gzip", "zstd")
 _POSE_FIELDS = ("object_to_camera", "intrinsics", "R", "t")
 
 
@@ -94,12 +95,17 @@ def canonical_json(value: object) -> str:
 
 
 class ShardWriter:
-    """Context manager that collects models into a new shard and publishes it on a clean exit."""
+    """Context manager that collects models into a new shard and publishes it on a clean exit.
 
-    def __init__(self, path: Path, header: ShardHeader):
+    Args:
+        codec: "gzip", which every HDF5 reads, or "zstd", faster to read, which needs hdf5plugin wherever it is read.
+    """
+
+    def __init__(self, path: Path, header: ShardHeader, codec: str = "gzip"):
         if header.split not in SPLITS:
             raise ValueError(f"split must be one of {SPLITS}, got {header.split!r}")
         self._path = Path(path)
+        self._compression = _compression(codec)
         self.header = header
         self._models: list[ModelEntry] = []
         self._keypoints: list[np.ndarray] = []
@@ -109,7 +115,8 @@ class ShardWriter:
 
     def __enter__(self) -> ShardWriter:
         self._raw = DeferredErrorFile(temporary_path(self._path), "w+b")
-        self._file = h5py.File(self._raw, "w", libver=_LIBVER)
+        # Without a cache chunks reach the file in the order of writing, whether compressed here or before.
+        self._file = h5py.File(self._raw, "w", libver=_LIBVER, rdcc_nbytes=0)
         self._file.attrs["format"] = FORMAT
         self._file.attrs["format_version"] = np.int64(FORMAT_VERSION)
         self._file.attrs["split"] = self.header.split
@@ -187,7 +194,7 @@ class ShardWriter:
     def _create_images(self, name: str, shape: tuple[int, ...], shuffle: bool = False) -> h5py.Dataset:
         dataset = self._file.create_dataset(
             name, (0, *shape), FIELDS[name].dtype, chunks=(1, *shape), maxshape=(None, *shape),
-            compression="gzip", compression_opts=_GZIP_LEVEL, shuffle=shuffle, fletcher32=True, track_times=False,
+            **self._compression, shuffle=shuffle, fletcher32=True, track_times=False,
         )  # fmt: skip
         _describe(dataset, name)
         return dataset
@@ -303,6 +310,7 @@ class ShardReader:
         if self.header.split not in SPLITS:
             raise ValueError("unknown split")
         rgba = self._file["rgba"]
+        require_filters(rgba, self.path)
         self.num_pairs, _, height, width, _ = rgba.shape
         self.image_size = (height, width)
         self._model_index = self._file["model_index"][:]
@@ -336,6 +344,33 @@ def check_format(path: Path, name: object, version: object) -> None:
         raise UserError(f"{path}: format_version {version!r} makes no sense: the file is damaged")
     if version > FORMAT_VERSION:
         raise UserError(f"{path}: format_version {version}, this program reads up to {FORMAT_VERSION}: update it")
+
+
+def require_filters(images: h5py.Dataset, path: Path) -> None:
+    """Make the codec of a dataset available, or raise :class:`UserError`."""
+    plist = images.id.get_create_plist()
+    needed = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
+    if all(map(h5py.h5z.filter_avail, needed)):
+        return
+    with suppress(ImportError):
+        import hdf5plugin  # noqa: F401  registers its codecs with HDF5
+
+        if all(map(h5py.h5z.filter_avail, needed)):
+            return
+    raise UserError(f"{path}: compressed with a codec that is not installed: pip install hdf5plugin")
+
+
+def _compression(codec: str) -> dict:
+    """h5py's options for a codec."""
+    if codec == "gzip":
+        return {"compression": "gzip", "compression_opts": 1}
+    if codec != "zstd":
+        raise UserError(f"--codec {codec}: no such codec: choose one of {', '.join(CODECS)}")
+    try:
+        import hdf5plugin
+    except ImportError:
+        raise UserError("--codec zstd: hdf5plugin is not installed: pip install hdf5plugin, or use gzip") from None
+    return dict(hdf5plugin.Zstd(clevel=3))
 
 
 def damaged(path: Path) -> UserError:

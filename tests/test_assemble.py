@@ -4,17 +4,29 @@ import multiprocessing
 import os
 import random
 import signal
+import sys
 import time
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
 
 from data.assemble import assemble, merge
 from data.errors import UserError
 from data.manifest import Failure, load_manifest
-from data.shard import read_models
-from tests.made_up_pairs import SETTINGS, folder_bytes, make_dataset, make_manifest, make_model, write_part
+from data.shard import read_models, write_shard
+from tests.made_up_pairs import (
+    DEPTH_OFFSET,
+    DEPTH_SCALE,
+    KEYPOINTS,
+    SETTINGS,
+    folder_bytes,
+    make_dataset,
+    make_manifest,
+    make_model,
+    write_part,
+)
 
 MODELS = 24
 
@@ -108,6 +120,13 @@ def test_growing_keeps_the_old_shards(parts, tmp_path):
     assert {entry.file for entry in grown.shards} | {"dataset.json"} == set(after)
 
 
+def test_compressed_images_are_copied_to_the_bytes_that_writing_them_gives(tmp_path):
+    models = [make_model(number, split="train") for number in range(4)]
+    write_shard(tmp_path / "written.h5", "train", models, SETTINGS, KEYPOINTS, DEPTH_OFFSET, DEPTH_SCALE)
+    assemble(tmp_path / "out", [write_part(tmp_path / "parts", model) for model in models], make_manifest())
+    assert (tmp_path / "out" / "train-00000.h5").read_bytes() == (tmp_path / "written.h5").read_bytes()
+
+
 def test_progress_counts_pairs(parts, tmp_path):
     counts = []
     assemble(tmp_path / "out", parts, make_manifest(), progress=counts.append)
@@ -180,3 +199,31 @@ def test_merge_does_not_launder_damage(tmp_path):
     shard.write_bytes(content)
     with pytest.raises(UserError, match=shard.name):
         merge(tmp_path / "m", [source])
+
+
+def test_a_faster_codec_holds_the_same_pairs(parts, tmp_path):
+    pytest.importorskip("hdf5plugin")
+    assemble(tmp_path / "gzip", parts, make_manifest(), pairs_per_shard=8)
+    merge(tmp_path / "zstd", [tmp_path / "gzip"], codec="zstd")
+    merge(tmp_path / "again", [tmp_path / "zstd"], codec="zstd")
+    assert folder_bytes(tmp_path / "again") == folder_bytes(tmp_path / "zstd")
+    for name in ("train-00000.h5", "test-00000.h5"):
+        with h5py.File(tmp_path / "zstd" / name) as file:
+            assert "32015" in file["rgba"]._filters  # the registered number of zstd
+    back = [model for entry in load_manifest(tmp_path / "zstd").shards for model in read_models(tmp_path / "zstd" / entry.file)]
+    for model in back:
+        np.testing.assert_array_equal(model.rgba, make_model(int(model.model_id[-3:])).rgba)
+    merge(tmp_path / "back", [tmp_path / "zstd"])
+    assemble(tmp_path / "one", parts, make_manifest())
+    assert folder_bytes(tmp_path / "back") == folder_bytes(tmp_path / "one")
+
+
+def test_a_codec_that_is_not_installed_is_a_clear_error(parts, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="no such codec"):
+        assemble(tmp_path / "out", parts, make_manifest(), codec="zip")
+    monkeypatch.setitem(sys.modules, "hdf5plugin", None)
+    with pytest.raises(UserError, match="pip install hdf5plugin"):
+        assemble(tmp_path / "out", parts, make_manifest(), codec="zstd")
+    monkeypatch.setattr(h5py.h5z, "filter_avail", lambda code: False)
+    with pytest.raises(UserError, match="model-.*pip install hdf5plugin"):
+        list(read_models(parts[0]))

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from data.schema import relative_motion, split_of
-from tests.made_up_pairs import make_model
+from data.schema import FIELDS, relative_motion, split_of
+from tests.made_up_pairs import DEPTH_OFFSET, DEPTH_SCALE, make_dataset, make_model
 
 
 def test_split_depends_only_on_seed_and_id():
@@ -38,3 +41,23 @@ def test_relative_motion_takes_view_0_to_view_1():
     point = np.array([0.3, -0.2, 0.9])
     first, second = ((pose[:, view, :3, :3] @ point) + pose[:, view, :3, 3] for view in range(2))
     assert np.allclose((rotation @ first[..., None])[..., 0] + translation, second, atol=1e-12)
+
+
+def test_the_reader_in_the_documentation_works(tmp_path):
+    folder = make_dataset(tmp_path / "set", range(3), split="train")
+    text = (Path(__file__).parents[1] / "data" / "FORMAT.md").read_text()
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]
+    assert len(code.strip().splitlines()) <= 5
+    names = {"path": folder / "train-00000.h5", "pair": 4}
+    exec(code, names)
+    model = make_model(1, split="train")
+    np.testing.assert_array_equal(names["rgba"], model.rgba[1])
+    np.testing.assert_array_equal(names["K"], model.intrinsics[1])
+    np.testing.assert_allclose(names["z"], DEPTH_OFFSET + model.depth[1] * DEPTH_SCALE)
+    moved = names["R"] @ model.object_to_camera[1, 0, :3, 3] + names["t"]
+    np.testing.assert_allclose(moved, model.object_to_camera[1, 1, :3, 3])
+
+
+def test_the_documentation_lists_every_array():
+    text = (Path(__file__).parents[1] / "data" / "FORMAT.md").read_text()
+    assert all(f"`{name}`" in text for name in FIELDS)
