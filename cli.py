@@ -259,7 +259,10 @@ def export(run: str, file: Path) -> None:
 @commands.command()
 @click.argument("out", type=PATH)
 @click.argument("datasets", metavar="DATASET...", type=PATH, nargs=-1, required=True)
-def merge(out: Path, datasets: tuple[Path, ...]) -> None:
+@click.option(
+    "--codec", help='of the images: "gzip", or "zstd", which reads faster but needs hdf5plugin [default: gzip]'
+)
+def merge(out: Path, datasets: tuple[Path, ...], **options) -> None:
     """Join datasets of one category.
 
     OUT is the folder of the new dataset. The parts of `render --task I/N` become what one rendering had given.
@@ -273,7 +276,7 @@ def merge(out: Path, datasets: tuple[Path, ...]) -> None:
     from data.assemble import merge
 
     with tqdm(desc="merge", unit="pair", disable=None) as bar:
-        manifest = merge(out, list(datasets), bar.update)
+        manifest = merge(out, list(datasets), bar.update, **given(options))
     click.echo(f"{out}: {len(manifest.models)} models, {sum(shard.pairs for shard in manifest.shards)} pairs")
 
 
