@@ -82,15 +82,15 @@ def mirror_pairs(batch: PairBatch, chosen: Tensor) -> PairBatch:
 
 
 def jitter_colors(images: Tensor, strength: float) -> Tensor:
-    """Random brightness, contrast and hue per view; the background stays black.
+    """Random brightness, hue and saturation per view: channels are mixed, scaled and lifted; the background stays black.
 
     Args:
         images: (B, 2, 4, H, W), colour premultiplied by alpha. strength: standard deviation of the log gain.
     """
-    alpha = images[:, :, 3:]
-    shape = (*images.shape[:2], 1, 1, 1)
-    gain = torch.exp(strength * torch.randn(shape, device=images.device))
-    tint = torch.exp(strength / 2 * torch.randn(*images.shape[:2], 3, 1, 1, device=images.device))
-    lift = strength / 2 * torch.randn(shape, device=images.device)
-    rgb = (images[:, :, :3] * gain * tint + lift * alpha).clamp(min=0)
-    return torch.cat([torch.minimum(rgb, alpha), alpha], dim=2)
+    rgb, alpha = images[:, :, :3], images[:, :, 3:]
+    views, device = images.shape[:2], images.device
+    mixing = torch.eye(3, device=device) + strength / 2 * torch.randn(*views, 3, 3, device=device)
+    gain = torch.exp(strength * torch.randn(*views, 1, 1, 1, device=device))
+    lift = strength / 2 * torch.randn(*views, 1, 1, 1, device=device)
+    mixed = torch.einsum("bvij,bvjhw->bvihw", mixing, rgb) * gain + lift * alpha
+    return torch.cat([torch.minimum(mixed.clamp(min=0), alpha), alpha], dim=2)

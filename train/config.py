@@ -53,7 +53,7 @@ class TrainConfig:
     anneal_end: float = 0.3  # share of the steps after which it is the prediction's alone
     # Augmentation
     mirror: bool = False  # mirror both views of half of the pairs, left and right of the object exchanged
-    color_jitter: float = 0.0  # strength of random gain, contrast and hue per view
+    color_jitter: float = 0.0  # strength of random brightness, hue and saturation per view
     # Logging, in steps
     log_every: int = 50
     validate_every: int = 2000
@@ -65,22 +65,22 @@ PRESETS: dict[str, dict] = {
     "cpu": dict(
         network="compact",
         image_size=64,
-        width=24,
+        width=16,
         axes=("x", "z"),
-        steps=4000,
-        batch_size=32,
-        learning_rate=2e-3,
+        steps=6000,
+        batch_size=16,
+        learning_rate=4e-3,
         weight_decay=1e-4,
         warmup_steps=200,
         precision="auto",
         cosine_decay=True,
         average_decay=0.998,
-        weights=LossWeights(pose=2.0),
+        weights=LossWeights(pose=2.0, orientation=6.0),
         noise=0.05,
         anneal_start=0.5,
-        anneal_end=0.7,
+        anneal_end=0.6,
         mirror=True,
-        color_jitter=0.2,
+        color_jitter=0.3,
         validate_every=500,
         checkpoint_every=500,
     ),

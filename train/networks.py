@@ -224,10 +224,12 @@ class CompactNetwork(KeypointNetwork):
     flags at every level. About the same function as the paper's two networks at a small part of the arithmetic.
 
     Args:
-        width: channels of the finest level; coarser levels have 2, 4 and 4 times as many.
+        width: channels of the finest level; those of the coarser ones are ``MULTIPLIERS`` times as many.
     """
 
     in_channels = 4
+    MULTIPLIERS = (1, 2, 4, 4)
+    BLOCKS = (1, 1, 1)  # residual blocks of the encoder at 1/4, 1/8 and 1/16 of the input's resolution
 
     def __init__(
         self,
@@ -238,14 +240,19 @@ class CompactNetwork(KeypointNetwork):
         axes: tuple[str, ...] = ("x", "z"),
     ):
         super().__init__(num_keypoints, camera_distance, axes)
-        widths = [width, 2 * width, 4 * width, 4 * width]
+        widths = [m * width for m in self.MULTIPLIERS]
         self.stem = ConvBlock(self.in_channels, width, stride=2)
         self.down = nn.ModuleList(
-            nn.Sequential(ConvBlock(a, b, stride=2), ResidualBlock(b)) for a, b in zip(widths[:-1], widths[1:])
+            nn.Sequential(ConvBlock(a, b, stride=2), *(ResidualBlock(b) for _ in range(blocks)))
+            for a, b, blocks in zip(widths[:-1], widths[1:], self.BLOCKS)
         )
         bottleneck = widths[-1] * (image_size // 16) ** 2
         self.axis_head = nn.Sequential(
-            nn.Flatten(), nn.Linear(bottleneck, 128), nn.ReLU(inplace=True), nn.Linear(128, 4 * len(axes))
+            nn.Flatten(),
+            nn.Linear(bottleneck, 128, bias=False),
+            nn.BatchNorm1d(128),
+            nn.ReLU(inplace=True),
+            nn.Linear(128, 4 * len(axes)),
         )
         self.bottom = FlagModulation(len(axes), widths[-1])
         self.global_context = nn.Linear(bottleneck, widths[-1])
