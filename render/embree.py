@@ -19,7 +19,7 @@ from render.shading import Light, lit_corners
 # Rotated grid of sub-samples, as offsets from the pixel's centre in pixels; the centre ray is the fifth sample.
 SUBSAMPLES = np.array([[-0.125, -0.375], [0.375, -0.125], [0.125, 0.375], [-0.375, 0.125]], np.float32)
 # Neighbours whose colours differ by more than this (of 255, largest channel) are refined.
-EDGE_CONTRAST = 16
+EDGE_CONTRAST = 24
 # Rays traced at once: enough to hide numpy's call overhead, few enough to stay in the cache.
 RAYS_PER_BATCH = 50_000
 _MAX_ROUNDS = 64  # of following thin parts
