@@ -141,7 +141,7 @@ def render(out: Path, task: str | None, **options) -> None:
 @commands.command()
 @click.argument("datasets", metavar="DATASET...", type=PATH, nargs=-1, required=True)
 @click.argument("run", type=PATH)
-@options_of("train/config.py:TrainConfig", leave_out=("camera_distance",))
+@options_of("train/config.py:TrainConfig", leave_out=("camera_distance", "focal_length"))
 @options_of("train/config.py:LossWeights", prefix="weight-", part="weights")
 @click.option("--resume", is_flag=True, help="go on with the run in RUN, from its last checkpoint")
 def train(datasets: tuple[Path, ...], run: Path, resume: bool, **options) -> None:

@@ -32,6 +32,7 @@ class TrainConfig:
     width: int = 64  # channels of the paper's trunk, or of the compact network's finest level
     axes: tuple[str, ...] = ("x",)  # object axes with an orientation flag
     camera_distance: float = 30.0  # object units; taken from the dataset
+    focal_length: float = 11.4519  # in image heights; taken from the dataset
     # Optimisation
     steps: int = 200_000
     batch_size: int = 256  # pairs

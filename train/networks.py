@@ -266,7 +266,7 @@ class CompactNetwork(KeypointNetwork):
         levels = [self.stem(images)]
         for down in self.down:
             levels.append(down(levels[-1]))
-        axis_ends = self.axis_head(levels[-1]).view(len(images), len(self.axes), 2, 2)
+        axis_ends = self.axis_head(levels[-1]).view(-1, len(self.axes), 2, 2)
         return levels, axis_ends
 
     def decode(self, features: list[Tensor], flags: Tensor) -> tuple[Tensor, Tensor]:

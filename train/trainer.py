@@ -67,8 +67,7 @@ def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = F
     device = choose_device(config.device)
     pairs = PairDataset(datasets, "train")
     validation = open_validation(datasets)
-    poses = pairs.object_to_camera
-    config.camera_distance = round(float(poses[..., :3, 3].norm(dim=-1).median()), 2)
+    config.camera_distance, config.focal_length = typical_camera(pairs)
     prepare_run_folder(config, run, resume)
 
     torch.manual_seed(config.seed)
@@ -133,6 +132,13 @@ def open_validation(datasets: list[Path]) -> PairDataset | None:
         return PairDataset(datasets, "val")
     except UserError:
         return None
+
+
+def typical_camera(pairs: PairDataset) -> tuple[float, float]:
+    """Median distance (object units) and focal length (image heights) of a dataset's cameras."""
+    distance = pairs.object_to_camera[..., :3, 3].norm(dim=-1).median()
+    focal = pairs.intrinsics[..., 1, 1].median() / pairs.image_size[0]
+    return round(float(distance), 2), round(float(focal), 4)
 
 
 def prepare_run_folder(config: TrainConfig, run: Path, resume: bool) -> None:

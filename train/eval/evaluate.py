@@ -20,11 +20,11 @@ from train.losses import true_flags
 
 BOOTSTRAP_SAMPLES = 1000
 # arXiv 1807.03146, Table 1: mean and median angular error (degrees) and 3D-SE on ShapeNet's test models
-PAPER_ROWS = ("supervised", "supervised, pretrained O-Net", "KeypointNet, pretrained O-Net", "KeypointNet")
+PAPER_ROWS = ("supervised", "KeypointNet")
 PAPER_TABLE_1 = {
-    "car": ((16.268, 5.583, 0.240), (13.961, 4.475, 0.197), (13.500, 4.418, 0.165), (11.310, 3.372, 0.171)),
-    "airplane": ((18.350, 7.168, 0.233), (17.800, 6.802, 0.230), (18.561, 6.407, 0.223), (17.330, 5.721, 0.230)),
-    "chair": ((21.882, 8.771, 0.269), (20.502, 8.261, 0.248), (14.238, 5.607, 0.203), (14.572, 5.420, 0.196)),
+    "car": ((16.268, 5.583, 0.240), (11.310, 3.372, 0.171)),
+    "airplane": ((18.350, 7.168, 0.233), (17.330, 5.721, 0.230)),
+    "chair": ((21.882, 8.771, 0.269), (14.572, 5.420, 0.196)),
 }
 HEADLINE = ("angular_error_mean_deg", "angular_error_median_deg", "keypoint_3d_se")
 

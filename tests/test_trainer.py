@@ -1,0 +1,203 @@
+"""The trainer: what a run leaves behind, stopping and going on, refusals; and that it learns."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+
+from data.errors import UserError
+from render.pipeline import RenderConfig, render_dataset
+from render.views import ViewSettings
+from tests.made_up_pairs import make_dataset
+from train import trainer
+from train.config import config_from_dict, make_config
+from train.detector import Detector
+from train.eval.evaluate import evaluate
+from train.trainer import flag_anneal, learning_rate, make_optimizer, train
+
+STEPS = 8
+
+
+def small_config(**overrides):
+    settings = dict(width=4, batch_size=4, steps=STEPS, log_every=2, validate_every=4, checkpoint_every=4, device="cpu")
+    return make_config("cpu", **{**settings, **overrides})
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return make_dataset(tmp_path_factory.mktemp("data") / "pairs")
+
+
+@pytest.fixture(scope="module")
+def finished_run(dataset, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "run"
+    train(small_config(), [dataset], run)
+    return run
+
+
+def weights(run):
+    return Detector.load(run).network.state_dict()
+
+
+def assert_same_weights(run, other):
+    ours, theirs = weights(run), weights(other)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, theirs[name]), name
+
+
+def test_run_folder(finished_run):
+    config = json.loads((finished_run / "config.json").read_text())
+    assert config["preset"] == "cpu" and config["axes"] == ["x", "z"] and config["weights"]["pose"] == 2.0
+    assert config["camera_distance"] == pytest.approx(30, abs=1)
+    lines = [json.loads(line) for line in (finished_run / "metrics.jsonl").read_text().splitlines()]
+    logged = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in logged] == [2, 4, 6, 8]
+    for name in ("consistency", "pose", "separation", "silhouette", "variance", "orientation"):
+        assert np.isfinite(logged[0][name])
+    assert [line["step"] for line in lines if "validation_error_mean_deg" in line] == [4, 8]
+    assert list((finished_run / "tensorboard").glob("events.out.tfevents.*"))
+    assert torch.load(finished_run / "checkpoint.pt", weights_only=True)["step"] == STEPS
+
+
+@pytest.mark.parametrize("stop_at", [2, 5], ids=["before the first checkpoint", "after it"])
+def test_interrupted_run_goes_on_to_the_same_weights(dataset, finished_run, tmp_path, monkeypatch, stop_at):
+    real_forward = trainer.forward
+
+    def interrupting_forward(network, batch, config, step):
+        if step == stop_at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real_forward(network, batch, config, step)
+
+    monkeypatch.setattr(trainer, "forward", interrupting_forward)
+    with pytest.raises(KeyboardInterrupt):
+        train(small_config(), [dataset], tmp_path / "run")
+    assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == stop_at + 1
+    monkeypatch.undo()
+    train(small_config(), [dataset], tmp_path / "run", resume=True)
+    assert_same_weights(tmp_path / "run", finished_run)
+
+
+def test_killed_run_goes_on_from_its_last_checkpoint(dataset, finished_run, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    real_forward = trainer.forward
+
+    def dying_forward(network, batch, config, step):
+        if step == 7:
+            raise Killed
+        return real_forward(network, batch, config, step)
+
+    monkeypatch.setattr(trainer, "forward", dying_forward)
+    with pytest.raises(Killed):
+        train(small_config(), [dataset], tmp_path / "run")
+    monkeypatch.undo()
+    train(small_config(), [dataset], tmp_path / "run", resume=True)
+    assert_same_weights(tmp_path / "run", finished_run)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps)
+
+
+def test_starting_from_other_weights(dataset, finished_run, tmp_path):
+    config = small_config(init_from=str(finished_run), learning_rate=0.0, weight_decay=0.0, steps=1)
+    train(config, [dataset], tmp_path / "run")
+    ours, theirs = weights(tmp_path / "run"), weights(finished_run)
+    assert torch.equal(ours["heatmap_head.weight"], theirs["heatmap_head.weight"])
+
+
+def test_taken_run_folder_is_refused(dataset, finished_run):
+    with pytest.raises(UserError, match="holds a run already.*--resume"):
+        train(small_config(), [dataset], finished_run)
+
+
+def test_resume_refuses_other_settings_and_empty_folders(dataset, finished_run, tmp_path):
+    with pytest.raises(UserError, match="width = 4, not 8"):
+        train(small_config(width=8), [dataset], finished_run, resume=True)
+    with pytest.raises(UserError, match="no checkpoint.pt to resume from"):
+        train(small_config(), [dataset], tmp_path / "nothing", resume=True)
+
+
+def test_damaged_checkpoint_gets_one_clear_line(dataset, finished_run, tmp_path):
+    for name in ("config.json", "checkpoint.pt"):
+        (tmp_path / name).write_bytes((finished_run / name).read_bytes())
+    content = bytearray((tmp_path / "checkpoint.pt").read_bytes())
+    (tmp_path / "checkpoint.pt").write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="checkpoint.pt: damaged") as error:
+        train(small_config(), [dataset], tmp_path, resume=True)
+    assert "\n" not in str(error.value)
+
+
+def test_loss_that_is_not_finite_stops_the_run(dataset, tmp_path, monkeypatch):
+    real_forward = trainer.forward
+
+    def exploding_forward(network, batch, config, step):
+        terms = real_forward(network, batch, config, step)
+        return {**terms, "pose": terms["pose"] * (float("nan") if step == 5 else 1)}
+
+    monkeypatch.setattr(trainer, "forward", exploding_forward)
+    with pytest.raises(UserError, match="the loss is nan at step 5.*--learning-rate"):
+        train(small_config(), [dataset], tmp_path / "run")
+    assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 4
+    assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path / "run").values())
+
+
+def test_unknown_preset_and_setting():
+    with pytest.raises(UserError, match="preset 'big' is unknown"):
+        make_config("big")
+    with pytest.raises(UserError, match="unknown training setting 'speed'"):
+        make_config("cpu", speed=2)
+
+
+def test_config_survives_json():
+    config = small_config(axes=("x",))
+    assert config_from_dict(json.loads(json.dumps(dataclasses.asdict(config)))) == config
+
+
+def test_paper_preset_is_the_papers():
+    config = make_config("paper")
+    assert (config.steps, config.batch_size, config.learning_rate) == (200_000, 256, 1e-3)
+    assert (config.delta, config.noise, config.gradient_clip) == (0.05, 0.1, 5.0)
+    assert dataclasses.asdict(config.weights) == dict(
+        consistency=1, pose=0.2, separation=1, silhouette=1, variance=0.5, orientation=1
+    )
+    # annealed linearly between steps 30 000 and 60 000
+    assert [flag_anneal(config, step) for step in (0, 30_000, 45_000, 60_000, 199_999)] == [1, 1, 0.5, 0, 0]
+    assert learning_rate(config, 0) == learning_rate(config, 199_999) == 1e-3
+
+
+def test_learning_rate_warms_up_and_decays():
+    config = small_config(steps=100, warmup_steps=10, learning_rate=1.0)
+    assert learning_rate(config, 0) == pytest.approx(0.1)
+    assert learning_rate(config, 50) == pytest.approx(0.5)
+    assert learning_rate(config, 99) < 1e-3
+
+
+def test_weight_decay_spares_biases_and_norms():
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
+    decayed, spared = make_optimizer(small_config(weight_decay=0.1), network).param_groups
+    assert [p.ndim for p in decayed["params"]] == [4] and decayed["weight_decay"] == 0.1
+    assert {p.ndim for p in spared["params"]} == {1} and spared["weight_decay"] == 0
+
+
+def test_it_learns(tmp_path):
+    """Two hundred steps on built-in aeroplanes must bring unseen ones far below chance (93 degrees on average)."""
+    render_dataset(
+        RenderConfig(
+            out=tmp_path / "planes",
+            category="airplane",
+            models=120,
+            pairs_per_model=8,
+            splits=(0.85, 0.0, 0.15),
+            views=ViewSettings(image_size=64),
+            progress=False,
+        )
+    )
+    train(make_config("cpu", steps=200, device="cpu"), [tmp_path / "planes"], tmp_path / "run")
+    evaluation, _ = evaluate(tmp_path / "run", [tmp_path / "planes"], "test", tmp_path / "eval")
+    assert evaluation.metrics["angular_error_median_deg"] < 50
+    assert evaluation.metrics["silhouette_hit_rate"] > 0.7
