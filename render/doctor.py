@@ -170,7 +170,9 @@ def _try(name: str) -> dict[str, str]:
     from render.views import intrinsics, look_at
 
     triangle = build_mesh(np.array([[-1, -1, 0], [1, -1, 0], [0, 1, 0]]), np.array([[0, 1, 2]]), np.full((1, 3), 200))
-    rgba, depth = open_backend(name).render(triangle, look_at(np.array([0, 0, 30.0]))[None], intrinsics(32, 5)[None], 32)
+    rgba, depth = open_backend(name).render(
+        triangle, look_at(np.array([0, 0, 30.0]))[None], intrinsics(32, 5)[None], 32
+    )
     if not (rgba[0, 18, 16, 3] == 255 and abs(depth[0, 18, 16] - 30) < 0.01 and not rgba[0, 0, 0].any()):
         raise RuntimeError("a triangle came out wrong: update the driver")
     if name == "embree":

@@ -84,7 +84,8 @@ def import_pyrender():
     loaded = sys.modules.get("OpenGL.platform")
     if loaded is not None and type(loaded.PLATFORM).__name__ != "EGLPlatform":
         raise UserError(
-            "backend: PyOpenGL was imported before PYOPENGL_PLATFORM was set to egl: set it in the shell, before Python starts"
+            "backend: PyOpenGL was imported before PYOPENGL_PLATFORM was set to egl: set it in the shell, before Python "
+            "starts"
         )
     try:
         import pyrender

@@ -213,7 +213,9 @@ def _absolute_indices(content: bytes) -> bytes:
             if any(index == 0 for corner in corners for index in corner):
                 raise MeshError("has faces with vertex index 0 (they count from 1)")
             absolute = (
-                "/".join("" if i is None else str(i if i > 0 else i + counts[kind] + 1) for i, kind in zip(corner, kinds))
+                "/".join(
+                    "" if i is None else str(i if i > 0 else i + counts[kind] + 1) for i, kind in zip(corner, kinds)
+                )
                 for corner in corners
             )
             lines[number] = b"f " + " ".join(absolute).encode()

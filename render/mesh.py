@@ -56,7 +56,9 @@ def build_mesh(
     if not np.isfinite(vertices[faces]).all():
         raise ValueError("coordinates are not finite")
     vertices, faces, center, scale = _fit_unit_box(vertices, faces)
-    area_normals = np.cross(vertices[faces[:, 1]] - vertices[faces[:, 0]], vertices[faces[:, 2]] - vertices[faces[:, 0]])
+    area_normals = np.cross(
+        vertices[faces[:, 1]] - vertices[faces[:, 0]], vertices[faces[:, 2]] - vertices[faces[:, 0]]
+    )
     keep = np.linalg.norm(area_normals, axis=1) > 1e-14
     if not keep.any():
         raise ValueError("no face has an area")
@@ -108,7 +110,9 @@ def corner_normals(vertices: np.ndarray, faces: np.ndarray, hard_edge_degrees: f
     threshold = np.cos(np.radians(hard_edge_degrees))
     normals = own.copy()
     for count in np.unique(valence[(valence > 1) & (valence <= MAX_SMOOTH_VALENCE)]):
-        around = by_vertex[start[valence == count][:, None] + np.arange(count)]  # corners around vertices of one valence
+        around = by_vertex[
+            start[valence == count][:, None] + np.arange(count)
+        ]  # corners around vertices of one valence
         for block in np.array_split(around, around.size * count // 2_000_000 + 1):
             normal = own[block]
             cosine = normal @ normal.transpose(0, 2, 1)

@@ -46,7 +46,11 @@ SETTINGS = "settings.json"  # what the parts were rendered with
 SYNSETS = {"02691156": "airplane", "02958343": "car", "03001627": "chair"}
 _OBJECT_RADIUS = np.sqrt(3)  # of the sphere around a box of side 2
 _MAX_BYTES_PER_MODEL = 4 << 30
-_BLOCKED = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up", errno.EFBIG: "a file got too big"}
+_BLOCKED = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "a file got too big",
+}
 
 
 @dataclass
@@ -191,7 +195,9 @@ def data_settings(config: RenderConfig) -> dict:
 
 def render_model(config: RenderConfig, source: Source, mesh: Mesh, backend: Backend) -> ModelPairs:
     """Render all pairs of one model."""
-    pairs = [sample_pair(pair_rng(config.seed, source.model_id, i), config.views) for i in range(config.pairs_per_model)]
+    pairs = [
+        sample_pair(pair_rng(config.seed, source.model_id, i), config.views) for i in range(config.pairs_per_model)
+    ]
     poses, cameras = (np.stack(values) for values in zip(*pairs, strict=True))
     size = config.views.image_size
     rgba, z = backend.render(mesh, poses.reshape(-1, 4, 4), cameras.reshape(-1, 3, 3), size, config.light)
@@ -385,7 +391,9 @@ def _locked(out: Path) -> Iterator[None]:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise UserError(f"{out}: another run is writing to it: wait for it to end, or choose a new folder") from None
+                raise UserError(
+                    f"{out}: another run is writing to it: wait for it to end, or choose a new folder"
+                ) from None
             if not _is_at(lock, parts / LOCK):
                 continue
             try:

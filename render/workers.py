@@ -19,7 +19,9 @@ class WorkerDied(Exception):
     """A task was given up because every worker that tried it died; the message says how."""
 
 
-def run_tasks(setup: Callable[[], Callable[[Any], Any]], tasks: Iterable[Any], workers: int) -> Iterator[tuple[Any, Any]]:
+def run_tasks(
+    setup: Callable[[], Callable[[Any], Any]], tasks: Iterable[Any], workers: int
+) -> Iterator[tuple[Any, Any]]:
     """Run tasks in processes of their own and yield ``(task, outcome)`` in the order they finish.
 
     Args:

@@ -37,7 +37,10 @@ def grey(mesh, color=200):
 
 
 def views(count=4, seed=0, **settings):
-    pairs = [sample_pair(np.random.default_rng([seed, i]), ViewSettings(image_size=SIZE, **settings)) for i in range(count // 2)]
+    pairs = [
+        sample_pair(np.random.default_rng([seed, i]), ViewSettings(image_size=SIZE, **settings))
+        for i in range(count // 2)
+    ]
     return np.concatenate([pair[0] for pair in pairs]), np.concatenate([pair[1] for pair in pairs])
 
 
@@ -73,13 +76,17 @@ class TestEmbree:
             assert partial.any() or angle == 0
 
     def test_rgb_is_premultiplied(self, embree):
-        rgba, _ = embree.render(grey(trimesh.creation.icosphere(4), 255), *views(), SIZE, Light((1,) * 3, (1,) * 3, (0,) * 3))
+        rgba, _ = embree.render(
+            grey(trimesh.creation.icosphere(4), 255), *views(), SIZE, Light((1,) * 3, (1,) * 3, (0,) * 3)
+        )
         np.testing.assert_allclose(rgba[..., :3], np.repeat(rgba[..., 3:], 3, -1), atol=1)
         assert len(np.unique(rgba[..., 3])) > 3
 
     def test_thin_parts_are_followed(self, embree):
         # A rod 0.3 pixels wide, which the central rays of most pixels miss.
-        rod = trimesh.creation.box((0.012, 1.9, 0.012)) + trimesh.creation.box((0.3, 0.2, 0.3)).apply_translation((0, -1, 0))
+        rod = trimesh.creation.box((0.012, 1.9, 0.012)) + trimesh.creation.box((0.3, 0.2, 0.3)).apply_translation(
+            (0, -1, 0)
+        )
         pose, camera = look_at(np.array([3, 0.2, 30.0]), roll_degrees=1.5), intrinsics(64, 5)
         rgba, _ = embree.render(grey(rod), pose[None], camera[None], 64)
         rows = np.flatnonzero(rgba[0, :, :, 3].any(1))

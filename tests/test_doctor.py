@@ -32,7 +32,11 @@ def test_every_backend_is_reported(monkeypatch):
         ("ValueError: Invalid device ID (0)", "no device of that number", "EGL_DEVICE_ID"),
         ("EGLError: EGLError(err = EGL_BAD_DISPLAY, baseOperation = eglInitialize)", "EGL_BAD_DISPLAY", "DISPLAY"),
         ("EGLError: EGLError(err = EGL_NOT_INITIALIZED, baseOperation = eglInitialize)", "eglInitialize", "/dev/dri"),
-        ("ImportError: cannot import name 'OSMesaCreateContextAttribs' from 'OpenGL.osmesa'", "PyOpenGL 3.1.0", "embree"),
+        (
+            "ImportError: cannot import name 'OSMesaCreateContextAttribs' from 'OpenGL.osmesa'",
+            "PyOpenGL 3.1.0",
+            "embree",
+        ),
         ("ValueError: numpy.dtype size changed, may indicate binary incompatibility", "another numpy", "pip uninstall"),
         ("UserError: backend: PyOpenGL was imported before PYOPENGL_PLATFORM was set", "imported before", "export"),
         ("UserError: backend: PYOPENGL_PLATFORM is set to 'glx'", "something else", "unset"),
@@ -103,7 +107,12 @@ def ill_module(tmp_path, name, body):
         ("egl", "pyrender", "raise ModuleNotFoundError(\"No module named 'pyrender'\")", "pyrender is not installed"),
         ("egl", "pyrender", "raise ImportError('Unable to load EGL library')", "libEGL is not installed"),
         ("egl", "pyrender", "raise ValueError('numpy.dtype size changed')", "another numpy"),
-        ("egl", "pyrender", "class OffscreenRenderer:\n def __init__(self, *a): raise ValueError('Invalid device ID (0)')", "device"),
+        (
+            "egl",
+            "pyrender",
+            "class OffscreenRenderer:\n def __init__(self, *a): raise ValueError('Invalid device ID (0)')",
+            "device",
+        ),
     ],
 )
 def test_real_process_with_a_fake_package(tmp_path, monkeypatch, name, module, body, why):
@@ -133,5 +142,3 @@ except UserError as error:
     environment = {key: value for key, value in os.environ.items() if key != "PYOPENGL_PLATFORM"}
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert "imported before PYOPENGL_PLATFORM" in process.stdout
-
-

@@ -91,7 +91,9 @@ class TestFormats:
     def test_scenes_are_flattened_with_their_transforms(self, tmp_path):
         scene = trimesh.Scene()
         for x in (0, 9):
-            scene.add_geometry(trimesh.creation.box((1, 1, 1)), transform=trimesh.transformations.translation_matrix((x, 0, 0)))
+            scene.add_geometry(
+                trimesh.creation.box((1, 1, 1)), transform=trimesh.transformations.translation_matrix((x, 0, 0))
+            )
         scene.export(tmp_path / "two.glb")
         mesh = load_mesh(tmp_path / "two.glb")
         assert len(mesh.faces) == 24
@@ -105,7 +107,6 @@ class TestFormats:
         face_normals = np.cross(*(mesh.vertices[mesh.faces[:, i]] - mesh.vertices[mesh.faces[:, 0]] for i in (1, 2)))
         face_normals /= np.linalg.norm(face_normals, axis=1, keepdims=True)
         np.testing.assert_allclose(mesh.normals, np.repeat(face_normals[:, None], 3, axis=1), atol=1e-6)
-
 
     def test_negative_obj_indices_count_back_from_their_line(self, tmp_path):
         first = "v 0 0 0\nv 1 0 0\nv 0 1 0\nf -3 -2 -1\n"
@@ -144,7 +145,9 @@ class TestColors:
         for x, y, color in ((-0.5, 0.5, (255, 0, 0)), (0.5, 0.5, (0, 255, 0)), (-0.5, -0.5, (0, 0, 255))):
             np.testing.assert_allclose(color_at(mesh, x, y), color, atol=3)
         assert 1000 < len(mesh.faces) < 2 * loading.MAX_FACES
-        area = np.linalg.norm(np.cross(*(mesh.vertices[mesh.faces[:, i]] - mesh.vertices[mesh.faces[:, 0]] for i in (1, 2))), axis=1)
+        area = np.linalg.norm(
+            np.cross(*(mesh.vertices[mesh.faces[:, i]] - mesh.vertices[mesh.faces[:, 0]] for i in (1, 2))), axis=1
+        )
         assert area.sum() / 2 == pytest.approx(4)
 
     def test_a_texture_of_one_color_cuts_nothing(self, tmp_path):

@@ -23,7 +23,9 @@ def face_normals(mesh):
 
 def test_is_centred_and_scaled_with_its_keypoints():
     vertices = np.array([[10, 20, 30], [14, 20, 30], [10, 21, 30], [99, 99, 99]])
-    mesh = build_mesh(vertices, np.array([[0, 1, 2]]), np.zeros((1, 3)), {"tip": np.array([14, 20, 30]), "no": np.full(3, np.nan)})
+    mesh = build_mesh(
+        vertices, np.array([[0, 1, 2]]), np.zeros((1, 3)), {"tip": np.array([14, 20, 30]), "no": np.full(3, np.nan)}
+    )
     np.testing.assert_allclose(mesh.vertices, [[-1, -0.25, 0], [1, -0.25, 0], [-1, 0.25, 0]])
     np.testing.assert_allclose(mesh.semantic_keypoints["tip"], [1, -0.25, 0])
     assert np.isnan(mesh.semantic_keypoints["no"]).all()
@@ -51,7 +53,9 @@ def test_winding_does_not_matter():
 
 def test_vertices_are_merged_by_position():
     sphere = trimesh.creation.icosphere(2)
-    soup = trimesh.Trimesh(sphere.vertices[sphere.faces].reshape(-1, 3), np.arange(3 * len(sphere.faces)).reshape(-1, 3), process=False)
+    soup = trimesh.Trimesh(
+        sphere.vertices[sphere.faces].reshape(-1, 3), np.arange(3 * len(sphere.faces)).reshape(-1, 3), process=False
+    )
     np.testing.assert_allclose(build(soup).normals, build(sphere).normals, atol=1e-5)
 
 

@@ -169,7 +169,11 @@ class TestDeterminism:
         summary = render_dataset(config(tmp_path / "data", copy))
         assert (summary.models, summary.rendered) == (9, 1)
         old, new = (
-            {model.model_id: model for shard in load_manifest(folder).shards for model in read_models(folder / shard.file)}
+            {
+                model.model_id: model
+                for shard in load_manifest(folder).shards
+                for model in read_models(folder / shard.file)
+            }
             for folder in (reference, tmp_path / "data")
         )
         assert set(new) == set(old) | {"00.ply"}

@@ -49,7 +49,9 @@ def test_default_is_the_papers_sampling():
     np.testing.assert_allclose(shift.std(0), 0.2 / np.sqrt(3), rtol=0.05)
     # Uniform by area over the upper hemisphere: the height is uniform (Archimedes).
     np.testing.assert_allclose(np.histogram(aimed[:, 1] / 30, 5, (0, 1))[0], 800, rtol=0.15)
-    np.testing.assert_allclose(np.histogram(np.arctan2(aimed[:, 2], aimed[:, 0]), 4, (-np.pi, np.pi))[0], 1000, rtol=0.15)
+    np.testing.assert_allclose(
+        np.histogram(np.arctan2(aimed[:, 2], aimed[:, 0]), 4, (-np.pi, np.pi))[0], 1000, rtol=0.15
+    )
     assert np.abs(poses[:, 0, 1]).max() < 1e-12  # no roll: the camera's right is level
     assert (poses[:, 1, 1] < 0).all()
     np.testing.assert_allclose(cameras, np.broadcast_to(intrinsics(128, 5), cameras.shape))
