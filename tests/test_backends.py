@@ -10,7 +10,7 @@ from data.errors import UserError
 from render.backends import open_backend, resolve
 from render.doctor import examine
 from render.mesh import build_mesh
-from render.shading import Light, encode_srgb, decode_srgb
+from render.shading import Light, decode_srgb, encode_srgb
 from render.shapes import CATEGORIES, generate
 from render.sources import discover
 from render.views import ViewSettings, intrinsics, look_at, sample_pair
