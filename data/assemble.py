@@ -6,8 +6,11 @@ rendering in one go, in parts that are merged, or with interruptions gives the s
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -66,15 +69,17 @@ def assemble(
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    blocks = _plan(sources, manifest)
-    _remove_remains(out, {shard.file for shard in manifest.shards})
     shards = list(manifest.shards)
-    for split in SPLITS:
-        number = sum(shard.split == split for shard in manifest.shards)
-        ours = (block for block in blocks if block.entry.split == split)
-        for members in _pack(ours, pairs_per_shard):
-            shards.append(_write(out / shard_name(split, number), members, progress, codec))
-            number += 1
+    with _deferred_interrupt() as check_interrupt:
+        blocks = _plan(sources, manifest, check_interrupt)
+        _remove_remains(out, {shard.file for shard in manifest.shards})
+        for split in SPLITS:
+            number = sum(shard.split == split for shard in manifest.shards)
+            ours = (block for block in blocks if block.entry.split == split)
+            for members in _pack(ours, pairs_per_shard):
+                path = out / shard_name(split, number)
+                shards.append(_write(path, members, progress, codec, check_interrupt))
+                number += 1
     shards.sort(key=lambda shard: (SPLITS.index(shard.split), shard.file))
     models = {entry.model_id: entry for entry in [*manifest.models, *(block.entry for block in blocks)]}
     failures = sorted(set(manifest.failures), key=lambda failure: (failure.source, failure.reason))
@@ -136,12 +141,13 @@ def _already_merged(out: Path, target: Manifest, manifests: list[Manifest]) -> M
     return existing
 
 
-def _plan(sources: Iterable[Path], manifest: Manifest) -> list[_Block]:
+def _plan(sources: Iterable[Path], manifest: Manifest, check_interrupt: Callable) -> list[_Block]:
     """What to write of every model of every source, in the order in which it will be written."""
     blocks = []
     groups: dict[tuple, int] = {}
     image_size = None
     for path in sources:
+        check_interrupt()
         with ShardReader(path) as reader:
             image_size = image_size or reader.image_size
             if reader.image_size != image_size:
@@ -206,16 +212,37 @@ def _pack(blocks: Iterable[_Block], pairs_per_shard: int) -> Iterator[list[_Bloc
             yield members
 
 
-def _write(path: Path, members: list[_Block], progress: Progress, codec: str) -> ShardEntry:
+def _write(path: Path, members: list[_Block], progress: Progress, codec: str, check_interrupt: Callable) -> ShardEntry:
     with ShardWriter(path, members[0].header, codec) as writer:
         for source, blocks in groupby(members, key=lambda block: block.path):
             with ShardReader(source) as reader:
                 for block in blocks:
+                    check_interrupt()
                     writer.append_from(reader, block.slot, block.rows)
                     progress(len(block.rows))
     return ShardEntry(
         path.name, writer.header.split, writer.num_pairs, writer.num_models, path.stat().st_size, file_sha256(path)
     )
+
+
+@contextmanager
+def _deferred_interrupt() -> Iterator[Callable[[], None]]:
+    """Hold Ctrl-C back; the function given raises it. In the callbacks of h5py Python would swallow it now and then."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    requested = []
+
+    def check() -> None:
+        if requested:
+            raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGINT, lambda *_: requested.append(True))
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    check()
 
 
 def _remove_remains(out: Path, keep: set[str]) -> None:

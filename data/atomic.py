@@ -42,10 +42,11 @@ class DeferredErrorFile(io.FileIO):
     """A file for HDF5 that keeps the first failed write in ``error`` and lets the library carry on.
 
     HDF5 cannot close a file whose last writes fail (disk full) and leaks it, or worse; this way it closes it
-    normally and the caller raises ``error`` and deletes the file.
+    normally and the caller raises ``error`` and deletes the file. The same goes for Ctrl-C, which would get lost
+    between HDF5 and Python.
     """
 
-    error: OSError | None = None
+    error: BaseException | None = None
 
     def write(self, buffer) -> int:
         view = memoryview(buffer).cast("B")
@@ -53,7 +54,7 @@ class DeferredErrorFile(io.FileIO):
         while self.error is None and written < len(view):
             try:
                 written += super().write(view[written:])
-            except OSError as error:
+            except BaseException as error:
                 self.error = error
         if self.error is not None:
             self.seek(len(view) - written, os.SEEK_CUR)
@@ -62,6 +63,6 @@ class DeferredErrorFile(io.FileIO):
     def truncate(self, size: int | None = None) -> int:
         try:
             return super().truncate(size)
-        except OSError as error:
+        except BaseException as error:
             self.error = self.error or error
             return size or 0
