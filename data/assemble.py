@@ -19,7 +19,16 @@ import numpy as np
 
 from data.atomic import TEMPORARY_SUFFIX
 from data.errors import UserError
-from data.manifest import MANIFEST_NAME, SHARD_NAME, Manifest, ShardEntry, file_sha256, load_manifest, save_manifest, shard_name
+from data.manifest import (
+    MANIFEST_NAME,
+    SHARD_NAME,
+    Manifest,
+    ShardEntry,
+    file_sha256,
+    load_manifest,
+    save_manifest,
+    shard_name,
+)
 from data.schema import PAIRS_PER_SHARD, SPLITS
 from data.shard import ModelEntry, ShardHeader, ShardReader, ShardWriter, damaged
 
@@ -88,9 +97,7 @@ def assemble(
     return result
 
 
-def merge(
-    out: Path, folders: Sequence[Path], progress: Progress = lambda pairs: None, codec: str = "gzip"
-) -> Manifest:
+def merge(out: Path, folders: Sequence[Path], progress: Progress = lambda pairs: None, codec: str = "gzip") -> Manifest:
     """Join datasets of one category (or the parts of `render --task I/N`) into a new dataset folder.
 
     The parts of one rendering give the bytes of that rendering done in one go. Where settings differ, each shard
@@ -108,7 +115,9 @@ def merge(
         raise UserError(f"{out}: is one of the datasets to merge: choose a new folder for the result")
     categories = sorted({manifest.category for manifest in manifests})
     if len(categories) > 1:
-        raise UserError(f"merge: the datasets are of different categories ({', '.join(categories)}): merge like with like")
+        raise UserError(
+            f"merge: the datasets are of different categories ({', '.join(categories)}): merge like with like"
+        )
     settings: list[dict] = []
     for manifest in manifests:
         settings += [s for s in manifest.settings.get("merged", [manifest.settings]) if s not in settings]

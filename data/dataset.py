@@ -222,7 +222,9 @@ class PairSampler(Sampler[list[int]]):
         if num_pairs < 1:
             raise ValueError("no pairs to sample from")
         if batch_size % world_size:
-            raise UserError(f"batch size {batch_size}: cannot be shared by {world_size} processes: take a multiple of it")
+            raise UserError(
+                f"batch size {batch_size}: cannot be shared by {world_size} processes: take a multiple of it"
+            )
         self.num_pairs, self.batch_size, self.seed = num_pairs, batch_size, seed
         self.num_batches, self.start = num_batches, start
         self.rank, self.world_size = rank, world_size

@@ -388,7 +388,9 @@ def _check_model(model: ModelPairs, header: ShardHeader) -> None:
     for name, shape in expected.items():
         array = getattr(model, name)
         if array.shape != shape or array.dtype != FIELDS[name].dtype:
-            raise ValueError(f"{model.model_id}: {name} must be {FIELDS[name].dtype} {shape}, got {array.dtype} {array.shape}")
+            raise ValueError(
+                f"{model.model_id}: {name} must be {FIELDS[name].dtype} {shape}, got {array.dtype} {array.shape}"
+            )
     if not pairs:
         raise ValueError(f"{model.model_id}: a model needs at least one pair")
     if model.split != header.split:

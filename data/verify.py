@@ -10,7 +10,15 @@ from tqdm import tqdm
 
 from data.atomic import TEMPORARY_SUFFIX
 from data.errors import UserError
-from data.manifest import MANIFEST_NAME, Manifest, ShardEntry, checksum_holds, decode_manifest, file_sha256, load_manifest
+from data.manifest import (
+    MANIFEST_NAME,
+    Manifest,
+    ShardEntry,
+    checksum_holds,
+    decode_manifest,
+    file_sha256,
+    load_manifest,
+)
 from data.schema import relative_motion
 from data.shard import ShardReader
 
@@ -36,9 +44,18 @@ def verify(folder: Path) -> list[str]:
     problems = []
     if not checksum_holds(content):
         problems.append(f"{path}: carries no checksum, so nothing vouches for it")
-    with tqdm(total=sum(max(0, s.bytes) for s in manifest.shards), unit="B", unit_scale=True, desc="verify", disable=None, leave=False) as bar:
+    with tqdm(
+        total=sum(max(0, s.bytes) for s in manifest.shards),
+        unit="B",
+        unit_scale=True,
+        desc="verify",
+        disable=None,
+        leave=False,
+    ) as bar:
         for entry in manifest.shards:
-            problems += [f"{folder / entry.file}: {what}" for what in _check_shard(folder / entry.file, entry, manifest)]
+            problems += [
+                f"{folder / entry.file}: {what}" for what in _check_shard(folder / entry.file, entry, manifest)
+            ]
             bar.update(max(0, entry.bytes))
     return [*problems, *_check_manifest(path, manifest), *_find_strays(folder, manifest)]
 
@@ -72,7 +89,10 @@ def _check_content(reader: ShardReader, entry: ShardEntry, manifest: Manifest) -
             yield f"model {model.model_id} is not in {MANIFEST_NAME} as one of {reader.header.split}"
     poses = reader.read("object_to_camera")
     rotation, translation = relative_motion(poses)
-    close = np.isclose(reader.read("R"), rotation, atol=1e-9).all() and np.isclose(reader.read("t"), translation, atol=1e-6).all()
+    close = (
+        np.isclose(reader.read("R"), rotation, atol=1e-9).all()
+        and np.isclose(reader.read("t"), translation, atol=1e-6).all()
+    )
     if not (close and np.isfinite(reader.read("intrinsics")).all()):
         yield "R and t do not follow from object_to_camera, or poses are not finite"
 

@@ -210,7 +210,11 @@ def test_a_faster_codec_holds_the_same_pairs(parts, tmp_path):
     for name in ("train-00000.h5", "test-00000.h5"):
         with h5py.File(tmp_path / "zstd" / name) as file:
             assert "32015" in file["rgba"]._filters  # the registered number of zstd
-    back = [model for entry in load_manifest(tmp_path / "zstd").shards for model in read_models(tmp_path / "zstd" / entry.file)]
+    back = [
+        model
+        for entry in load_manifest(tmp_path / "zstd").shards
+        for model in read_models(tmp_path / "zstd" / entry.file)
+    ]
     for model in back:
         np.testing.assert_array_equal(model.rgba, make_model(int(model.model_id[-3:])).rgba)
     merge(tmp_path / "back", [tmp_path / "zstd"])

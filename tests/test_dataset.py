@@ -171,7 +171,13 @@ def test_stopping_and_going_on_with_other_numbers_changes_nothing(dataset):
     """Stops in mid-epoch; before and after, workers, processes and even the batch size differ."""
     whole = sum(PairSampler(len(dataset), 8, seed=5, num_batches=12), [])
     stream, consumed = [], 0
-    for batch_size, batches, world_size, workers in [(8, 2, 1, 0), (8, 1, 4, 2), (16, 2, 8, 0), (4, 3, 2, 1), (28, 1, 1, 0)]:
+    for batch_size, batches, world_size, workers in [
+        (8, 2, 1, 0),
+        (8, 1, 4, 2),
+        (16, 2, 8, 0),
+        (4, 3, 2, 1),
+        (28, 1, 1, 0),
+    ]:
         ranks = [
             PairSampler(len(dataset), batch_size, 5, batches, consumed, rank, world_size) for rank in range(world_size)
         ]

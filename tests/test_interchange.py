@@ -49,7 +49,9 @@ def _files(folder):
 
 
 def _premultiply(straight):
-    return np.concatenate([(straight[..., :3] * (straight[..., 3:] / 255)).round().astype(np.uint8), straight[..., 3:]], -1)
+    return np.concatenate(
+        [(straight[..., :3] * (straight[..., 3:] / 255)).round().astype(np.uint8), straight[..., 3:]], -1
+    )
 
 
 def _decode(content):
@@ -85,7 +87,9 @@ def test_tfrecord_holds_what_the_official_code_reads(dataset, tmp_path):
         assert len(records) == len(model.rgba)
         for record, rgba, poses in zip(records, model.rgba, model.object_to_camera, strict=True):
             for view in range(2):
-                np.testing.assert_array_equal(_premultiply(_decode(bytes(record[f"img{view}"])).astype(float)), rgba[view])
+                np.testing.assert_array_equal(
+                    _premultiply(_decode(bytes(record[f"img{view}"])).astype(float)), rgba[view]
+                )
                 modelview, inverse = (record[f"{name}{view}"].reshape(4, 4) for name in ("mv", "mvi"))
                 assert modelview.dtype == np.float32
                 np.testing.assert_allclose(modelview @ inverse, np.eye(4), atol=1e-4)
@@ -190,9 +194,7 @@ def test_bop_follows_the_documented_rules(dataset, tmp_path):
     for number, model in enumerate(_models(dataset), start=1):
         assert objects[str(number)]["model_id"] == model.model_id
         scene = out / model.split / f"{number:06d}"
-        cameras, poses, infos = (
-            _load_scene(scene, f"scene_{name}.json") for name in ("camera", "gt", "gt_info")
-        )
+        cameras, poses, infos = (_load_scene(scene, f"scene_{name}.json") for name in ("camera", "gt", "gt_info"))
         assert list(cameras) == list(poses) == list(infos) == list(range(2 * len(model.rgba)))
         for image, camera in cameras.items():
             row, view = divmod(image, 2)

@@ -130,7 +130,9 @@ def test_a_full_disk_is_an_oserror_and_leaves_no_file(tmp_path, limit):
     write_part(tmp_path, make_model(0))  # and there is no harm to later files
 
 
-@pytest.mark.parametrize("content", [b"", b"<html>", b"\x89HDF\r\n\x1a\n", bytes(5000), b"\x89HDF\r\n\x1a\n" + bytes(5000)])
+@pytest.mark.parametrize(
+    "content", [b"", b"<html>", b"\x89HDF\r\n\x1a\n", bytes(5000), b"\x89HDF\r\n\x1a\n" + bytes(5000)]
+)
 def test_garbage_is_a_clear_error(tmp_path, content):
     (tmp_path / "a.h5").write_bytes(content)
     with pytest.raises(UserError, match=r"a\.h5: damaged"):
