@@ -141,14 +141,15 @@ def render(out: Path, task: str | None, **options) -> None:
 @commands.command()
 @click.argument("datasets", metavar="DATASET...", type=PATH, nargs=-1, required=True)
 @click.argument("run", type=PATH)
-@options_of("train/config.py:TrainConfig", leave_out=("camera_distance", "focal_length"))
+@click.option("--preset", type=click.Choice(["paper", "cpu", "gpu"]), default="cpu", show_default=True, help="settings")
+@options_of("train/config.py:TrainConfig", leave_out=("preset", "camera_distance", "focal_length"))
 @options_of("train/config.py:LossWeights", prefix="weight-", part="weights")
 @click.option("--resume", is_flag=True, help="go on with the run in RUN, from its last checkpoint")
-def train(datasets: tuple[Path, ...], run: Path, resume: bool, **options) -> None:
+def train(datasets: tuple[Path, ...], run: Path, preset: str, resume: bool, **options) -> None:
     """Train a detector on datasets.
 
-    RUN is the folder for settings, weights, checkpoint and logs. The defaults shown are the paper's; --preset replaces
-    them by its own, and options replace those.
+    RUN is the folder for settings, weights, checkpoint and logs. The other defaults shown are the paper's; --preset cpu
+    and gpu replace them by their own, and options replace those.
 
     \b
     Examples:
@@ -157,12 +158,12 @@ def train(datasets: tuple[Path, ...], run: Path, resume: bool, **options) -> Non
     """
     import dataclasses
 
-    from train.config import TrainConfig, make_config
+    from train.config import make_config
     from train.trainer import train
 
     settings = given(options)
     weights = settings.pop("weights", {})
-    config = make_config(settings.pop("preset", TrainConfig.preset), **settings)
+    config = make_config(preset, **settings)
     config.weights = dataclasses.replace(config.weights, **weights)
     train(config, list(datasets), run, resume)
 

@@ -69,7 +69,7 @@ _CAUSES = (
     (
         r"No module named 'pyrender'|No module named 'OpenGL'",
         "pyrender is not installed",
-        "pip install 'keypointnet[gl]'",
+        "pip install pyrender",
     ),
     (r"No module named 'embreex'", "embreex is not installed", "pip install embreex"),
     (

@@ -93,7 +93,7 @@ def settings_classes():
         ("render", "", RenderConfig, {"out", "task", "progress", "views", "light"}),
         ("render", "views__", ViewSettings, set()),
         ("render", "light__", Light, set()),
-        ("train", "", TrainConfig, {"camera_distance", "weights"}),
+        ("train", "", TrainConfig, {"preset", "camera_distance", "focal_length", "weights"}),
         ("train", "weights__", LossWeights, set()),
     ]
 
@@ -267,3 +267,9 @@ def test_damaged_dataset_is_named(tmp_path, capsys):
     capsys.readouterr()
     assert run("inspect", tmp_path, "--verify") == 1
     assert shard.name in one_line(capsys)
+
+
+def test_presets_offered_are_those_there_are():
+    from train.config import PRESETS
+
+    assert set(option("train", "preset").type.choices) == set(PRESETS)

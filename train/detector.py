@@ -139,7 +139,7 @@ def load_config(folder: Path) -> TrainConfig:
     path = folder / CONFIG_NAME
     try:
         return config_from_dict(json.loads(path.read_text()))
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, KeyError, OSError) as error:
         raise UserError(f"{path}: not the settings of a training run ({error}): train again into another folder") from None
 
 

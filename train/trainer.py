@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -80,11 +81,13 @@ def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = F
     optimizer = make_optimizer(config, network)
     step = load_checkpoint(run, network, average, optimizer) if resume else 0
 
-    pairs.load(device)
+    if fits_in_memory(pairs, device):
+        pairs.load(device)
     sampler = PairSampler(len(pairs), config.batch_size, config.seed, config.steps - step, step * config.batch_size)
     with stop_on_interrupt() as interrupt, Logger(run, step, config.steps) as logger:
         for stored in make_loader(pairs, sampler):
             torch.manual_seed(config.seed * 1_000_003 + step)
+            stored = {name: tensor.to(device) for name, tensor in stored.items()}
             batch = make_batch(stored["rgba"], stored["object_to_camera"], stored["intrinsics"], config.image_size)
             batch = augment(batch, config)
             terms = forward(network, batch, config, step)
@@ -109,8 +112,9 @@ def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = F
             if step % config.checkpoint_every == 0 or last:
                 save_checkpoint(run, step, network, average, optimizer)
             if interrupt.requested:
-                logger.say(f"stopped at step {step} of {config.steps}; go on with the same command and --resume")
-                raise KeyboardInterrupt
+                raise KeyboardInterrupt(
+                    f"stopped at step {step} of {config.steps}: go on with the same command and --resume"
+                )
 
 
 def choose_device(name: str) -> str:
@@ -139,6 +143,16 @@ def typical_camera(pairs: PairDataset) -> tuple[float, float]:
     distance = pairs.object_to_camera[..., :3, 3].norm(dim=-1).median()
     focal = pairs.intrinsics[..., 1, 1].median() / pairs.image_size[0]
     return round(float(distance), 2), round(float(focal), 4)
+
+
+def fits_in_memory(pairs: PairDataset, device: str) -> bool:
+    """Whether all images take at most half of what is free on the device; they are read from the shards if not."""
+    if device == "cuda":
+        free = torch.cuda.mem_get_info()[0]
+    else:
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    height, width = pairs.image_size
+    return len(pairs) * 2 * height * width * 4 < free / 2
 
 
 def prepare_run_folder(config: TrainConfig, run: Path, resume: bool) -> None:
