@@ -21,8 +21,8 @@ class Light:
     sky: tuple[float, float, float] = (0.62, 0.62, 0.62)  # light from straight above
     ground: tuple[float, float, float] = (0.22, 0.22, 0.22)  # light from straight below
     sun: tuple[float, float, float] = (0.38, 0.38, 0.38)  # diffuse light from one direction
-    # By default in the object's plane of symmetry, so that shading tells no left side from a right one.
-    sun_direction: tuple[float, float, float] = (0.0, 0.8, -0.6)  # towards the light of `sun`, object frame
+    # Straight from above, as the official data's lamp: shading must not tell an object's front or left side.
+    sun_direction: tuple[float, float, float] = (0.0, 1.0, 0.0)  # towards the light of `sun`, object frame
 
 
 def lit_corners(mesh: Mesh, light: Light) -> tuple[np.ndarray, np.ndarray]:
