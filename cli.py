@@ -190,23 +190,75 @@ def evaluate(run: str, datasets: tuple[Path, ...], split: str, out: Path | None)
     click.echo(f"{folder}: metrics.json, report.html, overlays/")
 
 
+def image_options(command: Callable) -> Callable:
+    """Decorator: what a user may tell about images of their own, the fields of ``PredictOptions``."""
+    options = (
+        click.option(
+            "--mask",
+            type=PATH,
+            help="image that is bright where the object is, or a folder of them under the images' names",
+        ),
+        click.option(
+            "--background", metavar="COLOR", help="colour to remove where there is no alpha [default: the border's]"
+        ),
+        click.option(
+            "--intrinsics",
+            type=Joined(float, 4),
+            metavar="FX,FY,CX,CY",
+            help="of the camera, pixels: gives points in 3D",
+        ),
+        click.option(
+            "--object-length",
+            type=float,
+            help="longest side of the object, in the unit that points shall have [default: 2]",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @commands.command()
 @click.argument("run")
 @click.argument("images", metavar="IMAGE...", type=PATH, nargs=-1, required=True)
-@click.option("--out", type=PATH, required=True, help="folder for predictions.json and the overlays")
-def predict(run: str, images: tuple[Path, ...], out: Path) -> None:
+@click.option("--out", type=PATH, required=True, help="folder for predictions.json, .csv, .npz and the overlays")
+@image_options
+def predict(run: str, images: tuple[Path, ...], out: Path, **options) -> None:
     """Detect keypoints in images of your own.
 
-    RUN is a run folder or the name of shipped weights. Images with an alpha channel are cut out by it.
+    RUN is a run folder or the name of shipped weights. IMAGE is an image, a video, a folder, a quoted pattern, or - for
+    a list on standard input. The object is cut out by --mask, by the image's alpha, or from a background of one colour.
+
+    \b
+    Examples:
+      keypointnet predict airplane photo.png drawing.jpg --out found
+      keypointnet predict airplane clip.mp4 --background "#00ff00" --out found
+      keypointnet predict airplane shots --intrinsics 1400,1400,960,540 --object-length 37.6 --out found
+    """
+    from train.eval.predict import parse_options, predict
+
+    found = predict(run, list(images), out, options=parse_options(**given(options)))
+    click.echo(f"{out}: predictions.json, predictions.csv, predictions.npz and overlays of {len(found)} images")
+
+
+@commands.command()
+@click.argument("run")
+@click.argument("first", type=PATH, metavar="A")
+@click.argument("second", type=PATH, metavar="B")
+@image_options
+def pose(run: str, first: Path, second: Path, **options) -> None:
+    """Print how an object moved between two images, as JSON.
+
+    RUN is a run folder or the name of shipped weights. X_B = rotation @ X_A + translation, in camera frames with +x
+    right, +y down, +z forward. The translation needs --intrinsics, and --object-length for its unit.
 
     \b
     Example:
-      keypointnet predict airplane photo.png drawing.jpg --out found
+      keypointnet pose airplane before.png after.png
     """
-    from train.eval.predict import predict
+    from train.eval.predict import parse_options, pose
 
-    found = predict(run, list(images), out)
-    click.echo(f"{out}: predictions.json and overlays of {len(found)} images")
+    click.echo(pose(run, first, second, parse_options(**given(options))))
 
 
 @commands.command()

@@ -1,4 +1,7 @@
+import csv
+import io
 import json
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +11,9 @@ from PIL import Image
 from data.errors import UserError
 from train.detector import Detections
 from train.eval import predict as predict_module
-from train.eval.predict import OBJECT_SHARE, load_image, predict, premultiply, remove_background
+from train.eval.framing import OBJECT_SHARE, frame_image, open_image, premultiply, remove_background
+from train.eval.inputs import expand
+from train.eval.predict import PredictOptions, predict
 
 SIZE = 64
 
@@ -16,15 +21,22 @@ SIZE = 64
 class BoxDetector:
     """Keypoints 0 and 1: top-left and bottom-right corner of what it is shown."""
 
-    image_size = SIZE
-    config = SimpleNamespace(axes=("x",), camera_distance=30.0)
+    image_size, num_keypoints = SIZE, 2
+    config = SimpleNamespace(axes=("x",), camera_distance=30.0, focal_length=11.4519)
 
     def detect(self, rgba, intrinsics=None):
-        solid = rgba[0, ..., 3] > 127
-        rows, columns = np.flatnonzero(solid.any(1)), np.flatnonzero(solid.any(0))
-        corners = [[columns[0], rows[0], 30.0], [columns[-1] + 1, rows[-1] + 1, 30.0]]
-        heatmaps, ends, flags = np.ones((1, 2, 4, 4)) / 16, np.zeros((1, 1, 2, 2)), np.ones((1, 1), bool)
-        return Detections(np.float32([corners]), heatmaps, ends, flags)
+        corners = []
+        for image in rgba:
+            solid = image[..., 3] > 127
+            rows, columns = np.flatnonzero(solid.any(1)), np.flatnonzero(solid.any(0))
+            corners.append([[columns[0], rows[0], 30.0], [columns[-1] + 1, rows[-1] + 1, 30.0]])
+        n = len(rgba)
+        heatmaps, ends, flags = np.ones((n, 2, 4, 4)) / 16, np.zeros((n, 1, 2, 2)), np.ones((n, 1), bool)
+        return Detections(np.float32(corners), heatmaps, ends, flags)
+
+
+def load_image(path, size):
+    return frame_image(open_image(path), size, name=str(path))
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +104,7 @@ def test_what_is_known_of_the_background_is_told(tmp_path, capfd):
     paths = [write(tmp_path / "busy.png", busy)]
     paths += [write(tmp_path / name, CASES[name]) for name in ("wide.png", "on_white.png", "opaque_alpha.png")]
     results = predict("run", paths, tmp_path / "out")
-    assert [r["mask"] for r in results] == ["none", "alpha", "uniform background", "uniform background"]
+    assert [r["mask"] for r in results] == ["none", "alpha", "background", "background"]
     assert [bool(r["warning"]) for r in results] == [True, False, True, True]
     assert "busy.png: no alpha" in capfd.readouterr().err
 
@@ -135,7 +147,7 @@ def test_bad_files_are_named_and_the_rest_goes_on(tmp_path, capfd):
     cut.write_bytes(good.read_bytes()[:100])
     empty = write(tmp_path / "empty.png", np.zeros((9, 9, 4), np.uint8))
     missing = tmp_path / "missing.png"
-    with pytest.raises(UserError, match="4 of 5 images"):
+    with pytest.raises(UserError, match="4 of 5 files"):
         predict("run", [text, cut, good, empty, missing], tmp_path / "out")
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
     assert [path.name in line for path, line in zip((text, cut, empty, missing), lines, strict=True)] == [True] * 4
@@ -172,3 +184,121 @@ def test_overlays_are_readable_and_not_huge(tmp_path):
     predict("run", paths, tmp_path / "out")
     sizes = [max(Image.open(tmp_path / "out" / path.name).size) for path in paths]
     assert sizes[0] >= 320 and sizes[1] == 1600 and sizes[2] == 1600
+
+
+def test_folders_patterns_and_standard_input(tmp_path, monkeypatch):
+    for name in ("b.png", "a.png", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    a, b = tmp_path / "a.png", tmp_path / "b.png"
+    assert expand([tmp_path]) == [a, b]
+    assert expand([tmp_path / "*.png", b]) == [a, b, b]
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{b}\n\n{tmp_path}\n"))
+    assert expand([a, "-"]) == [a, b, a, b]
+    for nothing in ([tmp_path / "*.jpg"], []):
+        with pytest.raises(UserError, match="give PNG or JPEG"):
+            expand(nothing)
+    (tmp_path / "odd[1].png").write_bytes(b"")  # a file of that name is no pattern
+    assert expand([tmp_path / "odd[1].png"]) == [tmp_path / "odd[1].png"]
+
+
+def test_a_mask_tells_the_object_from_a_busy_background(tmp_path):
+    busy = np.random.default_rng(0).integers(0, 256, (300, 400, 3), np.uint8)
+    mask = np.zeros((300, 400), np.uint8)
+    mask[60:180, 50:250] = 255
+    (tmp_path / "masks").mkdir()
+    path = write(tmp_path / "busy.png", busy)
+    write(tmp_path / "masks" / "busy.jpg", mask, quality=100)
+    for given in (tmp_path / "masks", write(tmp_path / "one.png", mask)):
+        (result,) = predict("run", [path], tmp_path / "out", options=PredictOptions(mask=given))
+        assert result["mask"] == "given" and result["warning"] is None
+        corners = np.array(result["keypoints"])[:, :2]
+        assert np.abs(corners - [[50, 60], [250, 180]]).max() <= result["square"][2] / SIZE
+    other = write(tmp_path / "other.png", mask[:100])
+    for bad in (other, tmp_path / "masks"):
+        with pytest.raises(UserError, match="1 of 1 files"):
+            predict("run", [other if bad.is_dir() else path], tmp_path / "out", options=PredictOptions(mask=bad))
+
+
+def test_a_background_of_a_given_colour(tmp_path):
+    pixels = painted(400, 300, (50, 60, 250, 180), background=(0, 200, 0, 255))[..., :3]
+    pixels[:8] = 0  # a dark bar over the rest of the border
+    pixels[:, :120][80:] = np.where((pixels[:, :120][80:] == (0, 200, 0)).all(-1)[..., None], 90, pixels[:, :120][80:])
+    path = write(tmp_path / "green.png", pixels)
+    assert frame_image(open_image(path), SIZE, background=(0, 200, 0)).mask == "background"
+    rgba = remove_background(pixels, (0, 200, 0))
+    assert rgba[30, 200, 3] == 0 and rgba[100, 150].tolist() == [200, 120, 40, 255]
+
+
+def test_intrinsics_give_points_in_the_unit_of_the_object(tmp_path):
+    # 200 px of an object 3 m long, at focal length 1000: some 10 m away in the middle, and 1.5 m to the right there
+    path = write(tmp_path / "wide.png", painted(640, 480, (370, 200, 570, 280)))
+    options = PredictOptions(intrinsics=(1000, 1000, 320, 240), object_length=3.0)
+    (result,) = predict("run", [path], tmp_path / "out", options=options)
+    left, right = np.array(result["points"])
+    assert right[0] / right[2] == pytest.approx(0.25, abs=0.01)
+    # the square's side is 200 px / OBJECT_SHARE, which the training camera sees 2.62 object units = 3.93 m wide
+    distance = 3 / 2 * 30 / 11.4519 / (200 / OBJECT_SHARE / 1000)
+    assert left[2] == pytest.approx(distance, rel=0.03) and right[2] == pytest.approx(distance, rel=0.03)
+    with pytest.raises(UserError, match="must be positive"):
+        predict("run", [path], tmp_path / "out", options=PredictOptions(intrinsics=(0, 1, 2, 3)))
+
+
+def test_csv_and_npz_say_the_same_as_json(tmp_path):
+    paths = [write(tmp_path / name, CASES[name]) for name in ("wide.png", "tiny_object.png")]
+    results = predict("run", paths, tmp_path / "out", options=PredictOptions(intrinsics=(900, 900, 320, 180)))
+    with np.load(tmp_path / "out" / "predictions.npz") as arrays:
+        assert arrays["path"].tolist() == [str(p) for p in paths] and arrays["frame"].tolist() == [-1, -1]
+        assert np.array_equal(arrays["keypoints"], [r["keypoints"] for r in results])
+        assert np.array_equal(arrays["points"], [r["points"] for r in results])
+        assert arrays["flags"].shape == (2, 1)
+    with open(tmp_path / "out" / "predictions.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["keypoint"] for row in rows] == ["0", "1", "0", "1"]
+    assert [float(rows[3][c]) for c in ("u", "v", "z_training", "x", "y", "z")] == pytest.approx(
+        results[1]["keypoints"][1] + results[1]["points"][1]
+    )
+
+
+def test_every_frame_of_a_video(tmp_path):
+    av = pytest.importorskip("av")
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 320, 240, "yuv420p", 8_000_000
+        for shift in (0, 40, 80):
+            pixels = painted(320, 240, (60 + shift, 60, 180 + shift, 180), background=(255, 255, 255, 255))[..., :3]
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")))
+        container.mux(stream.encode())
+    results = predict("run", [path], tmp_path / "out")
+    assert [r["frame"] for r in results] == [0, 1, 2]
+    assert [r["overlay"] for r in results] == ["clip-000000.png", "clip-000001.png", "clip-000002.png"]
+    left = [r["keypoints"][0][0] for r in results]
+    assert left == pytest.approx([60, 100, 140], abs=5)
+    path.write_bytes(b"no video")
+    with pytest.raises(UserError, match="1 of 1 files"):
+        predict("run", [path], tmp_path / "out")
+
+
+def test_videos_need_the_extra(tmp_path, monkeypatch, capfd):
+    (tmp_path / "clip.mp4").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(UserError):
+        predict("run", [tmp_path / "clip.mp4"], tmp_path / "out")
+    assert "pip install 'keypointnet[video]'" in capfd.readouterr().err
+
+
+def test_pose_is_printed_as_json(tmp_path, capfd):
+    a, b = (write(tmp_path / name, CASES[name]) for name in ("wide.png", "on_white.png"))
+    found = json.loads(predict_module.pose("run", a, b))
+    assert np.linalg.det(found["rotation"]) == pytest.approx(1) and found["translation"] is None
+    assert "on_white.png: the background was removed" in capfd.readouterr().err
+    options = PredictOptions(intrinsics=(900, 900, 320, 180), object_length=1.5)
+    assert len(json.loads(predict_module.pose("run", a, b, options))["translation"]) == 3
+
+
+def test_colours_are_parsed():
+    assert predict_module.parse_options("white").background == (255, 255, 255)
+    assert predict_module.parse_options("#00ff00", object_length=3.0).background == (0, 255, 0)
+    assert predict_module.parse_options().background is None
+    with pytest.raises(UserError, match="no colour"):
+        predict_module.parse_options("greenish blue")

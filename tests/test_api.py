@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from data.errors import UserError
+from tests.test_metrics import rotation
+from train.api import Keypoints, detect, lift, load, relative_pose
+from train.config import make_config
+from train.detector import Detections, build_network, save_config, save_weights
+from train.eval import metrics
+
+CONFIG = make_config("cpu")
+F, D = CONFIG.focal_length, CONFIG.camera_distance
+OBJECT = np.array([[0.9, 0.1, 0.2], [-0.9, 0.1, 0.1], [0, 0.5, -0.6], [0.1, -0.4, 0.5], [0.3, 0.2, 0.8]])
+
+
+def project(points, k):
+    return (points @ k.T)[:, :2] / points[:, 2:]
+
+
+def known(points, calibrated=True):
+    return Keypoints(np.zeros_like(points), points, np.zeros(1, bool), calibrated, None)
+
+
+def test_lift_with_the_training_camera_is_its_unprojection():
+    keypoints = np.column_stack([np.random.default_rng(0).uniform(0, 128, (6, 2)), 30 + OBJECT[[0, 1, 2, 3, 4, 0], 2]])
+    k = np.array([[F * 128, 0, 64], [0, F * 128, 64], [0, 0, 1]])
+    expected = metrics.camera_points(keypoints, k)
+    assert np.allclose(lift(keypoints, (0, 0, 128), CONFIG, k), expected)
+    assert np.allclose(lift(keypoints, (0, 0, 128), CONFIG), expected)
+
+
+@pytest.mark.parametrize("bearing", [(0, 0), (0.3, -0.2), (-0.5, 0.4)])
+def test_lift_finds_the_place_of_an_object_seen_by_any_camera(bearing):
+    # An object far away in a direction, a square about its image, and depths as the training camera would see them.
+    k = np.array([[2000, 0, 700], [0, 2000, 400], [0, 0, 1.0]])
+    axis = np.array([*bearing, 1.0]) / np.linalg.norm([*bearing, 1.0])
+    away = 200.0
+    points = away * axis + OBJECT
+    center = project(away * axis[None], k)[0]
+    side = D * (2000 / axis[2]) / (F * away)
+    z = D + OBJECT @ axis
+    keypoints = np.column_stack([project(points, k), z])
+    found = lift(keypoints, (*(center - side / 2), side), CONFIG, k)
+    assert np.abs(found - points).max() < 0.02
+
+
+def test_relative_pose_recovers_rotation_and_translation():
+    turn, shift = rotation([0.3, 1, -0.2], 50), np.array([0.4, -0.2, 1.5])
+    first = OBJECT + [0.1, 0.2, 12]
+    pose = relative_pose(known(first), known(first @ turn.T + shift))
+    assert np.allclose(pose.rotation, turn) and np.allclose(pose.translation, shift)
+    assert pose.angle_degrees == pytest.approx(50) and pose.residual < 1e-9
+    assert relative_pose(known(first), known(first, calibrated=False)).translation is None
+    assert relative_pose(known(first), known(first[[1, 0, 2, 3, 4]])).residual > 0.2
+
+
+class CornerDetector:
+    """Keypoints at fixed places of whatever square it is shown."""
+
+    image_size, config = 64, CONFIG
+
+    def detect(self, rgba, intrinsics=None):
+        size = rgba.shape[1]
+        points = np.float32([[[0.14 * size, 0.5 * size, 30.5], [0.86 * size, 0.5 * size, 29.5]]] * len(rgba))
+        return Detections(
+            points, np.ones((len(rgba), 2, 4, 4)) / 16, np.zeros((len(rgba), 1, 2, 2)), np.ones((1, 1)) > 0
+        )
+
+
+def test_detect_takes_paths_pictures_and_arrays(tmp_path):
+    pixels = np.zeros((200, 300, 4), np.uint8)
+    pixels[80:120, 100:200] = (200, 100, 50, 255)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    found = [detect(CornerDetector(), image) for image in (tmp_path / "a.png", str(tmp_path / "a.png"), pixels)]
+    found.append(detect(CornerDetector(), Image.fromarray(pixels)))
+    found.append(detect(CornerDetector(), pixels[..., :3], mask=pixels[..., 3]))
+    for each in found:
+        assert np.abs(each.keypoints[:, :2] - [[100, 100], [200, 100]]).max() < 1
+        assert not each.calibrated
+    k = np.array([[600, 0, 150], [0, 600, 100], [0, 0, 1.0]])
+    near = detect(CornerDetector(), pixels, intrinsics=k, object_length=34.0)
+    assert near.calibrated and np.allclose(project(near.points, k), near.keypoints[:, :2])
+    assert near.points[0, 2] - near.points[1, 2] == pytest.approx(17)
+    with pytest.raises(UserError, match="transparent"):
+        detect(CornerDetector(), np.zeros((9, 9, 4), np.uint8))
+    with pytest.raises(UserError, match="mask"):
+        detect(CornerDetector(), pixels, mask=pixels[:50])
+
+
+def test_load_and_detect_with_a_network(tmp_path):
+    torch.manual_seed(0)
+    config = make_config("cpu", width=4, keypoints=6, image_size=32)
+    save_config(config, tmp_path)
+    save_weights(build_network(config), tmp_path / "model.safetensors")
+    detector = load(tmp_path)
+    pixels = np.random.default_rng(0).integers(1, 256, (40, 40, 4), np.uint8)
+    a, b = detect(detector, pixels), detect(detector, pixels[:, ::-1].copy())
+    assert a.keypoints.shape == a.points.shape == (6, 3) and a.flags.shape == (2,)
+    assert np.linalg.det(relative_pose(a, b).rotation) == pytest.approx(1)
+    with pytest.raises(UserError, match="not a run folder"):
+        load("no such run")

@@ -1,0 +1,179 @@
+"""Detectors from Python: three calls for a notebook or a robot.
+
+    from train.api import detect, load, relative_pose
+
+    detector = load("airplane")                    # a run folder, or the name of shipped weights
+    before = detect(detector, "before.png", intrinsics=K, object_length=34.1)
+    after = detect(detector, "after.png", intrinsics=K, object_length=34.1)
+    before.keypoints                               # (N, 3): u, v in pixels of the image, z
+    pose = relative_pose(before, after)            # X_after = pose.rotation @ X_before + pose.translation
+
+An image is a path, a PIL image, or a uint8 array (H, W, 3) or (H, W, 4) with straight alpha. Camera frames have +x
+right, +y down, +z forward; (0, 0) is the corner of the top-left pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from train.config import TrainConfig
+from train.detector import Detector
+from train.eval import metrics
+from train.eval.framing import FramedImage, frame_image, open_image
+
+ImageLike = str | Path | Image.Image | np.ndarray
+
+
+@dataclass(frozen=True)
+class Keypoints:
+    """N keypoints of one image, A orientation axes.
+
+    Attributes:
+        keypoints: float64 (N, 3) as (u, v, z): pixels of the image, and depth from the training camera in object units
+            (the object's longest side = 2).
+        points: float64 (N, 3) in the camera frame, see :func:`lift`. In the unit of ``object_length`` where that was
+            given, else in object units.
+        flags: bool (A,), the orientation flags the keypoints were decoded with.
+        calibrated: whether the camera's intrinsics were given. Without them ``points`` are as from a camera like the
+            training's that looks at the object, so directions hold and the distance means nothing.
+        framed: what the network saw.
+    """
+
+    keypoints: np.ndarray
+    points: np.ndarray
+    flags: np.ndarray
+    calibrated: bool
+    framed: FramedImage
+
+
+@dataclass(frozen=True)
+class RelativePose:
+    """The motion of an object between two images: ``X_second = rotation @ X_first + translation``.
+
+    Attributes:
+        rotation: float64 (3, 3). angle_degrees: its angle.
+        translation: float64 (3,), in the unit of the points; None where a camera's intrinsics are unknown.
+        residual: root mean squared distance of the aligned point sets. Large ones (beyond a tenth of the object) say
+            that the two detections do not agree, and that the pose should not be trusted.
+    """
+
+    rotation: np.ndarray
+    angle_degrees: float
+    translation: np.ndarray | None
+    residual: float
+
+
+def load(run: str | Path, device: str = "cpu") -> Detector:
+    """Load a detector.
+
+    Args:
+        run: run folder, or name of shipped weights. device: "cpu" or "cuda".
+
+    Raises:
+        UserError: no such run, or files that do not belong together.
+    """
+    return Detector.load(run, device)
+
+
+def detect(
+    detector: Detector,
+    image: ImageLike,
+    mask: ImageLike | None = None,
+    background: tuple[int, int, int] | None = None,
+    intrinsics: np.ndarray | None = None,
+    object_length: float = 2.0,
+) -> Keypoints:
+    """Detect the keypoints of the object in an image.
+
+    Args:
+        detector: from :func:`load`.
+        mask: of the image's size, bright where the object is. By default the image's alpha; without it, a background
+            of one colour is removed.
+        background: sRGB colour of that background; by default the border's.
+        intrinsics: (3, 3) K of the image, pixels.
+        object_length: longest side of the object's bounding box, in the unit that points shall have.
+
+    Raises:
+        UserError: the image cannot be used.
+    """
+    name = str(image) if isinstance(image, (str, Path)) else "image"
+    mask = None if mask is None else _image(mask)
+    framed = frame_image(_image(image), detector.image_size, mask, background, name)
+    return detect_framed(detector, [framed], intrinsics, object_length)[0]
+
+
+def relative_pose(first: Keypoints, second: Keypoints) -> RelativePose:
+    """The rotation and translation that best align two detections of one object (Procrustes, eq. 3 of the paper)."""
+    points = np.stack([first.points, second.points])
+    rotation = metrics.relative_rotation(points)
+    centers = points.mean(1)
+    moved = (first.points - centers[0]) @ rotation.T
+    return RelativePose(
+        rotation=rotation,
+        angle_degrees=float(metrics.angular_error(rotation, np.eye(3))),
+        translation=centers[1] - rotation @ centers[0] if first.calibrated and second.calibrated else None,
+        residual=float(np.sqrt(np.square(moved - (second.points - centers[1])).sum(-1).mean())),
+    )
+
+
+def detect_framed(
+    detector: Detector,
+    framed: Sequence[FramedImage],
+    intrinsics: np.ndarray | None = None,
+    object_length: float = 2.0,
+) -> list[Keypoints]:
+    """Like :func:`detect`, for images already framed; several of one size are detected together."""
+    results: dict[int, Keypoints] = {}
+    for size in {image.rgba.shape[0] for image in framed}:
+        own = [i for i, image in enumerate(framed) if image.rgba.shape[0] == size]
+        found = detector.detect(np.stack([framed[i].rgba for i in own]))
+        for row, i in enumerate(own):
+            left, top, side = framed[i].box
+            keypoints = found.keypoints[row].astype(np.float64)
+            keypoints[:, :2] = keypoints[:, :2] * (side / size) + (left, top)
+            points = lift(keypoints, framed[i].box, detector.config, intrinsics) * (object_length / 2)
+            results[i] = Keypoints(keypoints, points, found.flags[row], intrinsics is not None, framed[i])
+    return [results[i] for i in range(len(framed))]
+
+
+def lift(
+    keypoints: np.ndarray, box: tuple[float, float, float], config: TrainConfig, intrinsics: np.ndarray | None = None
+) -> np.ndarray:
+    """Keypoints of an image as points in its camera's frame.
+
+    The network sees a square of the image as if the training camera (focal length f, distance D) had taken it. A
+    camera of focal length F that looks at the square's centre sees an object equally large, of side ``s`` pixels, from
+    the distance D·F / (f·s); what lies nearer or farther by the depths that the network found. Away from the image's
+    centre by an angle θ, F / cos θ takes the place of F.
+
+    Args:
+        keypoints: (N, 3) as (u, v, z), pixels of the image and depth from the training camera.
+        box: (left, top, side) of the square, pixels. config: of the detector.
+        intrinsics: (3, 3), pixels; by default a camera like the training's that looks at the square's centre.
+
+    Returns:
+        float64 (N, 3), object units.
+    """
+    left, top, side = box
+    focal, center = config.focal_length * side, (left + side / 2, top + side / 2)
+    if intrinsics is None:
+        intrinsics = np.array([[focal, 0, center[0]], [0, focal, center[1]], [0, 0, 1]])
+    to_ray = np.linalg.inv(np.asarray(intrinsics, np.float64))
+    axis = to_ray @ (*center, 1.0)
+    axis /= np.linalg.norm(axis)
+    own_focal = np.sqrt(intrinsics[0][0] * intrinsics[1][1]) / axis[2]
+    distance = config.camera_distance * own_focal / focal
+    rays = np.column_stack([keypoints[:, :2], np.ones(len(keypoints))]) @ to_ray.T
+    along = distance + keypoints[:, 2] - config.camera_distance
+    return rays * (along / (rays @ axis))[:, None]
+
+
+def _image(image: ImageLike) -> Image.Image:
+    if isinstance(image, (str, Path)):
+        return open_image(image)
+    return Image.fromarray(image) if isinstance(image, np.ndarray) else image

@@ -1,0 +1,225 @@
+"""Images of a user's own, any size, with or without alpha, turned into views like those of the training.
+
+A detector knows one camera, far away with a narrow view, and objects on black. An image becomes such a view thus:
+
+1. The object is told from the background by a mask given with the image, else by alpha. Without either, a background of
+   one colour (the one given, or that of the image's border) is removed; failing that, the whole image is taken for the
+   object, and accuracy suffers.
+2. A square image whose object is as large and as central as in the training views is taken as it is. Otherwise a
+   square about the object's bounding box is cut out (or padded) such that the box's longer side fills ``OBJECT_SHARE``
+   of it, about the median of the training views.
+3. The square is reduced to the network's size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from data.errors import UserError
+
+OBJECT_SHARE = 0.72  # of the square's side that the longer side of the object's box fills
+TRAINING_SHARES = (0.4, 0.95)  # what training views span
+TRAINING_OFFSET = 0.2  # of the side; how far the box's centre strays from the image's in training views
+SOLID_ALPHA = 26  # a pixel of at least this alpha, of 255, belongs to the box
+MAX_TOLERANCE = 24  # of 255; a border that varies more is not of one colour
+RIM_CONTRAST = 60  # of 255; a rim pixel that differs this much from the background is all object
+
+WARNINGS = {
+    "given": None,
+    "alpha": None,
+    "background": "the background was removed by its colour, parts of the object in that colour are lost",
+    "none": "no alpha and no uniform background: everything was taken for the object, expect poor keypoints; "
+    "cut the object out first, or give --mask",
+}
+
+
+@dataclass(frozen=True)
+class FramedImage:
+    """An image as the network will see it, and the way back.
+
+    Attributes:
+        rgba: uint8 (S, S, 4), premultiplied, what the detector is given.
+        picture: uint8 (H, W, 4), premultiplied, the whole image.
+        box: (left, top, side) of the square in pixels of the image; may lie partly outside.
+        mask: how the object was found, a key of ``WARNINGS``.
+        framing: "as given" or "cut out".
+    """
+
+    rgba: np.ndarray
+    picture: np.ndarray
+    box: tuple[float, float, float]
+    mask: str
+    framing: str
+
+
+def open_image(path: str | Path) -> Image.Image:
+    """Read an image file, turned upright by its EXIF orientation; RGBA if it has transparency, else RGB.
+
+    Raises:
+        UserError: missing, or not an image.
+    """
+    try:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened)
+            has_alpha = "A" in image.getbands() or "transparency" in image.info
+            return image.convert("RGBA" if has_alpha else "RGB")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise UserError(f"{path}: a folder, not an image") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        unknown = isinstance(error, Image.UnidentifiedImageError)
+        reason = "not an image" if unknown else f"damaged or too large ({error})"
+        raise UserError(f"{path}: {reason}: give PNG or JPEG files") from None
+
+
+def frame_image(
+    image: Image.Image,
+    size: int,
+    mask: Image.Image | None = None,
+    background: tuple[int, int, int] | None = None,
+    name: str = "image",
+) -> FramedImage:
+    """Find the object in an image and cut a view of it out.
+
+    Args:
+        image: RGB or RGBA (straight alpha). size: side of the network's input.
+        mask: of the image's size, bright where the object is; replaces the image's alpha.
+        background: sRGB colour to remove; by default that of the border, if the border is of one colour.
+        name: of the image, for messages.
+
+    Raises:
+        UserError: the mask does not fit, or nothing of the image is object.
+    """
+    straight = np.array(image.convert("RGBA"))
+    if mask is not None:
+        if mask.size != image.size:
+            raise UserError(f"{name}: its mask is {mask.size}, the image {image.size}: give one of the same pixels")
+        straight[..., 3] = np.asarray(mask.convert("L"))
+    if not straight[..., 3].any():
+        raise UserError(f"{name}: fully transparent: nothing to detect")
+    if mask is not None:
+        return frame(premultiply(straight), "given", size)
+    # an alpha channel that hides nothing says nothing
+    if straight[..., 3].min() < 255:
+        return frame(premultiply(straight), "alpha", size)
+    removed = remove_background(straight[..., :3], background)
+    if removed is not None:
+        return frame(removed, "background", size)
+    return frame(straight, "none", size)
+
+
+def frame(picture: np.ndarray, mask: str, size: int) -> FramedImage:
+    """Cut a view out of an image, framed like the training views.
+
+    Args:
+        picture: uint8 (H, W, 4), premultiplied. mask: how the object was found. size: side of the view.
+    """
+    height, width = picture.shape[:2]
+    if mask == "none":
+        side = max(height, width)
+        box, framing = ((width - side) / 2, (height - side) / 2, float(side)), "as given"
+    else:
+        solid = picture[..., 3] >= min(SOLID_ALPHA, int(picture[..., 3].max()))
+        rows, columns = np.flatnonzero(solid.any(1)), np.flatnonzero(solid.any(0))
+        left, right, top, bottom = columns[0], columns[-1] + 1, rows[0], rows[-1] + 1
+        extent = max(right - left, bottom - top)
+        center = np.array([(left + right) / 2, (top + bottom) / 2])
+        offset = np.abs(center / (width, height) - 0.5).max()
+        share = extent / max(width, height)
+        if width == height and TRAINING_SHARES[0] <= share <= TRAINING_SHARES[1] and offset <= TRAINING_OFFSET:
+            # the detector reduces it just as it does the views of a dataset
+            return FramedImage(picture, picture, (0.0, 0.0, float(width)), mask, "as given")
+        side = extent / OBJECT_SHARE
+        box, framing = (float(center[0] - side / 2), float(center[1] - side / 2), float(side)), "cut out"
+    return FramedImage(resample_square(picture, box, size), picture, box, mask, framing)
+
+
+def resample_square(picture: np.ndarray, box: tuple[float, float, float], size: int) -> np.ndarray:
+    """Cut a square, also between pixels and beyond the border (transparent there), and resample it by area.
+
+    Args:
+        picture: uint8 (H, W, 4), premultiplied. box: (left, top, side) in pixels. size: side of the result.
+    """
+    left, top, side = box
+    first = np.floor([top, left]).astype(int)
+    last = np.ceil([top + side, left + side]).astype(int)
+    height, width = picture.shape[:2]
+    padded = np.zeros((*(last - first), 4), np.uint8)
+    rows = slice(max(0, first[0]), min(height, last[0]))
+    columns = slice(max(0, first[1]), min(width, last[1]))
+    padded[rows.start - first[0] : rows.stop - first[0], columns.start - first[1] : columns.stop - first[1]] = picture[
+        rows, columns
+    ]
+    inner = (left - first[1], top - first[0], left - first[1] + side, top - first[0] + side)
+    filter_ = Image.Resampling.BOX if side >= size else Image.Resampling.BILINEAR
+    # channel by channel: colours are premultiplied already, Pillow would multiply them by alpha again
+    channels = [Image.fromarray(padded[..., c]).resize((size, size), filter_, inner) for c in range(4)]
+    return np.stack([np.asarray(channel) for channel in channels], axis=-1)
+
+
+def premultiply(straight: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 4) with straight alpha to premultiplied."""
+    alpha = straight[..., 3:].astype(np.uint16)
+    color = (straight[..., :3] * alpha + 127) // 255
+    return np.concatenate([color, alpha], axis=-1).astype(np.uint8)
+
+
+def remove_background(rgb: np.ndarray, color: tuple[int, int, int] | None = None) -> np.ndarray | None:
+    """Make a background of one colour transparent, where it is connected with the border.
+
+    Args:
+        rgb: uint8 (H, W, 3). color: of the background; by default the border's median.
+
+    Returns:
+        uint8 (H, W, 4), premultiplied; None if the border is not of one colour (and none was given) or nothing remains.
+    """
+    border = np.concatenate([rgb[0], rgb[-1], rgb[:, 0], rgb[:, -1]]).astype(np.int16)
+    chosen = np.median(border, axis=0) if color is None else color
+    given, color = color is not None, np.asarray(chosen, np.int16)
+    noise = np.percentile(np.abs(border - color).max(-1), 90)
+    if noise > MAX_TOLERANCE / 2 and not given:
+        return None
+    noise = min(noise, MAX_TOLERANCE / 2)
+    tolerance = 6 + 1.5 * noise  # 6 for a drawn background, MAX_TOLERANCE for a grainy one
+    difference = np.abs(rgb.astype(np.int16) - color).max(-1)
+    connected = _connected_to_border(difference <= tolerance)
+    # a pixel of the rim is a mixture; how far it is from the background tells how much
+    alpha = np.where(connected, (difference - tolerance / 2) / RIM_CONTRAST, 1.0).clip(0, 1)[..., None]
+    if not (alpha > 0.5).any():
+        return None
+    object_color = (rgb - (1 - alpha) * color).clip(0, 255 * alpha)
+    return np.concatenate([object_color, 255 * alpha], axis=-1).round().astype(np.uint8)
+
+
+def _connected_to_border(background: np.ndarray) -> np.ndarray:
+    """Part of a boolean mask (H, W) that hangs together with the border, and a rim of two pixels around it.
+
+    Followed in a reduced picture of at most 256 pixels.
+    """
+    height, width = background.shape
+    factor = max(1.0, max(height, width) / 256)
+    small = Image.fromarray(background).resize((max(1, round(width / factor)), max(1, round(height / factor))))
+    open_ = np.pad(np.asarray(small), 1, constant_values=True)
+    reached = np.zeros_like(open_)
+    reached[[0, -1]] = reached[:, [0, -1]] = True
+    while True:
+        grown = _dilate(reached) & open_
+        if (grown == reached).all():
+            break
+        reached = grown
+    rim = _dilate(_dilate(reached))[1:-1, 1:-1]
+    return np.asarray(Image.fromarray(rim).resize((width, height)))
+
+
+def _dilate(mask: np.ndarray) -> np.ndarray:
+    grown = mask.copy()
+    grown[1:] |= mask[:-1]
+    grown[:-1] |= mask[1:]
+    grown[:, 1:] |= mask[:, :-1]
+    grown[:, :-1] |= mask[:, 1:]
+    return grown

@@ -1,0 +1,76 @@
+"""What `predict` is given: image files, folders, patterns, videos, or a list of them on standard input."""
+
+from __future__ import annotations
+
+import glob
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from data.errors import UserError
+from train.eval.framing import open_image
+
+VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
+
+
+def expand(arguments: Sequence[str | Path]) -> list[Path]:
+    """The files that arguments stand for, in their order; those of a folder or a pattern by name.
+
+    Args:
+        arguments: files; folders (all images and videos directly in them); patterns with ``*``, ``?`` or ``[]``
+            (``**`` for any depth); "-" for one of these per line of standard input.
+
+    Raises:
+        UserError: a folder or pattern without any file, or nothing at all.
+    """
+    paths: list[Path] = []
+    for argument in map(str, arguments):
+        if argument == "-":
+            lines = [line.strip() for line in sys.stdin]
+            paths += expand([line for line in lines if line])
+        elif Path(argument).is_dir():
+            paths += _some(sorted(p for p in Path(argument).iterdir() if _is_readable(p)), argument, "no images in it")
+        elif not Path(argument).exists() and glob.has_magic(argument):
+            paths += _some([Path(p) for p in sorted(glob.glob(argument, recursive=True))], argument, "matches no file")
+        else:
+            paths.append(Path(argument))
+    return _some(paths, "predict", "no images given")
+
+
+def read_images(path: Path) -> Iterator[tuple[int | None, Image.Image]]:
+    """The image in a file, or the frames of a video.
+
+    Returns:
+        (number of the frame from 0, or None for an image; the picture) one after the other.
+
+    Raises:
+        UserError: it cannot be read; videos need PyAV.
+    """
+    if path.suffix.lower() not in VIDEO_SUFFIXES:
+        yield None, open_image(path)
+        return
+    if not path.exists():
+        raise UserError(f"{path}: no such file")
+    try:
+        import av
+    except ImportError:
+        raise UserError(f"{path}: videos need the package av: pip install 'keypointnet[video]'") from None
+    try:
+        with av.open(str(path)) as container:
+            for number, frame in enumerate(container.decode(video=0)):
+                yield number, frame.to_image()
+    except (av.FFmpegError, IndexError) as error:
+        raise UserError(f"{path}: not a video that can be decoded ({error}): convert it to MP4") from None
+
+
+def _is_readable(path: Path) -> bool:
+    suffix = path.suffix.lower()
+    return path.is_file() and (suffix in VIDEO_SUFFIXES or suffix in Image.registered_extensions())
+
+
+def _some(paths: list[Path], argument: str, problem: str) -> list[Path]:
+    if not paths:
+        raise UserError(f"{argument}: {problem}: give PNG or JPEG files")
+    return paths
