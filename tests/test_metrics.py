@@ -114,3 +114,55 @@ def test_silhouette_hits_by_hand():
     keypoints = np.array([[[5.0, 1.0], [5.99, 1.99], [4.99, 1.5], [5.5, 2.0], [6.0, 1.5], [-0.5, 1.5], [1.5, 5.5]]])
     assert metrics.inside_mask(keypoints, alpha).tolist() == [[True, True, False, False, False, False, False]]
     assert metrics.silhouette_hit_rate(keypoints, alpha) == pytest.approx(2 / 7)
+
+
+def test_repeatability_wants_the_same_keypoint_back():
+    first = np.array([[0, 0, 0], [1, 0, 0], [2, 0, 0]], float)
+    second = np.array([[0.1, 0, 0], [1.11, 0, 0], [0, 0, 0]], float)
+    assert metrics.repeatability(np.stack([first, second])[None], 0.1) == pytest.approx(1 / 3)
+
+
+def test_relative_translation_goes_with_the_rotation():
+    first = np.random.default_rng(3).normal(size=(4, 7, 3)) + [0, 0, 30]
+    turn, shift = rotation([0.2, 1, -0.4], 63), np.array([1, -2, 3.0])
+    points = np.stack([first, first @ turn.T + shift], axis=1)
+    assert np.allclose(metrics.relative_translation(points, turn), shift)
+
+
+def poses(*rotations):
+    result = np.tile(np.eye(4), (len(rotations), 1, 1))
+    result[:, :3, :3] = rotations
+    return result
+
+
+@pytest.mark.parametrize("axis", ["x", "y", "z"])
+def test_symmetric_objects_may_be_turned_by_their_group(axis):
+    first, second = rotation([1, 2, 3], 40), rotation([-2, 1, 0.5], 110)
+    about = np.eye(3)["xyz".index(axis)]
+    truth = poses(first, second)
+
+    def error(symmetry, degrees):
+        return metrics.Symmetry(symmetry).angular_error(second @ rotation(about, degrees) @ first.T, truth)
+
+    for degrees in (0, 90, 180, -90):
+        assert error(f"{axis}:4", degrees) == pytest.approx(0, abs=1e-4)
+    assert error(f"{axis}:1", 90) == pytest.approx(90)
+    assert error(f"{axis}:2", 90) == pytest.approx(90)
+    assert error(f"{axis}:2", 170) == pytest.approx(10)
+    assert error(f"{axis}:3", -130) == pytest.approx(10)
+    assert error(f"{axis}:inf", 77) == pytest.approx(0, abs=1e-4)
+
+
+def test_symmetry_does_not_hide_other_errors():
+    first, second = rotation([1, 2, 3], 40), rotation([-2, 1, 0.5], 110)
+    tilted = second @ rotation([1, 0, 0], 25) @ first.T
+    for symmetry in ("y:1", "y:2", "y:inf"):
+        assert metrics.Symmetry(symmetry).angular_error(tilted, poses(first, second)) == pytest.approx(25)
+    # with no symmetry, it is the plain error, over any leading shape
+    estimated = np.stack([tilted, second @ first.T])
+    truth = np.stack([poses(first, second)] * 2)
+    plain = metrics.angular_error(estimated, second @ first.T)
+    assert np.allclose(metrics.Symmetry("z:1").angular_error(estimated, truth), plain, atol=1e-4)
+    for text in ("y", "y:0", "w:2", "y:-1", "y:x"):
+        with pytest.raises(ValueError):
+            metrics.Symmetry(text)

@@ -179,5 +179,76 @@ def silhouette_hit_rate(keypoints: np.ndarray, alpha: np.ndarray) -> float:
     return float(inside_mask(keypoints, alpha).mean())
 
 
+def repeatability(points: np.ndarray, radius: float) -> float:
+    """Share of keypoints that both views of a pair place within ``radius`` of each other.
+
+    Li and Lee, USIP (ICCV 2019), section 4.1, but stricter: a keypoint must find itself again in the other view, not
+    any keypoint.
+
+    Args:
+        points: (P, 2, N, 3) in the object frame. radius: object units.
+    """
+    return float((np.linalg.norm(points[:, 0] - points[:, 1], axis=-1) <= radius).mean())
+
+
+def relative_translation(points: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    """Translation that, with a rotation, best takes the keypoints of view 0 to those of view 1.
+
+    Args:
+        points: (*, 2, N, 3) in camera frames. rotation: (*, 3, 3).
+
+    Returns:
+        float64 (*, 3): the difference of the centroids, the first one rotated.
+    """
+    centers = np.asarray(points, np.float64).mean(-2)
+    return centers[..., 1, :] - (rotation @ centers[..., 0, :, None])[..., 0]
+
+
+class Symmetry:
+    """A rotational symmetry of a category's objects: ``order`` equal steps about an axis, or any angle.
+
+    Args:
+        text: "AXIS:ORDER", as "y:2" for half turns about the vertical, "y:inf" for a surface of revolution.
+
+    Raises:
+        ValueError: another text.
+    """
+
+    def __init__(self, text: str):
+        axis, _, order = text.partition(":")
+        if axis not in ("x", "y", "z") or not (order == "inf" or (order.isdecimal() and int(order) > 0)):
+            raise ValueError(f"{text!r} is no symmetry")
+        self.name = text
+        self.axis = np.eye(3)["xyz".index(axis)]
+        self.order = None if order == "inf" else int(order)
+
+    def angular_error(self, estimated: np.ndarray, object_to_camera: np.ndarray) -> np.ndarray:
+        """Least :func:`angular_error` to any relative rotation that the views of a symmetric object allow.
+
+        Turning the object by S between the views changes nothing visible, so R_1 S R_0^T is as true as R_1 R_0^T
+        (Hodan et al., BOP, ECCV 2018, section 2.2, takes the least over the same group).
+
+        Args:
+            estimated: (*, 3, 3) from view 0 to view 1. object_to_camera: (*, 2, 4, 4), the true poses.
+
+        Returns:
+            float64 (*), degrees.
+        """
+        rotation = np.asarray(object_to_camera)[..., :3, :3]
+        first, second = rotation[..., 0, :, :], rotation[..., 1, :, :]
+        # tr(Sᵀ Q) for Q = R_1ᵀ R̂ R_0 and S(θ) = aaᵀ + cos θ (I − aaᵀ) + sin θ [a]×
+        q = np.swapaxes(second, -1, -2) @ estimated @ first
+        cross = np.cross(np.eye(3), self.axis).T
+        fixed = q @ self.axis @ self.axis
+        cosine = np.trace(q, axis1=-2, axis2=-1) - fixed
+        sine = (q * cross).sum((-2, -1))
+        if self.order is None:
+            best = fixed + np.hypot(cosine, sine)
+        else:
+            angles = 2 * np.pi * np.arange(self.order) / self.order
+            best = fixed + (cosine[..., None] * np.cos(angles) + sine[..., None] * np.sin(angles)).max(-1)
+        return np.degrees(np.arccos(np.clip((best - 1) / 2, -1, 1)))
+
+
 def _tensor(array: np.ndarray) -> torch.Tensor:
     return torch.as_tensor(np.asarray(array, np.float64))
