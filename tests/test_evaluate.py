@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from data.dataset import PairDataset
+from data.errors import UserError
 from tests.made_up import BALLS, Oracle, intrinsics, look_at, make_dataset
 from train.eval import evaluate as evaluation_module
 from train.eval import metrics
@@ -65,6 +66,14 @@ def test_a_perfect_detector_scores_perfectly(dataset):
     assert 0.01 < figures["keypoint_3d_se"] < 0.2
     assert figures["orientation_accuracy"] == 1
     assert figures["silhouette_hit_rate"] == 1
+    assert figures["repeatability_at_0.1"] == 1 and figures["add_accuracy_at_0.1_diameter"] == 1
+    assert (
+        figures["add_mean"] < 1e-3 and figures["translation_error_mean"] < 1e-3 and figures["center_error_mean"] < 1e-3
+    )
+    # the centres of balls of radius 0.25 lie within them, and span less than the balls do
+    assert figures["inclusivity_at_0.1"] == 0 and 0.3 < figures["coverage"] < 0.7
+    assert figures["dual_alignment_score"] == 1 and figures["mean_iou_at_0.1"] == 1 and "pck_at_0.05" in figures
+    assert "symmetry" not in figures
 
 
 def test_noise_wrong_flags_and_misses_are_counted(dataset):
@@ -78,6 +87,26 @@ def test_noise_wrong_flags_and_misses_are_counted(dataset):
     assert figures["silhouette_hit_rate"] == pytest.approx(1 - 1 / 10)
     low, high = figures["confidence_interval_95"]["angular_error_mean_deg"]
     assert low <= figures["angular_error_mean_deg"] <= high
+
+
+def test_error_under_a_declared_symmetry(dataset):
+    said = predict_split(Oracle(dataset), dataset, progress=False)
+    half_turn = np.diag([-1.0, 1, -1])
+    pose = dataset.object_to_camera.numpy()[..., :3, :3]
+    said.R_estimated = pose[:, 1] @ half_turn @ pose[:, 0].transpose(0, 2, 1)
+    plain = Evaluation("oracle", "table", "test", dataset, said, ("x", "z"))
+    declared = Evaluation("oracle", "table", "test", dataset, said, ("x", "z"), metrics.Symmetry("y:2"))
+    assert not any(name.startswith("symm") for name in plain.metrics)
+    assert declared.metrics["symmetry"] == "y:2"
+    assert declared.metrics["symmetric_angular_error_mean_deg"] < 1e-3
+    assert declared.metrics["add_mean"] > 0.5
+
+
+def test_no_semantic_figures_without_semantic_keypoints(dataset, monkeypatch):
+    said = predict_split(Oracle(dataset), dataset, progress=False)
+    monkeypatch.setattr(dataset, "semantic_keypoints", dataset.semantic_keypoints[:, :0])
+    figures = evaluation(dataset, said).metrics
+    assert not {"dual_alignment_score", "mean_iou_at_0.1", "pck_at_0.05", "pck_at_0.1"} & set(figures)
 
 
 def test_numbers_do_not_depend_on_the_batch_size(dataset):
@@ -137,6 +166,12 @@ def test_a_broken_cache_is_made_anew(dataset, tmp_path):
 def test_default_folder_is_in_the_run(run, folder):
     assert evaluate(run[0], [folder], progress=False)[1] == run[0] / "eval-test"
     shutil.rmtree(run[0] / "eval-test")
+
+
+def test_an_unknown_symmetry_is_told_before_anything_is_done(run, folder):
+    with pytest.raises(UserError, match="give AXIS:ORDER"):
+        evaluate(run[0], [folder], symmetry="round")
+    assert not (run[0] / "eval-test").exists()
 
 
 def test_headline_stands_beside_the_papers(dataset):

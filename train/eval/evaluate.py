@@ -12,13 +12,16 @@ import numpy as np
 
 from data.atomic import publish, temporary_path, write_bytes
 from data.dataset import PairDataset
+from data.errors import UserError
 from train.detector import CONFIG_NAME, WEIGHTS_NAME, Detector, find_run
-from train.eval import metrics, overlays
+from train.eval import metrics, overlays, semantics, surface
 from train.eval.failures import PairGeometry, behind_surface, name_failure
 from train.eval.predictions import Predictions, load_predictions, predict_split, save_predictions
 from train.losses import true_flags
 
 BOOTSTRAP_SAMPLES = 1000
+REPEATABILITY_RADIUS = 0.1  # object units
+PAIRS_PER_SURFACE = 8  # views of so many pairs make a model's surface
 # arXiv 1807.03146, Table 1: mean and median angular error (degrees) and 3D-SE on ShapeNet's test models
 PAPER_ROWS = ("supervised", "KeypointNet")
 PAPER_TABLE_1 = {
@@ -36,6 +39,7 @@ class Evaluation:
     Attributes:
         run: name of the detector. category: of the dataset. split: which one.
         dataset: the pairs. predictions: the detector's. axes: object axes that have an orientation flag.
+        symmetry: of the category's objects, for the error under it; None for none declared.
     """
 
     run: str
@@ -44,6 +48,7 @@ class Evaluation:
     dataset: PairDataset
     predictions: Predictions
     axes: tuple[str, ...]
+    symmetry: metrics.Symmetry | None = None
 
     def __post_init__(self):
         data = self.dataset
@@ -67,6 +72,28 @@ class Evaluation:
         return np.stack([metrics.inside_mask(points, self.rgba(i)[..., 3]) for i, points in enumerate(keypoints)])
 
     @cached_property
+    def models(self) -> np.ndarray:
+        """Indices of the M models that have pairs, int64 (M,), ascending."""
+        return np.unique(self.model_index)
+
+    @cached_property
+    def model_points(self) -> np.ndarray:
+        """Keypoints of every model, the median over its views in each coordinate: float64 (M, N, 3), object frame."""
+        own = (self.points[self.model_index == model] for model in self.models)
+        return np.stack([np.median(points.reshape(-1, *points.shape[2:]), axis=0) for points in own])
+
+    def surface_of(self, model: int, count: int = surface.SURFACE_POINTS) -> tuple[np.ndarray, np.ndarray]:
+        """Surface of a model, see :func:`train.eval.surface.visible_surface`."""
+        pairs = np.flatnonzero(self.model_index == model)[:PAIRS_PER_SURFACE]
+        return surface.visible_surface(
+            np.concatenate([self.rgba(int(pair)) for pair in pairs]),
+            np.concatenate([self.dataset.depth(int(pair)) for pair in pairs]),
+            np.concatenate(self.intrinsics[pairs]),
+            np.concatenate(self.object_to_camera[pairs]),
+            count,
+        )
+
+    @cached_property
     def metrics(self) -> dict:
         """The figures of ``metrics.json``."""
         said = self.predictions
@@ -87,10 +114,70 @@ class Evaluation:
             "orientation_accuracy_per_axis": {a: float((flags == truth)[:, i].mean()) for i, a in enumerate(self.axes)},
             "keypoint_spread": [float(s) for s in spread],
             "silhouette_hit_rate_per_keypoint": [float(s) for s in self.inside.mean((0, 1))],
+            "repeatability_at_0.1": metrics.repeatability(self.points, REPEATABILITY_RADIUS),
+            **self._pose_metrics(),
+            **self._semantic_metrics(),
+            **self._symmetry_metrics(),
             "run": self.run,
             "category": self.category,
             "split": self.split,
         }
+
+    def _pose_metrics(self) -> dict[str, float]:
+        """Figures of the keypoints on the surface, and of the whole recovered motion."""
+        rotation, truth = self.predictions.R_estimated, self.dataset.R.numpy()
+        points = metrics.camera_points(self.predictions.keypoints, self.intrinsics)
+        translation, true_translation = metrics.relative_translation(points, rotation), self.dataset.t.numpy()
+        cover, include, add, diameters = [], [], np.empty(len(rotation)), np.empty(len(rotation))
+        for model, learned in zip(self.models, self.model_points, strict=True):
+            cloud = self.surface_of(int(model))[0]
+            if not len(cloud):  # no view shows it; its centre stands in
+                cloud = np.zeros((1, 3))
+            cover.append(surface.coverage(learned, cloud))
+            include.append(surface.inclusivity(learned, cloud))
+            pairs = np.flatnonzero(self.model_index == model)
+            diameters[pairs] = surface.diameter(cloud)
+            for pair in pairs:
+                first = self.object_to_camera[pair, 0]
+                add[pair] = surface.add_error(
+                    cloud @ first[:3, :3].T + first[:3, 3],
+                    (rotation[pair], translation[pair]),
+                    (truth[pair], true_translation[pair]),
+                )
+        centers = self.object_to_camera[:, 0, :3, 3, None]
+        moved, expected = ((r @ centers)[..., 0] + t for r, t in ((rotation, translation), (truth, true_translation)))
+        return {
+            "coverage": float(np.mean(cover)),
+            "inclusivity_at_0.1": float(np.mean(include)),
+            "add_mean": float(add.mean()),
+            "add_median": float(np.median(add)),
+            "add_accuracy_at_0.1_diameter": float((add <= 0.1 * diameters).mean()),
+            "translation_error_mean": float(np.linalg.norm(translation - true_translation, axis=-1).mean()),
+            "center_error_mean": float(np.linalg.norm(moved - expected, axis=-1).mean()),
+        }
+
+    def _semantic_metrics(self) -> dict[str, float]:
+        """Figures against semantic keypoints, those that the dataset's knowledge allows."""
+        semantic = self.dataset.semantic_keypoints.numpy().astype(np.float64)
+        if not semantic.shape[1]:
+            return {}
+        views = self.points.reshape(-1, *self.points.shape[2:])
+        index = np.repeat(self.model_index, 2)
+        predicted = semantics.predict_semantic(views, semantic, index)
+        figures = {
+            "dual_alignment_score": semantics.dual_alignment_score(self.model_points, semantic[self.models]),
+            "mean_iou_at_0.1": semantics.mean_iou(self.model_points, semantic[self.models]),
+            "pck_at_0.05": semantics.correct_keypoints(predicted, semantic[index], 0.05),
+            "pck_at_0.1": semantics.correct_keypoints(predicted, semantic[index], 0.1),
+        }
+        return {name: value for name, value in figures.items() if not np.isnan(value)}
+
+    def _symmetry_metrics(self) -> dict:
+        if self.symmetry is None:
+            return {}
+        errors = self.symmetry.angular_error(self.predictions.R_estimated, self.object_to_camera)
+        summary = metrics.summarize_errors(errors)
+        return {"symmetry": self.symmetry.name, **{f"symmetric_{name}": value for name, value in summary.items()}}
 
     def rgba(self, pair: int) -> np.ndarray:
         """Both views of a pair, uint8 (2, H, W, 4)."""
@@ -134,6 +221,7 @@ def evaluate(
     out: str | Path | None = None,
     device: str = "cpu",
     progress: bool = True,
+    symmetry: str | None = None,
 ) -> tuple[Evaluation, Path]:
     """Measure a detector on a split and write metrics.json, predictions.h5, overlays/ and report.html.
 
@@ -142,12 +230,17 @@ def evaluate(
     Args:
         run: run folder, or name of shipped weights. datasets: one or more dataset folders.
         out: folder to write to; by default ``eval-SPLIT`` in the run folder, ``RUN-eval-SPLIT`` here for a shipped name.
+        symmetry: "AXIS:ORDER", a declared symmetry of the objects, see :class:`train.eval.metrics.Symmetry`.
 
     Raises:
         UserError: the run or a dataset cannot be used, or the split is empty.
     """
     from train.eval.report import write_report
 
+    try:
+        declared = metrics.Symmetry(symmetry) if symmetry else None
+    except ValueError as error:
+        raise UserError(f"symmetry: {error}: give AXIS:ORDER, as y:2, or y:inf for any angle") from None
     detector = Detector.load(run, device)
     dataset = PairDataset([Path(folder) for folder in datasets], split)
     if out is None:
@@ -160,7 +253,8 @@ def evaluate(
         predictions = predict_split(detector, dataset, progress=progress)
         save_predictions(out / "predictions.h5", predictions, key)
     category = "+".join(sorted({manifest.category for manifest in dataset.manifests}))
-    evaluation = Evaluation(Path(run).name, category, split, dataset, predictions, tuple(detector.config.axes))
+    axes = tuple(detector.config.axes)
+    evaluation = Evaluation(Path(run).name, category, split, dataset, predictions, axes, declared)
     write_bytes(out / "metrics.json", (json.dumps(evaluation.metrics, indent=1) + "\n").encode())
     write_overlays(evaluation, out / "overlays")
     write_report(evaluation, out / "report.html")

@@ -43,6 +43,7 @@ TERMS = {
     "3D-SE within a model": "The same spread over the views of one model, averaged over models, nothing left out.",
     "Orientation": "Share of views whose orientation flags are all right.",
     "Inside the mask": "Share of keypoints that project on the object.",
+    "More figures": "Each is defined, with its source, in FORMAT.md of train/eval.",
     "Intervals": "95 % bootstrap intervals, drawing whole models with replacement.",
     "Failure names": "good: at most 10° · flip: a wrong flag and beyond 30°, or beyond 90° · swap: two keypoints changed places · "
     "outside the mask: over a quarter of a view's keypoints miss the object · occluded: those that are off are mostly "
@@ -61,7 +62,7 @@ def write_report(evaluation: Evaluation, path: str | Path) -> None:
             f"Orientation flags on axis {', '.join(evaluation.axes)}."
         ),
         "figures": _figures(figures),
-        "table": _table(figures),
+        "table": _table(figures) + _further(figures),
         "errors": _error_charts(evaluation),
         "hardest": _hardest(evaluation),
         "failures": _failures(evaluation),
@@ -130,6 +131,31 @@ def _table(figures: dict) -> str:
         f"<table><thead><tr><th></th><th>Mean</th><th>Median</th><th>3D-SE</th></tr></thead>{body}</table>"
         f'<p class="note">{note}</p>'
     )
+
+
+def _further(figures: dict) -> str:
+    """The figures that only some readers want, folded away."""
+    shown = {
+        "Keypoints found again by the other view within 0.1": ("repeatability_at_0.1", "{:.1%}"),
+        "Coverage of the object's box": ("coverage", "{:.1%}"),
+        "Keypoints within 0.1 of the surface": ("inclusivity_at_0.1", "{:.1%}"),
+        "ADD, mean": ("add_mean", "{:.3f}"),
+        "Pairs with ADD below a tenth of the diameter": ("add_accuracy_at_0.1_diameter", "{:.1%}"),
+        "Translation error, mean": ("translation_error_mean", "{:.3f}"),
+        "Error of the object's centre, mean": ("center_error_mean", "{:.3f}"),
+        "Dual alignment score": ("dual_alignment_score", "{:.1%}"),
+        "Mean IoU with semantic keypoints at 0.1": ("mean_iou_at_0.1", "{:.1%}"),
+        "Semantic keypoints right within 0.05 (PCK)": ("pck_at_0.05", "{:.1%}"),
+        "Semantic keypoints right within 0.1 (PCK)": ("pck_at_0.1", "{:.1%}"),
+        f"Mean error under symmetry {figures.get('symmetry')}": ("symmetric_angular_error_mean_deg", "{:.2f}°"),
+        f"Median error under symmetry {figures.get('symmetry')}": ("symmetric_angular_error_median_deg", "{:.2f}°"),
+    }
+    rows = "".join(
+        f"<tr><td>{name}</td><td>{form.format(figures[key])}</td></tr>"
+        for name, (key, form) in shown.items()
+        if key in figures
+    )
+    return f"<details><summary>More figures</summary><table>{rows}</table></details>"
 
 
 def _error_charts(evaluation: Evaluation) -> str:
@@ -271,8 +297,9 @@ def _space(evaluation: Evaluation) -> dict:
     number = evaluation.predictions.keypoints.shape[2]
     models = []
     for pair, _ in similar_views(evaluation, MODELS_IN_SPACE):
-        own = np.flatnonzero(evaluation.model_index == evaluation.model_index[pair])
-        cloud, color = _surface(evaluation, own[:8])
+        model = int(evaluation.model_index[pair])
+        own = np.flatnonzero(evaluation.model_index == model)
+        cloud, color = evaluation.surface_of(model, CLOUD_POINTS)
         models.append(
             {
                 "name": model_name(evaluation, pair),
@@ -286,23 +313,6 @@ def _space(evaluation: Evaluation) -> dict:
         "ink": [overlays.ink_on(k) for k in range(number)],
         "models": models,
     }
-
-
-def _surface(evaluation: Evaluation, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Visible surface points of some pairs of one model in the object frame (S, 3) and their colours uint8 (S, 3)."""
-    points, colors = [], []
-    for pair in pairs:
-        depth, rgba = evaluation.dataset.depth(int(pair)), evaluation.rgba(int(pair))
-        for view in range(2):
-            # at the rim, the pixel's centre may lie on the background behind a covered corner
-            row, column = np.nonzero((depth[view] > 0) & (rgba[view, ..., 3] == 255))
-            uvz = np.stack([column + 0.5, row + 0.5, depth[view, row, column]], axis=-1)
-            matrices = evaluation.intrinsics[pair, view], evaluation.object_to_camera[pair, view]
-            points.append(metrics.object_points(uvz, *matrices))
-            colors.append(rgba[view, row, column, :3])
-    points, colors = np.concatenate(points), np.concatenate(colors)
-    chosen = np.random.default_rng(0).permutation(len(points))[:CLOUD_POINTS]
-    return points[chosen], colors[chosen]
 
 
 def _thousandths(points: np.ndarray) -> np.ndarray:
