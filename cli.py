@@ -173,7 +173,8 @@ def train(datasets: tuple[Path, ...], run: Path, preset: str, resume: bool, **op
 @click.argument("datasets", metavar="DATASET...", type=PATH, nargs=-1, required=True)
 @click.option("--split", default="test", show_default=True, help="train, val or test")
 @click.option("--out", type=PATH, help="folder for the figures, overlays and the report [default: RUN/eval-SPLIT]")
-def evaluate(run: str, datasets: tuple[Path, ...], split: str, out: Path | None) -> None:
+@click.option("--symmetry", metavar="AXIS:ORDER", help="of the objects, as y:2 or y:inf: adds the error under it")
+def evaluate(run: str, datasets: tuple[Path, ...], split: str, out: Path | None, symmetry: str | None) -> None:
     """Measure a detector on a dataset.
 
     RUN is a run folder or the name of shipped weights.
@@ -182,12 +183,33 @@ def evaluate(run: str, datasets: tuple[Path, ...], split: str, out: Path | None)
     Examples:
       keypointnet eval run planes
       keypointnet eval airplane planes --split val --out results
+      keypointnet eval run tables --symmetry y:2
     """
     from train.eval.evaluate import evaluate, headline_table
 
-    evaluation, folder = evaluate(run, list(datasets), split, out)
+    evaluation, folder = evaluate(run, list(datasets), split, out, symmetry=symmetry)
     click.echo(headline_table(evaluation.metrics))
     click.echo(f"{folder}: metrics.json, report.html, overlays/")
+
+
+@commands.command()
+@click.argument("evaluations", metavar="EVALUATION...", type=PATH, nargs=-1, required=True)
+@click.option(
+    "--out", type=PATH, default="comparison.html", show_default=True, help="page with the table and the curves"
+)
+def compare(evaluations: tuple[Path, ...], out: Path) -> None:
+    """Set several evaluations side by side.
+
+    EVALUATION is a folder that `eval` wrote. Prints one table; the page shows the error curves over each other too.
+
+    \b
+    Example:
+      keypointnet compare run-a/eval-test run-b/eval-test --out comparison.html
+    """
+    from train.eval.compare import compare
+
+    click.echo(compare(evaluations, out))
+    click.echo(f"{out}: the table and the curves")
 
 
 def image_options(command: Callable) -> Callable:
@@ -259,6 +281,73 @@ def pose(run: str, first: Path, second: Path, **options) -> None:
     from train.eval.predict import parse_options, pose
 
     click.echo(pose(run, first, second, parse_options(**given(options))))
+
+
+@commands.command()
+@click.argument("run")
+@click.argument("mesh", type=PATH)
+@click.argument("out", type=PATH, metavar="OUT")
+@click.option("--frames", type=click.IntRange(2), default=48, show_default=True, help="views around the object")
+@click.option("--elevation", type=float, default=25.0, show_default=True, help="of the camera, degrees")
+def spin(run: str, mesh: Path, out: Path, frames: int, elevation: float) -> None:
+    """Write an animated turntable of a mesh with its keypoints, a GIF.
+
+    RUN is a run folder or the name of shipped weights. Every frame is detected by itself, as an image.
+
+    \b
+    Example:
+      keypointnet spin airplane plane.obj plane.gif
+    """
+    from render.turntable import turntable
+    from train.detector import Detector
+    from train.eval.turntable import check_animation, write_animation
+
+    check_animation(out)
+    detector = Detector.load(run)
+    config = detector.config
+    views = turntable(
+        read_mesh(mesh), frames, config.camera_distance, config.focal_length, 2 * config.image_size, elevation
+    )
+    write_animation(detector, views[0], out)
+    click.echo(f"{out}: {frames} frames")
+
+
+@commands.command()
+@click.argument("run")
+@click.argument("mesh", type=PATH)
+def view(run: str, mesh: Path) -> None:
+    """Open a window on a mesh with its keypoints.
+
+    RUN is a run folder or the name of shipped weights. The keypoints are medians over views from all sides. Needs a
+    screen; `spin` does without.
+
+    \b
+    Example:
+      keypointnet view airplane plane.obj
+    """
+    from render.turntable import turntable
+    from render.viewer import check_screen, view
+    from train.detector import Detector
+    from train.eval.overlays import keypoint_color
+    from train.eval.turntable import locate
+
+    check_screen()
+    detector = Detector.load(run)
+    config, loaded = detector.config, read_mesh(mesh)
+    views = turntable(loaded, 16, config.camera_distance, config.focal_length, 2 * config.image_size)
+    points = locate(detector, *views)
+    view(loaded, points, [keypoint_color(k) for k in range(len(points))], str(mesh))
+
+
+def read_mesh(path: Path):
+    """A mesh file as a ``render.mesh.Mesh``; UserError if it cannot be used."""
+    from render.loading import load_mesh
+    from render.sources import MeshError
+
+    try:
+        return load_mesh(path)
+    except MeshError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 @commands.command()

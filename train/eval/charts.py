@@ -127,6 +127,17 @@ def cumulative(errors: np.ndarray) -> str:
     return axes.svg("Cumulative distribution of angular errors")
 
 
+def overlaid(errors: Sequence[np.ndarray], colors: Sequence[str]) -> str:
+    """:func:`cumulative` of several evaluations in one picture; each (P,) degrees, with its CSS colour."""
+    limit = 60
+    xs = np.linspace(0, limit, 121)
+    axes = Axes((0, limit), (0, 1), "angular error (°)", "share of pairs within")
+    axes.ticks(range(0, limit + 1, 10), np.linspace(0, 1, 5), percent=True)
+    for own, color in zip(errors, colors, strict=True):
+        axes.line(xs, np.searchsorted(np.sort(own), xs, side="right") / len(own), color)
+    return axes.svg("Cumulative distributions of angular errors")
+
+
 def binned(values: np.ndarray, errors: np.ndarray, edges: Sequence[float], label: str, ticks: Sequence[float]) -> str:
     """Median error (line), middle half (band) and mean (dashed) over bins of something.
 

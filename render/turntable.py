@@ -1,0 +1,37 @@
+"""Views around a mesh: for an animated turntable, and to see an object from all sides."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from render.backends import open_backend
+from render.mesh import Mesh
+from render.views import look_at
+
+
+def turntable(
+    mesh: Mesh, frames: int, distance: float, focal_length: float, image_size: int, elevation_degrees: float = 25.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Render views evenly around the vertical axis, beginning at the front.
+
+    Args:
+        distance: of the camera, object units. focal_length: in image heights. image_size: pixels, height and width.
+
+    Returns:
+        rgba uint8 (n, H, W, 4) premultiplied, object_to_camera float64 (n, 4, 4), intrinsics float64 (n, 3, 3).
+    """
+    elevation = np.radians(elevation_degrees)
+    azimuths = 2 * np.pi * np.arange(frames) / frames
+    positions = np.stack(
+        [
+            np.sin(azimuths) * np.cos(elevation),
+            np.full(frames, np.sin(elevation)),
+            -np.cos(azimuths) * np.cos(elevation),
+        ],
+        axis=-1,
+    )
+    poses = np.stack([look_at(distance * position) for position in positions])
+    focal, half = focal_length * image_size, image_size / 2
+    intrinsics = np.tile([[focal, 0, half], [0, focal, half], [0, 0, 1.0]], (frames, 1, 1))
+    rgba, _ = open_backend("embree").render(mesh, poses, intrinsics, image_size)
+    return rgba, poses, intrinsics

@@ -1,0 +1,67 @@
+"""An on-screen window on a mesh and points on it, through pyrender's viewer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import trimesh
+
+from data.errors import UserError
+from render.mesh import Mesh
+
+POINT_RADIUS = 0.035  # object units
+
+
+def view(mesh: Mesh, points: np.ndarray, colors: Sequence[tuple[int, int, int]], title: str) -> None:
+    """Open a window and wait until it is closed.
+
+    Args:
+        points: (N, 3), object frame. colors: sRGB of each.
+
+    Raises:
+        UserError: no screen, or no window can be opened on it.
+    """
+    check_screen()
+    try:
+        import pyrender
+
+        scene = _scene(pyrender, mesh, points, colors)
+        pyrender.Viewer(scene, use_raymond_lighting=True, window_title=title)
+    except Exception as error:  # pyglet, PyOpenGL and drivers fail in many ways
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(
+            f"view: no window can be opened ({reason}): use `keypointnet spin`, which writes a GIF"
+        ) from None
+
+
+def check_screen() -> None:
+    """Raise UserError where there is no screen."""
+    if not os.environ.get("DISPLAY"):
+        raise UserError("view: no screen (DISPLAY is not set): use `keypointnet spin`, which writes a GIF")
+
+
+def _scene(pyrender, mesh: Mesh, points: np.ndarray, colors: Sequence[tuple[int, int, int]]):
+    scene = pyrender.Scene(ambient_light=(0.3, 0.3, 0.3))
+    corners = mesh.vertices[mesh.faces].astype(np.float32)
+    colors_of_corners = np.pad(mesh.colors / np.float32(255), ((0, 0), (0, 0), (0, 1)), constant_values=1)
+    # Both sides of a face are triangles of their own: pyrender lights by the normal, and that of a mesh has no sign.
+    faces = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+    normals = mesh.normals * np.sign((mesh.normals * faces[:, None]).sum(-1, keepdims=True))
+    material = pyrender.MetallicRoughnessMaterial(metallicFactor=0, roughnessFactor=0.9)
+    for order, sign in ((slice(None), 1), (slice(None, None, -1), -1)):
+        side = pyrender.Primitive(
+            positions=corners[:, order].reshape(-1, 3),
+            normals=sign * normals[:, order].reshape(-1, 3),
+            color_0=colors_of_corners[:, order].reshape(-1, 4),
+            material=material,
+        )
+        scene.add(pyrender.Mesh([side]))
+    for point, color in zip(points, colors, strict=True):
+        ball = trimesh.creation.icosphere(subdivisions=2, radius=POINT_RADIUS)
+        ball.visual.vertex_colors = (*color, 255)
+        pose = np.eye(4)
+        pose[:3, 3] = point
+        scene.add(pyrender.Mesh.from_trimesh(ball), pose=pose)
+    return scene

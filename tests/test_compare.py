@@ -1,0 +1,38 @@
+import json
+
+import h5py
+import numpy as np
+import pytest
+
+from data.errors import UserError
+from train.eval.compare import COLUMNS, compare
+
+
+def evaluated(folder, errors, data="same"):
+    folder.mkdir()
+    figures = {key: float(np.mean(errors)) for key, _ in COLUMNS.values()}
+    (folder / "metrics.json").write_text(json.dumps(figures))
+    with h5py.File(folder / "predictions.h5", "w") as file:
+        file["angular_error_deg"] = np.array(errors, float)
+        file.attrs["data"] = data
+    return folder
+
+
+def test_table_and_curves_of_all_evaluations(tmp_path):
+    a, b = evaluated(tmp_path / "a<1>", [1, 2, 3]), evaluated(tmp_path / "b", [10, 20, 30])
+    lines = compare([a, b], tmp_path / "page.html").splitlines()
+    assert len(lines) == 3 and len({len(line) for line in lines}) == 1
+    assert lines[1].startswith(str(a)) and "2.00" in lines[1] and "20.00" in lines[2]
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("<polyline") == 2 and "a&lt;1&gt;" in page and "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_evaluations_of_other_data_are_marked(tmp_path):
+    folders = [evaluated(tmp_path / name, [1, 2], data) for name, data in (("a", "x"), ("b", "x"), ("c", "y"))]
+    lines = compare(folders, tmp_path / "page.html").splitlines()
+    assert ["*" in line for line in lines] == [False, False, False, True, True]
+
+
+def test_other_folders_are_refused(tmp_path):
+    with pytest.raises(UserError, match="not an evaluation"):
+        compare([tmp_path], tmp_path / "page.html")
