@@ -1,10 +1,14 @@
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from data.errors import UserError
+from train.api import detect, load
 from train.config import make_config
 from train.detector import Detector, build_network, save_config, save_weights
 from train.eval import onnx_export
@@ -53,9 +57,25 @@ def test_metadata_tell_a_consumer_what_it_needs(tmp_path):
     assert about["keypoints"] == "6" and about["image_size"] == str(SIZE)
     assert json.loads(about["orientation_axes"]) == ["x"]
     assert json.loads(about["camera"])["distance"] == 30
+    assert json.loads(about["camera"])["focal_length"] == pytest.approx(11.4519)
     described = json.loads(about["conventions"])
     assert {entry.name for entry in session.get_inputs() + session.get_outputs()} <= set(described)
     assert session.get_inputs()[0].shape == ["batch", 4, SIZE, SIZE]
+
+
+def test_the_documented_consumer_finds_the_detectors_keypoints(tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", "cpu")
+    export_onnx(run, tmp_path / "detector.onnx")
+    rgba = np.zeros((SIZE, SIZE, 4), np.uint8)
+    rgba[6:26, 5:27] = np.random.default_rng(0).integers(40, 256, (20, 22, 4), np.uint8)
+    Image.fromarray(rgba).save(tmp_path / "view.png")
+    program = re.search(r"```python\n(.*?)```", (Path(__file__).parents[1] / "docs/onnx.md").read_text(), re.DOTALL)[1]
+    assert len(program.strip().splitlines()) <= 20
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(program, names)  # noqa: S102
+    expected = detect(load(run), rgba).points
+    assert np.abs(names["points"] - expected).max() < 0.05  # it rounds the premultiplied colours otherwise
 
 
 def test_nothing_is_left_when_the_runtimes_disagree(tmp_path, monkeypatch):

@@ -108,7 +108,13 @@ def metadata(detector: Detector) -> dict[str, str]:
     return {
         "keypoints": str(detector.num_keypoints),
         "image_size": str(detector.image_size),
-        "camera": json.dumps({"distance": config.camera_distance, "model": "pinhole, looks at the object's centre"}),
+        "camera": json.dumps(
+            {
+                "model": "pinhole, looks at the object's centre",
+                "distance": config.camera_distance,  # object units
+                "focal_length": config.focal_length,  # in image heights
+            }
+        ),
         "orientation_axes": json.dumps(list(config.axes)),
         "conventions": json.dumps(CONVENTIONS),
     }
