@@ -300,14 +300,13 @@ def spin(run: str, mesh: Path, out: Path, frames: int, elevation: float) -> None
     """
     from render.turntable import turntable
     from train.detector import Detector
-    from train.eval.turntable import check_animation, write_animation
+    from train.eval.turntable import check_animation, frame_size, write_animation
 
     check_animation(out)
     detector = Detector.load(run)
     config = detector.config
-    views = turntable(
-        read_mesh(mesh), frames, config.camera_distance, config.focal_length, 2 * config.image_size, elevation
-    )
+    size = frame_size(config.image_size)
+    views = turntable(read_mesh(mesh), frames, config.camera_distance, config.focal_length, size, elevation)
     write_animation(detector, views[0], out)
     click.echo(f"{out}: {frames} frames")
 
@@ -329,12 +328,12 @@ def view(run: str, mesh: Path) -> None:
     from render.viewer import check_screen, view
     from train.detector import Detector
     from train.eval.overlays import keypoint_color
-    from train.eval.turntable import locate
+    from train.eval.turntable import frame_size, locate
 
     check_screen()
     detector = Detector.load(run)
     config, loaded = detector.config, read_mesh(mesh)
-    views = turntable(loaded, 16, config.camera_distance, config.focal_length, 2 * config.image_size)
+    views = turntable(loaded, 16, config.camera_distance, config.focal_length, frame_size(config.image_size))
     points = locate(detector, *views)
     view(loaded, points, [keypoint_color(k) for k in range(len(points))], str(mesh))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,12 @@ from train.detector import Detector
 from train.eval import metrics, overlays
 
 FRAME_MILLISECONDS = 60
-FRAME_PIXELS = 384
+FRAME_PIXELS = 384  # least side of a frame
+
+
+def frame_size(image_size: int) -> int:
+    """Side to render frames at: large enough to look at, a multiple of the network's input."""
+    return image_size * math.ceil(FRAME_PIXELS / image_size)
 
 
 def write_animation(detector: Detector, rgba: np.ndarray, path: str | Path) -> None:
@@ -27,7 +33,7 @@ def write_animation(detector: Detector, rgba: np.ndarray, path: str | Path) -> N
     path = Path(path)
     check_animation(path)
     found = detector.detect(rgba)
-    scale = FRAME_PIXELS / rgba.shape[1]
+    scale = max(1.0, FRAME_PIXELS / rgba.shape[1])
     frames = [overlays.draw_view(view, points, scale) for view, points in zip(rgba, found.keypoints, strict=True)]
     path.parent.mkdir(parents=True, exist_ok=True)
     frames[0].save(
