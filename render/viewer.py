@@ -10,6 +10,7 @@ import trimesh
 
 from data.errors import UserError
 from render.mesh import Mesh
+from render.views import look_at
 
 POINT_RADIUS = 0.035  # object units
 
@@ -27,6 +28,8 @@ def view(mesh: Mesh, points: np.ndarray, colors: Sequence[tuple[int, int, int]],
     try:
         import pyrender
 
+        if not hasattr(np, "infty"):
+            np.infty = np.inf  # pyrender 0.1.45 asks for the name that numpy 2 dropped
         scene = _scene(pyrender, mesh, points, colors)
         pyrender.Viewer(scene, use_raymond_lighting=True, window_title=title)
     except Exception as error:  # pyglet, PyOpenGL and drivers fail in many ways
@@ -44,12 +47,18 @@ def check_screen() -> None:
 
 def _scene(pyrender, mesh: Mesh, points: np.ndarray, colors: Sequence[tuple[int, int, int]]):
     scene = pyrender.Scene(ambient_light=(0.3, 0.3, 0.3))
+    # From the front right, +y up; pyrender's camera looks along -z.
+    camera_to_object = np.linalg.inv(look_at(np.array([2.2, 1.6, -2.8]))) @ np.diag([1.0, -1.0, -1.0, 1.0])
+    scene.add(pyrender.PerspectiveCamera(yfov=np.pi / 4), pose=camera_to_object)
     corners = mesh.vertices[mesh.faces].astype(np.float32)
     colors_of_corners = np.pad(mesh.colors / np.float32(255), ((0, 0), (0, 0), (0, 1)), constant_values=1)
     # Both sides of a face are triangles of their own: pyrender lights by the normal, and that of a mesh has no sign.
     faces = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     normals = mesh.normals * np.sign((mesh.normals * faces[:, None]).sum(-1, keepdims=True))
-    material = pyrender.MetallicRoughnessMaterial(metallicFactor=0, roughnessFactor=0.9)
+    # Translucent, because keypoints may lie within the object.
+    material = pyrender.MetallicRoughnessMaterial(
+        baseColorFactor=(1, 1, 1, 0.5), metallicFactor=0, roughnessFactor=0.9, alphaMode="BLEND"
+    )
     for order, sign in ((slice(None), 1), (slice(None, None, -1), -1)):
         side = pyrender.Primitive(
             positions=corners[:, order].reshape(-1, 3),
