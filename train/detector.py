@@ -22,7 +22,7 @@ from train.networks import CompactNetwork, KeypointNetwork, PaperNetwork
 PRETRAINED = Path(__file__).parent / "pretrained"
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
-BATCH_SIZE = 64  # images per forward pass; memory only, the results do not depend on it
+BATCH_SIZE = 8  # images per forward pass; speed only, the results do not depend on it
 
 
 @dataclass
