@@ -83,7 +83,7 @@ PRESETS: dict[str, dict] = {
         **_COMPACT,
         image_size=64,
         width=16,
-        steps=6000,
+        steps=7000,
         batch_size=16,
         warmup_steps=200,
         average_decay=0.998,
