@@ -185,19 +185,19 @@ def test_weight_decay_spares_biases_and_norms():
 
 
 def test_it_learns(tmp_path):
-    """Two hundred steps on built-in aeroplanes must bring unseen ones far below chance (93 degrees on average)."""
+    """A tenth of the preset's steps on built-in aeroplanes brings unseen ones far below chance (a median of 90 degrees)."""
     render_dataset(
         RenderConfig(
             out=tmp_path / "planes",
             category="airplane",
-            models=120,
+            models=300,
             pairs_per_model=8,
             splits=(0.85, 0.0, 0.15),
             views=ViewSettings(image_size=64),
             progress=False,
         )
     )
-    train(make_config("cpu", steps=200, device="cpu"), [tmp_path / "planes"], tmp_path / "run")
+    train(make_config("cpu", steps=700, device="cpu"), [tmp_path / "planes"], tmp_path / "run")
     evaluation, _ = evaluate(tmp_path / "run", [tmp_path / "planes"], "test", tmp_path / "eval")
     assert evaluation.metrics["angular_error_median_deg"] < 50
     assert evaluation.metrics["silhouette_hit_rate"] > 0.7
