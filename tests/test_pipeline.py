@@ -232,7 +232,7 @@ class TestInterruption:
 
     def test_ctrl_c(self, meshes, tmp_path):
         out = tmp_path / "data"
-        process = command(out, meshes, workers=1, pairs_per_model=200)  # long enough not to be done before the signal
+        process = command(out, meshes, workers=1, pairs_per_model=60)  # long enough not to be done before the signal
         wait_for_a_part(out, process)
         start = time.monotonic()
         os.killpg(process.pid, signal.SIGINT)  # the terminal sends it to all of them
@@ -242,7 +242,7 @@ class TestInterruption:
         assert "Traceback" not in errors
         undisturbed = tmp_path / "undisturbed"
         for folder in (out, undisturbed):
-            render_dataset(config(folder, meshes, pairs_per_model=200))
+            render_dataset(config(folder, meshes, pairs_per_model=60))
         assert contents(out) == contents(undisturbed)
 
     def test_workers_die_with_their_owner(self, meshes, tmp_path):
