@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.geometry import normalize_intrinsics, pair_transforms
+from train import distributed
 
 
 @dataclass
@@ -89,8 +90,8 @@ def jitter_colors(images: Tensor, strength: float) -> Tensor:
     """
     rgb, alpha = images[:, :, :3], images[:, :, 3:]
     views, device = images.shape[:2], images.device
-    mixing = torch.eye(3, device=device) + strength / 2 * torch.randn(*views, 3, 3, device=device)
-    gain = torch.exp(strength * torch.randn(*views, 1, 1, 1, device=device))
-    lift = strength / 2 * torch.randn(*views, 1, 1, 1, device=device)
+    mixing = torch.eye(3, device=device) + strength / 2 * distributed.randn(*views, 3, 3, device=device)
+    gain = torch.exp(strength * distributed.randn(*views, 1, 1, 1, device=device))
+    lift = strength / 2 * distributed.randn(*views, 1, 1, 1, device=device)
     mixed = torch.einsum("bvij,bvjhw->bvihw", mixing, rgb) * gain + lift * alpha
     return torch.cat([torch.minimum(mixed.clamp(min=0), alpha), alpha], dim=2)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data.geometry import procrustes, project, rotation_distance, transform_points, unproject
+from train import distributed
 from train.config import LossWeights
 from train.networks import AXIS_DIRECTIONS, Prediction, pixel_grid
 
@@ -47,7 +48,7 @@ def relative_pose(points: Tensor, rotation: Tensor, noise: float = 0.0) -> Tenso
         (B,) radians.
     """
     if noise:
-        points = points + noise * torch.randn_like(points)
+        points = points + noise * distributed.randn(*points.shape, dtype=points.dtype, device=points.device)
     return rotation_distance(procrustes(points[:, 0], points[:, 1]), rotation)
 
 

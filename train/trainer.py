@@ -28,7 +28,7 @@ from tqdm import tqdm
 from data.atomic import publish, temporary_path
 from data.dataset import PairDataset, PairSampler, make_loader
 from data.errors import UserError
-from train import losses
+from train import distributed, losses
 from train.batches import PairBatch, jitter_colors, make_batch, mirror_pairs
 from train.config import TrainConfig
 from train.detector import (
@@ -177,7 +177,7 @@ def prepare_run_folder(config: TrainConfig, run: Path, resume: bool) -> None:
 def augment(batch: PairBatch, config: TrainConfig) -> PairBatch:
     """Random mirroring and colours, as the settings say."""
     if config.mirror:
-        batch = mirror_pairs(batch, torch.rand(len(batch.images), device=batch.images.device) < 0.5)
+        batch = mirror_pairs(batch, distributed.rand(len(batch.images), device=batch.images.device) < 0.5)
     if config.color_jitter:
         batch = dataclasses.replace(batch, images=jitter_colors(batch.images, config.color_jitter))
     return batch
