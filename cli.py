@@ -114,6 +114,7 @@ def commands() -> None:
 @click.option("--task", metavar="I/N", help="do the I-th of N equal parts of the work; `merge` joins them")
 @options_of("render/views.py:ViewSettings", part="views")
 @options_of("render/shading.py:Light", part="light")
+@options_of("render/variety.py:Variety", part="variety")
 def render(out: Path, task: str | None, **options) -> None:
     """Render pairs of views into a dataset.
 
@@ -127,11 +128,13 @@ def render(out: Path, task: str | None, **options) -> None:
     """
     from render.pipeline import RenderConfig, parse_task, render_dataset
     from render.shading import Light
+    from render.variety import Variety
     from render.views import ViewSettings
 
     settings = given(options)
     settings["views"] = ViewSettings(**settings.get("views", {}))
     settings["light"] = Light(**settings.get("light", {}))
+    settings["variety"] = Variety(**settings.get("variety", {}))
     summary = render_dataset(RenderConfig(out=out, task=parse_task(task) if task else None, **settings))
     click.echo(f"{out}: {summary.models} models, {summary.pairs} pairs, {len(summary.failures)} left out")
     for failure in summary.failures:

@@ -6,6 +6,7 @@ rendering in one go, in parts that are merged, or with interruptions gives the s
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 from collections import Counter, defaultdict
@@ -30,7 +31,7 @@ from data.manifest import (
     shard_name,
 )
 from data.schema import PAIRS_PER_SHARD, SPLITS
-from data.shard import ModelEntry, ShardHeader, ShardReader, ShardWriter, damaged
+from data.shard import ModelEntry, ShardHeader, ShardReader, ShardWriter, canonical_json, damaged
 
 Progress = Callable[[int], None]
 
@@ -57,9 +58,9 @@ def assemble(
     """Write the final shards and, last of all, ``dataset.json`` from shards that lie elsewhere.
 
     Models are sorted by split and id; a shard is closed as soon as it holds ``pairs_per_shard`` pairs. Sources that
-    differ in settings do not share shards; those of the first come first. A pair that occurs again (same model, same
-    poses) is left out. Images are copied compressed, so this runs at the speed of the disk with little memory.
-    Killed at any moment and run again, it leaves the same bytes and nothing else. The sources are only read.
+    differ in settings do not share shards; those of the first come first. A pair that occurs again (same model,
+    poses and variety) is left out. Images are copied compressed, so this runs at the speed of the disk with little
+    memory. Killed at any moment and run again, it leaves the same bytes and nothing else. The sources are only read.
 
     Args:
         out: the dataset folder. Shards in it that ``manifest`` does not list are remains of a killed run and go.
@@ -174,15 +175,16 @@ def _plan(sources: Iterable[Path], manifest: Manifest, check_interrupt: Callable
 
 def _without_repeats(blocks: list[_Block]) -> Iterator[_Block]:
     occurrences = Counter(block.entry.model_id for block in blocks)
-    seen: dict[str, set[bytes]] = defaultdict(set)
+    seen: dict[tuple, set[bytes]] = defaultdict(set)
     for block in blocks:
         if occurrences[block.entry.model_id] == 1:
             yield block
             continue
+        rendered = block.entry.model_id, canonical_json(json.loads(block.header.settings).get("variety"))
         with ShardReader(block.path) as reader:
             poses = [pose.tobytes() for pose in reader.read("object_to_camera", block.rows)]
-        new = [pose not in seen[block.entry.model_id] for pose in poses]
-        seen[block.entry.model_id].update(poses)
+        new = [pose not in seen[rendered] for pose in poses]
+        seen[rendered].update(poses)
         if any(new):
             yield replace(block, rows=block.rows[new])
 

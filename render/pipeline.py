@@ -35,6 +35,7 @@ from render.mesh import Mesh
 from render.shading import Light
 from render.shapes import CATEGORIES, generate, keypoint_names
 from render.sources import MeshError, Source, discover
+from render.variety import Variety, check_variety, variety_settings, vary_images, vary_object
 from render.views import ViewSettings, sample_pair
 from render.workers import WorkerDied, run_tasks
 
@@ -66,6 +67,7 @@ class RenderConfig:
     splits: tuple[float, float, float] = (0.8, 0.1, 0.1)  # shares of train, val, test; every model is in one of them
     views: ViewSettings = field(default_factory=ViewSettings)  # image size and cameras
     light: Light = field(default_factory=Light)
+    variety: Variety = field(default_factory=Variety)  # domain randomisation
     backend: str = "auto"  # auto, egl, osmesa or embree
     strict: bool = False  # a mesh that cannot be used is an error, instead of an entry in `failures`
     # How the work is done; these shape no byte of the data.
@@ -154,6 +156,7 @@ def check_config(config: RenderConfig) -> None:
             f"task: {index}/{count}: give I/N with N at least 1 and I from 1 to N (0 stands for N)",
         )
     _check_views(views, require)
+    check_variety(config.variety)
     resolve(config.backend)
     out = Path(config.out)
     require(not out.exists() or out.is_dir(), f"{out}: is a file: choose a folder for the dataset")
@@ -190,6 +193,8 @@ def data_settings(config: RenderConfig) -> dict:
         "light": asdict(config.light),
         "backend": config.backend,
     }
+    if variety := variety_settings(config.variety):
+        settings["variety"] = variety
     return json.loads(canonical_json(settings))
 
 
@@ -199,28 +204,56 @@ def render_model(config: RenderConfig, source: Source, mesh: Mesh, backend: Back
         sample_pair(pair_rng(config.seed, source.model_id, i), config.views) for i in range(config.pairs_per_model)
     ]
     poses, cameras = (np.stack(values) for values in zip(*pairs, strict=True))
-    size = config.views.image_size
-    rgba, z = backend.render(mesh, poses.reshape(-1, 4, 4), cameras.reshape(-1, 3, 3), size, config.light)
+    rgba, z = _render_pairs(config, source.model_id, mesh, backend, poses, cameras)
     offset, scale = depth_coding(config.views)
     depth = np.where(z > 0, np.clip(np.rint((z - offset) / scale), 1, 65535), 0).astype(np.uint16)
-    names = _keypoint_names(config)
     return ModelPairs(
         source.model_id,
         split_of(config.seed, source.model_id, config.splits),
         source.name,
         len(mesh.faces),
-        rgba.reshape(-1, 2, size, size, 4),
-        depth.reshape(-1, 2, size, size),
+        rgba,
+        depth,
         poses,
         cameras,
-        np.array([mesh.semantic_keypoints[name] for name in names], np.float32) if names else None,
+        _stored_keypoints(config, mesh),
         hashlib.sha256(mesh.vertices.astype(np.float32)[mesh.faces].tobytes()).hexdigest(),
     )
 
 
-def pair_rng(seed: int, model_id: str, pair: int) -> np.random.Generator:
-    """The random numbers of one pair: a pure function of the three arguments."""
-    digest = hashlib.sha256(f"{seed}:{model_id}:{pair}".encode()).digest()
+def _render_pairs(
+    config: RenderConfig, model_id: str, mesh: Mesh, backend: Backend, poses: np.ndarray, cameras: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """rgba uint8 (P, 2, H, W, 4) and depth float32 (P, 2, H, W) of all pairs, each with its variety."""
+    size, variety = config.views.image_size, config.variety
+    draws = [partial(pair_rng, config.seed, model_id, i) for i in range(len(poses))]
+    if variety.of_objects:
+        rendered = []
+        for pose, camera, draw in zip(poses, cameras, draws, strict=True):
+            varied, light = vary_object(mesh, config.light, variety, draw)
+            rendered.append(backend.render(varied, pose, camera, size, light))
+        rgba, z = (np.stack(images) for images in zip(*rendered, strict=True))
+    else:
+        rgba, z = backend.render(mesh, poses.reshape(-1, 4, 4), cameras.reshape(-1, 3, 3), size, config.light)
+        rgba, z = rgba.reshape(-1, 2, size, size, 4), z.reshape(-1, 2, size, size)
+    if variety.of_images:
+        rgba = np.stack([vary_images(pair, variety, draw) for pair, draw in zip(rgba, draws, strict=True)])
+    return rgba, z
+
+
+def _stored_keypoints(config: RenderConfig, mesh: Mesh) -> np.ndarray | None:
+    """Semantic keypoints as shards store them, per model: not a number where every pair has another shape."""
+    names = _keypoint_names(config)
+    if not names:
+        return None
+    if config.variety.deforms:
+        return np.full((len(names), 3), np.nan, np.float32)
+    return np.array([mesh.semantic_keypoints[name] for name in names], np.float32)
+
+
+def pair_rng(seed: int, model_id: str, pair: int, option: str = "") -> np.random.Generator:
+    """The random numbers of one pair, for its cameras or for an option of :class:`Variety`; a pure function."""
+    digest = hashlib.sha256(f"{seed}:{model_id}:{pair}{option and ':'}{option}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))
 
 

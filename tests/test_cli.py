@@ -90,19 +90,21 @@ assert not heavy, heavy
 def settings_classes():
     from render.pipeline import RenderConfig
     from render.shading import Light
+    from render.variety import Variety
     from render.views import ViewSettings
     from train.config import LossWeights, TrainConfig
 
     return [
-        ("render", "", RenderConfig, {"out", "task", "progress", "views", "light"}),
+        ("render", "", RenderConfig, {"out", "task", "progress", "views", "light", "variety"}),
         ("render", "views__", ViewSettings, set()),
         ("render", "light__", Light, set()),
+        ("render", "variety__", Variety, set()),
         ("train", "", TrainConfig, {"preset", "camera_distance", "focal_length", "weights"}),
         ("train", "weights__", LossWeights, set()),
     ]
 
 
-@pytest.mark.parametrize("index", range(5))
+@pytest.mark.parametrize("index", range(6))
 def test_every_setting_is_an_option(index):
     command, part, settings, others = settings_classes()[index]
     for field in dataclasses.fields(settings):
