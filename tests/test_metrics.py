@@ -73,6 +73,26 @@ def test_summary_by_hand():
         metrics.summarize_errors([])
 
 
+def test_intervals_come_from_drawing_whole_models():
+    errors, models = np.array([1.0, 1, 1, 9, 9, 9]), np.array([3, 3, 3, 7, 7, 7])
+    seen = []
+
+    def figures(pairs, counted_to):
+        seen.append((tuple(pairs), tuple(counted_to)))
+        return {"mean": errors[pairs].mean(), "models": len(set(counted_to))}
+
+    intervals = metrics.bootstrap_over_models(figures, models, samples=200)
+    # the only draws there are; a model that is drawn twice counts as two
+    rows = {3: (0, 1, 2), 7: (3, 4, 5)}
+    assert set(seen) == {(rows[a] + rows[b], (0,) * 3 + (1,) * 3) for a in rows for b in rows}
+    assert intervals == {"mean": [1, 9], "models": [2, 2]}
+    assert metrics.bootstrap_over_models(figures, models, samples=200) == intervals
+    # a wide sample: the interval of a mean is close to 1.96 standard errors
+    values = np.random.default_rng(0).normal(size=400)
+    low, high = metrics.bootstrap_over_models(lambda p, _: {"m": values[p].mean()}, np.arange(400), 1000)["m"]
+    assert high - low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.1)
+
+
 def test_spread_by_hand():
     # keypoint 0 stands still; keypoint 1 is 3 left or right and 4 up or down of its mean: distance 5 in every view
     points = np.array([[[1, 1, 1], [3, 4, 0]], [[1, 1, 1], [-3, -4, 0]]], float)
@@ -101,6 +121,13 @@ def test_3d_se_within_model_ignores_differences_between_models_but_not_flips():
     assert metrics.keypoint_3d_se_within_model(points, [4, 4, 9]) == pytest.approx((1 + 6) / 2)
 
 
+def test_spread_within_models_is_the_mean_spread_of_each_models_views():
+    rng = np.random.default_rng(0)
+    points, index = rng.normal(size=(9, 2, 4, 3)), np.array([5, 2, 2, 5, 9, 2, 9, 9, 9])
+    expected = np.mean([metrics.keypoint_spread(points[index == m].reshape(-1, 4, 3)) for m in (2, 5, 9)], axis=0)
+    assert np.allclose(metrics.spread_within_models(points, index), expected)
+
+
 def test_orientation_is_right_only_when_every_flag_is():
     truth = np.array([[1, 0], [1, 0], [1, 1], [0, 0]], bool)
     flags = np.array([[1, 0], [0, 0], [1, 0], [1, 1]], bool)
@@ -113,7 +140,6 @@ def test_silhouette_hits_by_hand():
     alpha[0, 1, 5] = 1  # row 1, column 5: u in [5, 6), v in [1, 2)
     keypoints = np.array([[[5.0, 1.0], [5.99, 1.99], [4.99, 1.5], [5.5, 2.0], [6.0, 1.5], [-0.5, 1.5], [1.5, 5.5]]])
     assert metrics.inside_mask(keypoints, alpha).tolist() == [[True, True, False, False, False, False, False]]
-    assert metrics.silhouette_hit_rate(keypoints, alpha) == pytest.approx(2 / 7)
 
 
 def test_repeatability_wants_the_same_keypoint_back():

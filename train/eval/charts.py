@@ -101,9 +101,9 @@ def histogram(errors: np.ndarray) -> str:
     """Share of pairs per 5 degrees of angular error; (P,) degrees."""
     edges = np.arange(0, 181, 5)
     share = np.histogram(errors, edges)[0] / len(errors)
-    top = nice_top(share.max())
-    axes = Axes((0, 180), (0, top), "angular error (°)", "share of pairs")
-    axes.ticks(range(0, 181, 30), np.linspace(0, top, 5), percent=True)
+    levels = nice_ticks(share.max())
+    axes = Axes((0, 180), (0, levels[-1]), "angular error (°)", "share of pairs")
+    axes.ticks(range(0, 181, 30), levels, percent=True)
     for low, value in zip(edges, share, strict=False):
         color = _WARN if low >= 90 else _ACCENT
         axes.bar(low, low + 5, value, f"{low}–{low + 5}°: {value:.1%} of pairs", color)
@@ -151,9 +151,9 @@ def binned(values: np.ndarray, errors: np.ndarray, edges: Sequence[float], label
         if len(chosen):
             rows.append(((low + high) / 2, *np.percentile(chosen, (25, 50, 75)), chosen.mean(), len(chosen), low, high))
     middle, q1, median, q3, mean, count, low, high = map(np.array, zip(*rows, strict=True))
-    top = nice_top(max(q3.max(), mean.max()))
-    axes = Axes((edges[0], edges[-1]), (0, top), label, "angular error (°)")
-    axes.ticks(ticks, np.linspace(0, top, 5))
+    levels = nice_ticks(max(q3.max(), mean.max()))
+    axes = Axes((edges[0], edges[-1]), (0, levels[-1]), label, "angular error (°)")
+    axes.ticks(ticks, levels)
     axes.band(middle, q1, q3)
     axes.line(middle, mean, _WARN, "5 4")
     axes.line(middle, median)
@@ -167,9 +167,9 @@ def binned(values: np.ndarray, errors: np.ndarray, edges: Sequence[float], label
 def per_model(names: Sequence[str], means: np.ndarray, medians: np.ndarray) -> str:
     """Mean (bars) and median (dots) error of every model, best first; (M,) degrees."""
     order = np.argsort(means, kind="stable")
-    top = nice_top(means.max())
-    axes = Axes((0, len(names)), (0, top), f"{len(names)} models, best first", "angular error (°)")
-    axes.ticks((), np.linspace(0, top, 5))
+    levels = nice_ticks(means.max())
+    axes = Axes((0, len(names)), (0, levels[-1]), f"{len(names)} models, best first", "angular error (°)")
+    axes.ticks((), levels)
     for rank, m in enumerate(order):
         axes.bar(rank, rank + 1, means[m], f"{names[m]}: mean {means[m]:.1f}°, median {medians[m]:.1f}°", _SOFT)
     radius = max(1.0, min(3.5, 120 / len(names)))
@@ -208,12 +208,13 @@ def aligned_sets(moved: np.ndarray, target: np.ndarray) -> str:
     return _svg(2 * panel + gap, panel + 22, "Point sets after alignment", "".join(parts))
 
 
-def nice_top(value: float) -> float:
-    """The least of 1, 2, 4, 5, 8 or 10 times a power of ten that is not below ``value``: divides well by four."""
+def nice_ticks(value: float) -> np.ndarray:
+    """Evenly spaced round numbers from 0 to the first that is not below ``value``; 0 to 1 for a value of 0 or less."""
     if not value > 0:
-        return 1.0
+        return np.linspace(0, 1, 5)
     power = 10.0 ** np.floor(np.log10(value))
-    return float(next(step * power for step in (1, 2, 4, 5, 8, 10) if step * power >= value * (1 - 1e-9)))
+    top = next(step for step in (1, 2, 4, 5, 8, 10) if step * power >= value * (1 - 1e-9))
+    return np.linspace(0, top * power, 6 if top == 5 else 5)
 
 
 def _svg(width: float, height: float, title: str, body: str) -> str:

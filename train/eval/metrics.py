@@ -6,6 +6,8 @@ P pairs, 2 views each, N keypoints, A orientation axes, V views in all.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -85,26 +87,29 @@ def summarize_errors(errors: np.ndarray) -> dict[str, float]:
 
 
 def bootstrap_over_models(
-    errors: np.ndarray, model_index: np.ndarray, samples: int, seed: int = 0
+    figures: Callable[[np.ndarray, np.ndarray], dict[str, float]], model_index: np.ndarray, samples: int, seed: int = 0
 ) -> dict[str, list[float]]:
-    """95 % percentile intervals of :func:`summarize_errors`, drawing whole models with replacement.
+    """95 % percentile intervals of figures of a split, drawing whole models with replacement.
 
-    Pairs of one model are not independent, so models are what is drawn.
+    Efron and Tibshirani, An introduction to the bootstrap (1993), section 13.3. Pairs of one model are not independent,
+    so models are what is drawn.
 
     Args:
-        errors: (P,) degrees. model_index: (P,). samples: number of draws.
+        figures: computes them from indices of pairs (K,) and the models these count to (K,); a model that was drawn
+            twice counts as two.
+        model_index: (P,). samples: number of draws.
 
     Returns:
         name -> [low, high].
     """
     rng = np.random.default_rng(seed)
-    errors = np.asarray(errors, np.float64)
-    groups = [errors[model_index == m] for m in np.unique(model_index)]
-    draws = [
-        summarize_errors(np.concatenate([groups[g] for g in rng.integers(len(groups), size=len(groups))]))
-        for _ in range(samples)
-    ]
-    return {name: [float(q) for q in np.percentile([d[name] for d in draws], (2.5, 97.5))] for name in draws[0]}
+    groups = [np.flatnonzero(model_index == m) for m in np.unique(model_index)]
+    draws = []
+    for _ in range(samples):
+        drawn = [groups[g] for g in rng.integers(len(groups), size=len(groups))]
+        models = np.repeat(np.arange(len(drawn)), [len(pairs) for pairs in drawn])
+        draws.append(figures(np.concatenate(drawn), models))
+    return {name: [float(q) for q in np.nanpercentile([d[name] for d in draws], (2.5, 97.5))] for name in draws[0]}
 
 
 def keypoint_spread(points: np.ndarray) -> np.ndarray:
@@ -144,16 +149,32 @@ def keypoint_3d_se_within_model(points: np.ndarray, model_index: np.ndarray) -> 
     Args:
         points: (P, 2, N, 3) in the object frame. model_index: (P,) which model a pair shows.
     """
-    points, model_index = np.asarray(points), np.asarray(model_index)
-    by_model = (points[model_index == m] for m in np.unique(model_index))
-    return float(np.mean([keypoint_spread(p.reshape(-1, *p.shape[2:])).mean() for p in by_model]))
+    return float(spread_within_models(points, model_index).mean())
+
+
+def spread_within_models(points: np.ndarray, model_index: np.ndarray) -> np.ndarray:
+    """:func:`keypoint_spread` over the views of each model, averaged over models.
+
+    Args:
+        points: (P, 2, N, 3) in the object frame. model_index: (P,) which model a pair shows.
+
+    Returns:
+        float64 (N,), object units.
+    """
+    _, index, pairs = np.unique(model_index, return_inverse=True, return_counts=True)
+    order = np.argsort(index, kind="stable")
+    ordered, starts = np.asarray(points, np.float64)[order], np.cumsum(pairs) - pairs
+    views = 2.0 * pairs[:, None, None]
+    mean = np.add.reduceat(ordered, starts).sum(1) / views
+    squares = np.square(ordered - mean[index[order], None]).sum((1, 3))
+    return np.sqrt(np.add.reduceat(squares, starts) / views[..., 0]).mean(0)
 
 
 def orientation_accuracy(flags: np.ndarray, true_flags: np.ndarray) -> float:
     """Share of views whose orientation is right, that is, all of its flags where the model has several axes.
 
     Args:
-        flags, true_flags: bool (V, A).
+        flags, true_flags: bool (*, A).
     """
     return float((np.asarray(flags) == np.asarray(true_flags)).all(-1).mean())
 
@@ -172,11 +193,6 @@ def inside_mask(keypoints: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     inside = ((cells >= 0) & (cells < [width, height])).all(-1)
     column, row = np.where(inside[..., None], cells, 0).astype(int).transpose(2, 0, 1)
     return inside & (alpha[np.arange(len(alpha))[:, None], row, column] > 0)
-
-
-def silhouette_hit_rate(keypoints: np.ndarray, alpha: np.ndarray) -> float:
-    """Share of keypoints that project inside the mask (see :func:`inside_mask`)."""
-    return float(inside_mask(keypoints, alpha).mean())
 
 
 def repeatability(points: np.ndarray, radius: float) -> float:

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from train.eval.framing import resample_square
+
 PALETTE = (
     (230, 25, 75), (60, 160, 60), (67, 99, 216), (245, 150, 30), (145, 30, 180), (40, 190, 215), (240, 50, 230),
     (150, 190, 20), (128, 64, 0), (0, 115, 115), (250, 130, 130), (255, 215, 0), (90, 90, 90), (0, 0, 128),
@@ -72,6 +74,28 @@ def draw_view(
     enlarged[:, :2] *= scale
     draw_points(picture, enlarged, dot)
     return picture
+
+
+def close_up(rgba: np.ndarray, keypoints: np.ndarray, margin: float = 0.12) -> tuple[np.ndarray, np.ndarray]:
+    """Cut the square about the object and its keypoints out of a view.
+
+    Args:
+        rgba: uint8 (H, W, 4), premultiplied. keypoints: (N, 2 or 3), u and v in pixels of ``rgba``.
+        margin: on each side, as a share of what is shown.
+
+    Returns:
+        uint8 (S, S, 4), and the keypoints in its pixels. Keypoints outside the view stay outside.
+    """
+    rows, columns = np.nonzero(rgba[..., 3])
+    size = np.array(rgba.shape[1::-1])
+    seen = np.clip(np.asarray(keypoints)[:, :2], 0, size)
+    shown = np.concatenate([seen, np.stack([columns, rows], -1), np.stack([columns, rows], -1) + 1])
+    low, high = shown.min(0), shown.max(0)
+    side = math.ceil((high - low).max() * (1 + 2 * margin))
+    left, top = np.floor((low + high - side) / 2).astype(int)
+    moved = np.array(keypoints, np.float64)
+    moved[:, :2] -= (left, top)
+    return resample_square(rgba, (left, top, side), side), moved
 
 
 def draw_points(picture: Image.Image, keypoints: np.ndarray, dot: float = DOT_SIZE) -> None:

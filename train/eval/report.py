@@ -1,4 +1,4 @@
-"""The report: one HTML page that needs nothing else, from an :class:`~train.eval.evaluate.Evaluation`."""
+"""The report: one HTML page that needs nothing else, from an :class:`~train.eval.evaluation.Evaluation`."""
 
 from __future__ import annotations
 
@@ -14,22 +14,15 @@ from PIL import Image
 
 from data.atomic import write_bytes
 from train.eval import charts, metrics, overlays
-from train.eval.evaluate import (
-    HEADLINE,
-    PAPER_ROWS,
-    PAPER_TABLE_1,
-    Evaluation,
-    model_name,
-    notable_pairs,
-    similar_views,
-)
+from train.eval.evaluation import HEADLINE, PAPER_ROWS, PAPER_TABLE_1, Evaluation
+from train.eval.gallery import model_name, notable_pairs, similar_views
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
-VIEW_PIXELS = 256  # side of a view on the page
+VIEW_PIXELS = 288  # side of a view on the page
 HEATMAP_PIXELS = 144
 MODELS_IN_GRID = 12
 MODELS_IN_SPACE = 8
-CLOUD_POINTS = 2500  # per model in the 3D view
+CLOUD_POINTS = 5000  # per model in the 3D view
 
 TERMS = {
     "Angular error": "Geodesic angle 2·asin(‖R̂ − R‖ / 2√2) between the true relative rotation and the one that "
@@ -40,7 +33,7 @@ TERMS = {
     "3D-SE": "Keypoints are lifted into the object frame with the true pose; the root of the mean squared distance of "
     "each keypoint to its mean over the whole split, averaged over keypoints, pairs beyond 90° left out. Objects are 2 "
     "long. Models differ in shape, so it does not reach 0.",
-    "3D-SE within a model": "The same spread over the views of one model, averaged over models, nothing left out.",
+    "3D-SE in a model": "The same spread over the views of one model, averaged over models, nothing left out.",
     "Orientation": "Share of views whose orientation flags are all right.",
     "Inside the mask": "Share of keypoints that project on the object.",
     "More figures": "Each is defined, with its source, in FORMAT.md of train/eval.",
@@ -80,33 +73,23 @@ def write_report(evaluation: Evaluation, path: str | Path) -> None:
 
 
 def _figures(figures: dict) -> str:
-    intervals = figures["confidence_interval_95"]
-
-    def card(name: str, value: str, interval: str = "") -> str:
-        small = f"<small>95 %: {interval}</small>" if interval else ""
-        return f'<div class="panel"><span>{name}</span><b>{value}</b>{small}</div>'
-
-    def degrees(key: str) -> str:
-        low, high = intervals[key]
-        return f"{low:.1f} to {high:.1f}°"
-
-    def share(key: str) -> str:
-        low, high = intervals[key]
-        return f"{low:.0%} to {high:.0%}"
+    def card(name: str, key: str, form: str, interval: str) -> str:
+        low, high = figures["confidence_interval_95"][key]
+        small = f"{interval.format(low)} to {interval.format(high)}"
+        return f'<div class="panel"><span>{name}</span><b>{form.format(figures[key])}</b><small>95 %: {small}</small></div>'
 
     return "".join(
         (
-            card("Median error", f"{figures['angular_error_median_deg']:.1f}°", degrees("angular_error_median_deg")),
-            card("Mean error", f"{figures['angular_error_mean_deg']:.1f}°", degrees("angular_error_mean_deg")),
-            *(
-                card(f"Within {at}°", f"{figures[key]:.0%}", share(key))
-                for at, key in ((5, "accuracy_at_5_deg"), (10, "accuracy_at_10_deg"), (30, "accuracy_at_30_deg"))
-            ),
-            card("Flips", f"{figures['flip_rate']:.1%}", share("flip_rate")),
-            card("3D-SE", f"{figures['keypoint_3d_se']:.3f}"),
-            card("3D-SE within a model", f"{figures['keypoint_3d_se_within_model']:.3f}"),
-            card("Orientation right", f"{figures['orientation_accuracy']:.1%}"),
-            card("Inside the mask", f"{figures['silhouette_hit_rate']:.1%}"),
+            card("Median error", "angular_error_median_deg", "{:.1f}°", "{:.1f}"),
+            card("Mean error", "angular_error_mean_deg", "{:.1f}°", "{:.1f}"),
+            card("Within 5°", "accuracy_at_5_deg", "{:.0%}", "{:.0%}"),
+            card("Within 10°", "accuracy_at_10_deg", "{:.0%}", "{:.0%}"),
+            card("Within 30°", "accuracy_at_30_deg", "{:.0%}", "{:.0%}"),
+            card("Flips", "flip_rate", "{:.1%}", "{:.0%}"),
+            card("3D-SE", "keypoint_3d_se", "{:.3f}", "{:.3f}"),
+            card("3D-SE in a model", "keypoint_3d_se_within_model", "{:.3f}", "{:.3f}"),
+            card("Orientation right", "orientation_accuracy", "{:.1%}", "{:.0%}"),
+            card("Inside the mask", "silhouette_hit_rate", "{:.1%}", "{:.0%}"),
         )
     )
 
@@ -227,7 +210,7 @@ def _pair(evaluation: Evaluation, pair: int) -> str:
     name, sentence = evaluation.name_failure(pair)
     rgba = evaluation.rgba(pair)
     views = "".join(
-        f'<img alt="view {v} with keypoints" loading="lazy" src="{_view_uri(rgba[v], said.keypoints[pair, v])}">'
+        f'<img alt="view {v} with keypoints" src="{_view_uri(rgba[v], said.keypoints[pair, v])}">'
         for v in range(2)
     )
     points = metrics.camera_points(said.keypoints[pair], evaluation.intrinsics[pair])
@@ -247,7 +230,7 @@ def _models(evaluation: Evaluation) -> str:
     cells = []
     for near, far in zip(front, rear, strict=True):
         images = "".join(
-            f'<img alt="keypoints on a model" loading="lazy" '
+            f'<img alt="keypoints on a model" '
             f'src="{_view_uri(evaluation.rgba(pair)[view], evaluation.predictions.keypoints[pair, view])}">'
             for pair, view in (near, far)
         )
@@ -260,7 +243,7 @@ def _models(evaluation: Evaluation) -> str:
 
 def _keypoints(evaluation: Evaluation) -> str:
     said, figures = evaluation.predictions, evaluation.metrics
-    within = _spread_within_models(evaluation)
+    within = metrics.spread_within_models(evaluation.points, evaluation.model_index)
     drift = np.linalg.norm(evaluation.points[:, 0] - evaluation.points[:, 1], axis=-1)
     cells = []
     for k in range(said.keypoints.shape[2]):
@@ -272,7 +255,7 @@ def _keypoints(evaluation: Evaluation) -> str:
             "inside the mask": f"{figures['silhouette_hit_rate_per_keypoint'][k]:.1%}",
         }
         maps = "".join(
-            f'<img alt="heat map of keypoint {k}" loading="lazy" '
+            f'<img alt="heat map of keypoint {k}" '
             f'src="{_heatmap_uri(evaluation.rgba(int(pair))[0], said.heatmaps[s, 0, k], k)}">'
             for s, pair in enumerate(said.heatmap_pair[:3])
         )
@@ -283,13 +266,6 @@ def _keypoints(evaluation: Evaluation) -> str:
             f'<div class="maps">{maps}</div></div>'
         )
     return "".join(cells)
-
-
-def _spread_within_models(evaluation: Evaluation) -> np.ndarray:
-    """Spread of every keypoint over the views of a model, averaged over models: (N,)."""
-    points, index = evaluation.points, evaluation.model_index
-    groups = (points[index == m] for m in np.unique(index))
-    return np.mean([metrics.keypoint_spread(g.reshape(-1, *g.shape[2:])) for g in groups], axis=0)
 
 
 def _space(evaluation: Evaluation) -> dict:
@@ -324,8 +300,9 @@ def _base64(array: np.ndarray) -> str:
 
 
 def _view_uri(rgba: np.ndarray, keypoints: np.ndarray) -> str:
+    view, points = overlays.close_up(rgba, keypoints)
     # views are shown small, the dots must still be read
-    return _jpeg_uri(overlays.draw_view(rgba, keypoints, scale=VIEW_PIXELS / rgba.shape[0], dot=1 / 24))
+    return _jpeg_uri(overlays.draw_view(view, points, scale=VIEW_PIXELS / len(view), dot=1 / 27))
 
 
 def _heatmap_uri(rgba: np.ndarray, heatmap: np.ndarray, index: int) -> str:

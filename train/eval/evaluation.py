@@ -1,0 +1,215 @@
+"""What a detector says of a split beside what is true of it, and the figures that follow from both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from data.dataset import PairDataset
+from train.eval import metrics, semantics, surface
+from train.eval.failures import PairGeometry, behind_surface, name_failure
+from train.eval.predictions import Predictions
+from train.losses import true_flags
+
+BOOTSTRAP_SAMPLES = 1000
+REPEATABILITY_RADIUS = 0.1  # object units
+PAIRS_PER_SURFACE = 8  # views of so many pairs make a model's surface
+# arXiv 1807.03146, Table 1: mean and median angular error (degrees) and 3D-SE on ShapeNet's test models
+PAPER_ROWS = ("supervised", "KeypointNet")
+PAPER_TABLE_1 = {
+    "car": ((16.268, 5.583, 0.240), (11.310, 3.372, 0.171)),
+    "airplane": ((18.350, 7.168, 0.233), (17.330, 5.721, 0.230)),
+    "chair": ((21.882, 8.771, 0.269), (14.572, 5.420, 0.196)),
+}
+HEADLINE = ("angular_error_mean_deg", "angular_error_median_deg", "keypoint_3d_se")
+
+
+@dataclass
+class Evaluation:
+    """A split, what a detector says of it, and what follows from both. P pairs, N keypoints, A axes.
+
+    Attributes:
+        run: name of the detector. category: of the dataset. split: which one.
+        dataset: the pairs. predictions: the detector's. axes: object axes that have an orientation flag.
+        symmetry: of the category's objects, for the error under it; None for none declared.
+    """
+
+    run: str
+    category: str
+    split: str
+    dataset: PairDataset
+    predictions: Predictions
+    axes: tuple[str, ...]
+    symmetry: metrics.Symmetry | None = None
+
+    def __post_init__(self):
+        data = self.dataset
+        self.intrinsics, self.object_to_camera = data.intrinsics.numpy(), data.object_to_camera.numpy()
+        self.model_index = data.model_index.numpy()
+
+    @cached_property
+    def points(self) -> np.ndarray:
+        """Keypoints in the object frame, float64 (P, 2, N, 3)."""
+        return metrics.object_points(self.predictions.keypoints, self.intrinsics, self.object_to_camera)
+
+    @cached_property
+    def true_flags(self) -> np.ndarray:
+        """bool (P, 2, A)."""
+        return true_flags(self.dataset.object_to_camera, self.axes).numpy().astype(bool)
+
+    @cached_property
+    def inside(self) -> np.ndarray:
+        """Whether keypoints project inside the mask, bool (P, 2, N)."""
+        keypoints = self.predictions.keypoints
+        return np.stack([metrics.inside_mask(points, self.rgba(i)[..., 3]) for i, points in enumerate(keypoints)])
+
+    @cached_property
+    def models(self) -> np.ndarray:
+        """Indices of the M models that have pairs, int64 (M,), ascending."""
+        return np.unique(self.model_index)
+
+    @cached_property
+    def model_points(self) -> np.ndarray:
+        """Keypoints of every model, the median over its views in each coordinate: float64 (M, N, 3), object frame."""
+        own = (self.points[self.model_index == model] for model in self.models)
+        return np.stack([np.median(points.reshape(-1, *points.shape[2:]), axis=0) for points in own])
+
+    def surface_of(self, model: int, count: int = surface.SURFACE_POINTS) -> tuple[np.ndarray, np.ndarray]:
+        """Surface of a model, see :func:`train.eval.surface.visible_surface`."""
+        pairs = np.flatnonzero(self.model_index == model)[:PAIRS_PER_SURFACE]
+        return surface.visible_surface(
+            np.concatenate([self.rgba(int(pair)) for pair in pairs]),
+            np.concatenate([self.dataset.depth(int(pair)) for pair in pairs]),
+            np.concatenate(self.intrinsics[pairs]),
+            np.concatenate(self.object_to_camera[pairs]),
+            count,
+        )
+
+    @cached_property
+    def metrics(self) -> dict:
+        """The figures of ``metrics.json``."""
+        said = self.predictions
+        correct = said.flags == self.true_flags
+        usable = said.angular_error_deg <= metrics.FLIP_DEGREES
+        spread = metrics.keypoint_spread(self.points[usable].reshape(-1, *self.points.shape[2:]))
+        return {
+            "n_models": len(self.models),
+            "n_pairs": len(self.model_index),
+            **self._headline(np.arange(len(self.model_index)), self.model_index),
+            "confidence_interval_95": metrics.bootstrap_over_models(
+                self._headline, self.model_index, BOOTSTRAP_SAMPLES
+            ),
+            "orientation_accuracy_per_axis": {a: float(correct[..., i].mean()) for i, a in enumerate(self.axes)},
+            "keypoint_spread": [float(s) for s in spread],
+            "silhouette_hit_rate_per_keypoint": [float(s) for s in self.inside.mean((0, 1))],
+            "repeatability_at_0.1": metrics.repeatability(self.points, REPEATABILITY_RADIUS),
+            **self._pose_metrics(),
+            **self._semantic_metrics(),
+            **self._symmetry_metrics(),
+            "run": self.run,
+            "category": self.category,
+            "split": self.split,
+        }
+
+    def _headline(self, pairs: np.ndarray, models: np.ndarray) -> dict[str, float]:
+        """The contract's figures, of some pairs (K,) and the models that these count to (K,)."""
+        errors, points = self.predictions.angular_error_deg[pairs], self.points[pairs]
+        return {
+            **metrics.summarize_errors(errors),
+            "keypoint_3d_se": metrics.keypoint_3d_se(points, errors),
+            "keypoint_3d_se_within_model": metrics.keypoint_3d_se_within_model(points, models),
+            "orientation_accuracy": metrics.orientation_accuracy(self.predictions.flags[pairs], self.true_flags[pairs]),
+            "silhouette_hit_rate": float(self.inside[pairs].mean()),
+        }
+
+    def _pose_metrics(self) -> dict[str, float]:
+        """Figures of the keypoints on the surface, and of the whole recovered motion."""
+        rotation, truth = self.predictions.R_estimated, self.dataset.R.numpy()
+        points = metrics.camera_points(self.predictions.keypoints, self.intrinsics)
+        translation, true_translation = metrics.relative_translation(points, rotation), self.dataset.t.numpy()
+        cover, include, add, diameters = [], [], np.empty(len(rotation)), np.empty(len(rotation))
+        for model, learned in zip(self.models, self.model_points, strict=True):
+            cloud = self.surface_of(int(model))[0]
+            if not len(cloud):  # no view shows it; its centre stands in
+                cloud = np.zeros((1, 3))
+            cover.append(surface.coverage(learned, cloud))
+            include.append(surface.inclusivity(learned, cloud))
+            pairs = np.flatnonzero(self.model_index == model)
+            diameters[pairs] = surface.diameter(cloud)
+            for pair in pairs:
+                first = self.object_to_camera[pair, 0]
+                add[pair] = surface.add_error(
+                    cloud @ first[:3, :3].T + first[:3, 3],
+                    (rotation[pair], translation[pair]),
+                    (truth[pair], true_translation[pair]),
+                )
+        centers = self.object_to_camera[:, 0, :3, 3, None]
+        moved, expected = ((r @ centers)[..., 0] + t for r, t in ((rotation, translation), (truth, true_translation)))
+        return {
+            "coverage": float(np.mean(cover)),
+            "inclusivity_at_0.1": float(np.mean(include)),
+            "add_mean": float(add.mean()),
+            "add_median": float(np.median(add)),
+            "add_accuracy_at_0.1_diameter": float((add <= 0.1 * diameters).mean()),
+            "translation_error_mean": float(np.linalg.norm(translation - true_translation, axis=-1).mean()),
+            "center_error_mean": float(np.linalg.norm(moved - expected, axis=-1).mean()),
+        }
+
+    def _semantic_metrics(self) -> dict[str, float]:
+        """Figures against semantic keypoints, those that the dataset's knowledge allows."""
+        semantic = self.dataset.semantic_keypoints.numpy().astype(np.float64)
+        if not semantic.shape[1]:
+            return {}
+        views = self.points.reshape(-1, *self.points.shape[2:])
+        index = np.repeat(self.model_index, 2)
+        predicted = semantics.predict_semantic(views, semantic, index)
+        figures = {
+            "dual_alignment_score": semantics.dual_alignment_score(self.model_points, semantic[self.models]),
+            "mean_iou_at_0.1": semantics.mean_iou(self.model_points, semantic[self.models]),
+            "pck_at_0.05": semantics.correct_keypoints(predicted, semantic[index], 0.05),
+            "pck_at_0.1": semantics.correct_keypoints(predicted, semantic[index], 0.1),
+        }
+        return {name: value for name, value in figures.items() if not np.isnan(value)}
+
+    def _symmetry_metrics(self) -> dict:
+        if self.symmetry is None:
+            return {}
+        errors = self.symmetry.angular_error(self.predictions.R_estimated, self.object_to_camera)
+        summary = metrics.summarize_errors(errors)
+        return {"symmetry": self.symmetry.name, **{f"symmetric_{name}": value for name, value in summary.items()}}
+
+    def rgba(self, pair: int) -> np.ndarray:
+        """Both views of a pair, uint8 (2, H, W, 4)."""
+        return self.dataset[pair]["rgba"].numpy()
+
+    def name_failure(self, pair: int) -> tuple[str, str]:
+        """Name and sentence of what went wrong with a pair."""
+        said = self.predictions
+        return name_failure(
+            PairGeometry(
+                error=float(said.angular_error_deg[pair]),
+                points=self.points[pair],
+                inside=self.inside[pair],
+                hidden=behind_surface(said.keypoints[pair], self.dataset.depth(pair)),
+                flags=said.flags[pair],
+                true_flags=self.true_flags[pair],
+                axes=self.axes,
+            )
+        )
+
+    def view_angles(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where the cameras stand: azimuth (0 = in front of the object, 90 = at its right) and elevation.
+
+        Returns:
+            float64 (P, 2) each, degrees in [-180, 180] and [-90, 90].
+        """
+        pose = self.object_to_camera
+        center = -np.einsum("pvji,pvj->pvi", pose[..., :3, :3], pose[..., :3, 3])
+        x, y, z = np.moveaxis(center, -1, 0)
+        return np.degrees(np.arctan2(x, -z)), np.degrees(np.arctan2(y, np.hypot(x, z)))
+
+    def ranked_pairs(self) -> np.ndarray:
+        """Pairs by angular error, best first: int64 (P,)."""
+        return np.argsort(self.predictions.angular_error_deg, kind="stable")
