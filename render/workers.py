@@ -9,10 +9,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import Any
 
 ATTEMPTS = 2  # how often a task is given to a fresh worker before it is given up
+# Python answers Ctrl-C between two steps of its own. If the signal comes just before it begins to wait, or to another
+# thread, the wait goes on: it has to end by itself now and then.
+LONGEST_WAIT = 0.2  # seconds
 
 
 class WorkerDied(Exception):
@@ -42,14 +46,14 @@ def run_tasks(
             while queue and len(pool) < workers:
                 pool.append(_Worker(setup))
                 pool[-1].give(queue.popleft())
-            ready = wait([worker.pipe for worker in pool if worker.job])
+            ready = wait([worker.pipe for worker in pool if worker.job], LONGEST_WAIT)
             for worker in [w for w in pool if w.pipe in ready]:
                 task, attempt = worker.job
                 try:
                     outcome = worker.take()
                 except (EOFError, ConnectionResetError):
                     pool.remove(worker)
-                    death = worker.cause_of_death()
+                    death = worker.bury()
                     if attempt < ATTEMPTS:
                         queue.appendleft((task, attempt + 1))
                         continue
@@ -57,7 +61,9 @@ def run_tasks(
                 yield task, outcome
     finally:
         for worker in pool:
-            worker.stop()
+            worker.kill()
+        for worker in pool:
+            worker.bury()
 
 
 class _Worker:
@@ -85,7 +91,8 @@ class _Worker:
         self.job = None
         return outcome
 
-    def cause_of_death(self) -> str:
+    def bury(self) -> str:
+        """Wait for its end, free what it held, and say how it ended."""
         self._process.join()
         self.pipe.close()
         code = self._process.exitcode
@@ -93,37 +100,33 @@ class _Worker:
             return f"{signal.Signals(-code).name}, out of memory or a crash"
         return f"exit status {code}"
 
-    def stop(self) -> None:
+    def kill(self) -> None:
         self._process.kill()
-        self._process.join()
-        self.pipe.close()
 
 
 @contextmanager
 def _environment_of_workers() -> Iterator[None]:
     """What a process started within inherits: one thread for linear algebra, and deafness to Ctrl-C.
 
-    The terminal sends Ctrl-C to every process; only the owner of the pool answers it.
+    The terminal sends Ctrl-C to every process; only the owner of the pool answers it, at the latest when this ends.
     """
     before = {name: os.environ.get(name) for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
     os.environ.update({name: "1" for name in before})
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN) if in_main_thread else None
+    resource_tracker.ensure_running()  # multiprocessing would start it within, and let signals through again
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        if in_main_thread:
-            signal.signal(signal.SIGINT, handler)
         for name, value in before.items():
             if value is None:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _serve(pipe, setup: Callable[[], Callable[[Any], Any]]) -> None:
     """Main function of a worker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_die_with_owner, daemon=True).start()
     work = None
     while True:

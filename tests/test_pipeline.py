@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from data.shard import read_models
 from render.pipeline import RenderConfig, check_config, pair_rng, parse_task, render_dataset
 from render.sources import Source
 from render.views import ViewSettings, sample_pair
-from render.workers import WorkerDied, run_tasks
+from render.workers import WorkerDied, _environment_of_workers, run_tasks
 
 ROOT = Path(__file__).parent.parent
 VIEWS = ViewSettings(image_size=32)
@@ -232,7 +233,7 @@ class TestInterruption:
 
     def test_ctrl_c(self, meshes, tmp_path):
         out = tmp_path / "data"
-        process = command(out, meshes, workers=1, pairs_per_model=60)  # long enough not to be done before the signal
+        process = command(out, meshes, workers=1, pairs_per_model=200)  # long enough not to be done before the signal
         wait_for_a_part(out, process)
         start = time.monotonic()
         os.killpg(process.pid, signal.SIGINT)  # the terminal sends it to all of them
@@ -242,7 +243,7 @@ class TestInterruption:
         assert "Traceback" not in errors
         undisturbed = tmp_path / "undisturbed"
         for folder in (out, undisturbed):
-            render_dataset(config(folder, meshes, pairs_per_model=60))
+            render_dataset(config(folder, meshes, pairs_per_model=200))
         assert contents(out) == contents(undisturbed)
 
     def test_workers_die_with_their_owner(self, meshes, tmp_path):
@@ -390,6 +391,8 @@ def do(task):
         os.kill(os.getpid(), signal.SIGKILL)
     if task.what == "raise":
         raise ValueError("no")
+    if task.what == "sleep":
+        time.sleep(60)
     return task.what.upper()
 
 
@@ -400,6 +403,31 @@ def test_a_worker_that_dies_is_retried_once_and_the_rest_goes_on(tmp_path):
     assert isinstance(outcomes["raise"], ValueError)
     assert isinstance(outcomes["die"], WorkerDied) and "SIGKILL" in str(outcomes["die"])
     assert (tmp_path / "die").read_text() == "die\n" * 2
+
+
+def test_ctrl_c_ends_a_wait_that_the_signal_does_not_interrupt(tmp_path):
+    # So it is when the signal comes between the last look for signals and the wait, or to another thread.
+    task = Diary(tmp_path / "diary", "sleep")
+    sent = []
+
+    def send():
+        while not task.path.exists():
+            time.sleep(0.01)
+        sent.append(time.monotonic())
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+    threading.Thread(target=send).start()
+    with pytest.raises(KeyboardInterrupt):
+        list(run_tasks(set_up, [task], 1))
+    assert time.monotonic() - sent[0] < 2
+
+
+def test_ctrl_c_while_a_worker_is_started_is_not_lost():
+    reached_end = False
+    with pytest.raises(KeyboardInterrupt), _environment_of_workers():
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        reached_end = True
+    assert reached_end
 
 
 def test_a_mesh_that_kills_its_worker_is_a_failure(meshes, tmp_path, monkeypatch):
