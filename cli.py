@@ -10,7 +10,7 @@ import ast
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
@@ -173,26 +173,47 @@ def train(datasets: tuple[Path, ...], run: Path, preset: str, resume: bool, **op
 
 @commands.command("eval")
 @click.argument("run")
-@click.argument("datasets", metavar="DATASET...", type=PATH, nargs=-1, required=True)
+@click.argument("others", metavar="[RUN...] DATASET...", nargs=-1, required=True)
 @click.option("--split", default="test", show_default=True, help="train, val or test")
 @click.option("--out", type=PATH, help="folder for the figures, overlays and the report [default: RUN/eval-SPLIT]")
 @click.option("--symmetry", metavar="AXIS:ORDER", help="of the objects, as y:2 or y:inf: adds the error under it")
-def evaluate(run: str, datasets: tuple[Path, ...], split: str, out: Path | None, symmetry: str | None) -> None:
-    """Measure a detector on a dataset.
+def evaluate(run: str, others: tuple[str, ...], split: str, out: Path | None, symmetry: str | None) -> None:
+    """Measure a detector on a dataset, or several to compare them.
 
-    RUN is a run folder or the name of shipped weights.
+    RUN is a run folder or the name of shipped weights. Several give one table, and a page with their error curves over
+    each other, comparison.html.
 
     \b
     Examples:
       keypointnet eval run planes
       keypointnet eval airplane planes --split val --out results
       keypointnet eval run tables --symmetry y:2
+      keypointnet eval run-a run-b airplane planes
     """
-    from train.eval.evaluate import evaluate, headline_table
+    from train.eval.evaluate import evaluate, evaluate_all, headline_table
 
-    evaluation, folder = evaluate(run, list(datasets), split, out, symmetry=symmetry)
+    more, datasets = runs_and_datasets(others)
+    if more:
+        table, paths = evaluate_all([run, *more], datasets, split, out, symmetry=symmetry)
+        click.echo("\n".join([table, *map(str, paths)]))
+        return
+    evaluation, folder = evaluate(run, datasets, split, out, symmetry=symmetry)
     click.echo(headline_table(evaluation.metrics))
     click.echo(f"{folder}: metrics.json, report.html, overlays/")
+
+
+def runs_and_datasets(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
+    """What follows the first run of `eval`: more runs, then datasets, which are told by their manifest."""
+    from data.manifest import MANIFEST_NAME
+    from train.detector import find_run
+
+    at = next((i for i, name in enumerate(arguments) if (Path(name) / MANIFEST_NAME).exists()), len(arguments) - 1)
+    for name in arguments[:at]:
+        try:
+            find_run(name)
+        except UserError as error:
+            raise UserError(f"{error}; nor is it a dataset (no {MANIFEST_NAME})") from None
+    return list(arguments[:at]), [Path(name) for name in arguments[at:]]
 
 
 @commands.command()
@@ -204,6 +225,7 @@ def compare(evaluations: tuple[Path, ...], out: Path) -> None:
     """Set several evaluations side by side.
 
     EVALUATION is a folder that `eval` wrote. Prints one table; the page shows the error curves over each other too.
+    Nothing is measured again; `eval` of several runs does both.
 
     \b
     Example:

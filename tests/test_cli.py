@@ -28,7 +28,7 @@ CONTRACT = {
         "--strict",
     ),
     "train": ("DATASET... RUN", "--preset --keypoints --steps --batch-size --seed --device --resume"),
-    "eval": ("RUN DATASET", "--split --out --symmetry"),
+    "eval": ("RUN [RUN...] DATASET...", "--split --out --symmetry"),
     "compare": ("EVALUATION...", "--out"),
     "predict": ("RUN IMAGE...", "--out --mask --background --intrinsics --object-length"),
     "pose": ("RUN A B", "--intrinsics --object-length"),
@@ -146,6 +146,19 @@ def test_suggests_the_near_name(arguments, suggestion, capsys):
     assert run(*arguments) == 2
     message = one_line(capsys)
     assert suggestion in message and "--help" in message
+
+
+def test_runs_come_before_datasets(tmp_path, capsys):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dataset.json").write_text("{}")
+    data = str(tmp_path / "data")
+    assert cli.runs_and_datasets([data]) == ([], [tmp_path / "data"])
+    assert cli.runs_and_datasets(["car", "chair", data, data]) == (["car", "chair"], [tmp_path / "data"] * 2)
+    assert run("eval", "car", "chiar", data) == 1
+    message = one_line(capsys)
+    assert message.startswith("error: chiar: not a run folder") and "nor is it a dataset" in message
+    assert run("eval", "car", tmp_path / "dta") == 1
+    assert one_line(capsys).startswith(f"error: {tmp_path}/dta: ")
 
 
 def test_missing_argument(capsys):

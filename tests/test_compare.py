@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 
 from data.errors import UserError
+from tests.browser import CHROMIUM, Page
 from train.eval.compare import COLUMNS, compare
 
 
 def evaluated(folder, errors, data="same"):
     folder.mkdir()
-    figures = {key: float(np.mean(errors)) for key, _ in COLUMNS.values()}
+    figures = {key: float(np.mean(errors)) for key, *_ in COLUMNS.values()}
     (folder / "metrics.json").write_text(json.dumps(figures))
     with h5py.File(folder / "predictions.h5", "w") as file:
         file["angular_error_deg"] = np.array(errors, float)
@@ -25,6 +26,21 @@ def test_table_and_curves_of_all_evaluations(tmp_path):
     assert lines[1].startswith(str(a)) and "2.00" in lines[1] and "20.00" in lines[2]
     page = (tmp_path / "page.html").read_text()
     assert page.count("<polyline") == 2 and "a&lt;1&gt;" in page and "http" not in page.replace("http://www.w3.org", "")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+@pytest.mark.parametrize("width", [390, 1300], ids=["phone", "desktop"])
+def test_in_a_browser(tmp_path, width):
+    folders = [evaluated(tmp_path / f"{i}% of a run with a long name", np.arange(1, 5) * i) for i in range(1, 5)]
+    for folder in folders:
+        (folder / "report.html").write_text("a report")
+    compare(folders, tmp_path / "pages" / "comparison.html")
+    with Page(tmp_path / "pages" / "comparison.html", width, tmp_path / "profile") as browser:
+        assert browser.evaluate("document.documentElement.scrollWidth") <= width
+        assert browser.evaluate("document.querySelectorAll('polyline').length") == 4
+        links = browser.evaluate("[...document.links].map((link) => link.href)")
+        assert links == [(folder / "report.html").as_uri() for folder in folders]
+        assert not browser.complaints
 
 
 def test_evaluations_of_other_data_are_marked(tmp_path):

@@ -10,7 +10,7 @@ from data.errors import UserError
 from tests.made_up import BALLS, Oracle, intrinsics, look_at, make_dataset
 from train.eval import evaluate as evaluation_module
 from train.eval import metrics
-from train.eval.evaluate import evaluate, headline_table
+from train.eval.evaluate import evaluate, evaluate_all, headline_table
 from train.eval.evaluation import Evaluation
 from train.eval.failures import PairGeometry, behind_surface, name_failure
 from train.eval.gallery import notable_pairs, similar_views
@@ -169,6 +169,19 @@ def test_a_broken_cache_is_made_anew(dataset, tmp_path):
 def test_default_folder_is_in_the_run(run, folder):
     assert evaluate(run[0], [folder], progress=False)[1] == run[0] / "eval-test"
     shutil.rmtree(run[0] / "eval-test")
+
+
+def test_several_runs_give_one_table_and_a_page(run, folder, tmp_path):
+    other = tmp_path / "other" / "run"
+    shutil.copytree(run[0], other)
+    table, written = evaluate_all([run[0], other], [folder], out=tmp_path / "out", progress=False)
+    page, *folders = written
+    assert [f.name.endswith(end) for f, end in zip(folders, ("-run", "-other-run"), strict=True)] == [True, True]
+    assert len(table.splitlines()) == 3 and page.read_text().count("<polyline") == 2
+    assert all((f / "report.html").exists() and f.parent == page.parent for f in folders)
+    with pytest.raises(UserError, match="not a run folder"):
+        evaluate_all([run[0], tmp_path / "none"], [folder], out=tmp_path / "more", progress=False)
+    assert not (tmp_path / "more").exists()
 
 
 def test_an_unknown_symmetry_is_told_before_anything_is_done(run, folder):

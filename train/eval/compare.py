@@ -1,12 +1,14 @@
-"""Several evaluations side by side: one table, and their error curves in one picture."""
+"""Several evaluations side by side: one table, and their error curves over each other."""
 
 from __future__ import annotations
 
 import html
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import h5py
 import numpy as np
@@ -16,25 +18,26 @@ from data.errors import UserError
 from train.eval import charts
 from train.eval.overlays import keypoint_color
 
+# heading: key of metrics.json, form of the figure, form of its interval's ends
 COLUMNS = {
-    "mean °": ("angular_error_mean_deg", "{:.2f}"),
-    "median °": ("angular_error_median_deg", "{:.2f}"),
-    "within 5°": ("accuracy_at_5_deg", "{:.1%}"),
-    "10°": ("accuracy_at_10_deg", "{:.1%}"),
-    "30°": ("accuracy_at_30_deg", "{:.1%}"),
-    "flips": ("flip_rate", "{:.1%}"),
-    "3D-SE": ("keypoint_3d_se", "{:.3f}"),
-    "3D-SE within": ("keypoint_3d_se_within_model", "{:.3f}"),
-    "orientation": ("orientation_accuracy", "{:.1%}"),
-    "in mask": ("silhouette_hit_rate", "{:.1%}"),
+    "mean °": ("angular_error_mean_deg", "{:.2f}", "{:.1f}"),
+    "median °": ("angular_error_median_deg", "{:.2f}", "{:.1f}"),
+    "within 5°": ("accuracy_at_5_deg", "{:.1%}", "{:.0%}"),
+    "10°": ("accuracy_at_10_deg", "{:.1%}", "{:.0%}"),
+    "30°": ("accuracy_at_30_deg", "{:.1%}", "{:.0%}"),
+    "flips": ("flip_rate", "{:.1%}", "{:.0%}"),
+    "3D-SE": ("keypoint_3d_se", "{:.3f}", "{:.3f}"),
+    "3D-SE within": ("keypoint_3d_se_within_model", "{:.3f}", "{:.3f}"),
+    "orientation": ("orientation_accuracy", "{:.1%}", "{:.0%}"),
+    "in mask": ("silhouette_hit_rate", "{:.1%}", "{:.0%}"),
 }
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """An evaluation folder: its name, the figures of ``metrics.json``, the errors (P,) and what data they are of."""
+    """An evaluation folder, the figures of its ``metrics.json``, the errors (P,) and what data they are of."""
 
-    name: str
+    folder: Path
     figures: dict
     errors: np.ndarray
     data: str
@@ -53,7 +56,7 @@ def load_evaluation(folder: str | Path) -> Evaluated:
             errors, data = file["angular_error_deg"][()], str(file.attrs["data"])
     except (OSError, ValueError, KeyError):
         raise UserError(f"{folder}: not an evaluation: give the folders that `eval` wrote") from None
-    return Evaluated(str(folder), figures, errors, data)
+    return Evaluated(folder, figures, errors, data)
 
 
 def compare(folders: Sequence[str | Path], out: str | Path) -> str:
@@ -69,50 +72,61 @@ def compare(folders: Sequence[str | Path], out: str | Path) -> str:
         UserError: a folder is not of an evaluation.
     """
     evaluated = [load_evaluation(folder) for folder in folders]
-    write_bytes(Path(out), _page(evaluated).encode())
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(out, _page(evaluated, out.parent).encode())
     return _text_table(evaluated)
 
 
-def _rows(evaluated: Sequence[Evaluated]) -> list[list[str]]:
-    rows = []
-    for each in evaluated:
-        mark = "" if each.data == evaluated[0].data else " *"
-        rows.append([each.name + mark, *(form.format(each.figures[key]) for key, form in COLUMNS.values())])
-    return rows
+def _names(evaluated: Sequence[Evaluated]) -> list[str]:
+    return [f"{each.folder}{'' if each.data == evaluated[0].data else ' *'}" for each in evaluated]
 
 
 def _note(evaluated: Sequence[Evaluated]) -> str:
     same = all(each.data == evaluated[0].data for each in evaluated)
-    return "" if same else "* of other data than the first: the figures cannot be compared pair by pair"
+    return "" if same else "* of other data than the first: such figures cannot be set against each other"
 
 
 def _text_table(evaluated: Sequence[Evaluated]) -> str:
-    rows = [["", *COLUMNS], *_rows(evaluated)]
+    rows = [["", *COLUMNS]]
+    for name, each in zip(_names(evaluated), evaluated, strict=True):
+        rows.append([name, *(form.format(each.figures[key]) for key, form, _ in COLUMNS.values())])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
     return "\n".join([*lines, *filter(None, [_note(evaluated)])])
 
 
-def _page(evaluated: Sequence[Evaluated]) -> str:
-    def cells(row: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
-
+def _page(evaluated: Sequence[Evaluated], parent: Path) -> str:
+    """The page, whose links to the reports hold from the folder ``parent``."""
     colors = ["rgb({},{},{})".format(*keypoint_color(i)) for i in range(len(evaluated))]
-    legend = "".join(
-        f'<li><span style="background:{color}"></span>{html.escape(each.name)}</li>'
-        for color, each in zip(colors, evaluated, strict=True)
-    )
+    rows = []
+    for color, name, each in zip(colors, _names(evaluated), evaluated, strict=True):
+        report = html.escape(quote(os.path.relpath(each.folder / "report.html", parent)))
+        link = f'<a href="{report}">{html.escape(name.removeprefix(f"{parent}/"))}</a>'
+        cells = "".join(f"<td>{_cell(each.figures, *column)}</td>" for column in COLUMNS.values())
+        rows.append(f'<tr><td><span><i style="background:{color}"></i>{link}</span></td>{cells}</tr>')
+    head = "".join(f"<th>{name}</th>" for name in ("", *COLUMNS))
     return (
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Comparison</title>'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><style>'
-        "body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#222}"
-        "div{overflow-x:auto}table{border-collapse:collapse}td,th{padding:.3em .7em;text-align:right;border-bottom:1px "
-        "solid #ddd;white-space:nowrap}td:first-child{text-align:left}svg{max-width:640px;width:100%;font:12px "
-        "system-ui,sans-serif}ul{list-style:none;padding:0}li span{display:inline-block;width:1.6em;height:.3em;"
-        "margin-right:.6em;vertical-align:middle}</style>"
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Comparison</title>'
+        '<link rel="icon" href="data:,"><meta name="viewport" content="width=device-width, initial-scale=1"><style>'
+        "body{font:15px/1.5 system-ui,sans-serif;max-width:1160px;margin:20px auto;padding:0 16px;color:#1d2330}"
+        "h1{font-size:1.6rem}h2{font-size:1.18rem}a{color:#3056d3;text-decoration:none}p{color:#5b6375}"
+        "div{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
+        "td,th{padding:.35em .5em;text-align:right;border-bottom:1px solid #e2e6ee;white-space:nowrap}"
+        "th{color:#5b6375;font-size:.86rem}small{display:block;color:#5b6375;font-size:.76rem}"
+        "td:first-child,th:first-child{text-align:left;white-space:normal;overflow-wrap:anywhere;min-width:9em;"
+        "position:sticky;left:0;background:#fff}"
+        "span{display:flex;align-items:center;gap:.5em}i{width:16px;height:16px;border-radius:4px;flex:none}"
+        "svg{display:block;max-width:640px;width:100%;font:12px system-ui,sans-serif}</style></head><body>"
         f"<h1>Comparison of {len(evaluated)} evaluations</h1>"
-        f"<div><table>{cells(['', *COLUMNS], 'th')}{''.join(cells(row, 'td') for row in _rows(evaluated))}</table></div>"
-        f"<p>{html.escape(_note(evaluated))}</p>"
+        f"<div><table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f"<p>Small: 95 % bootstrap intervals over models. {html.escape(_note(evaluated))}</p>"
         f"<h2>Share of pairs within an error</h2>{charts.overlaid([e.errors for e in evaluated], colors)}"
-        f"<ul>{legend}</ul></html>\n"
+        "</body></html>\n"
     )
+
+
+def _cell(figures: dict, key: str, form: str, ends: str) -> str:
+    interval = figures.get("confidence_interval_95", {}).get(key)  # older evaluations have fewer
+    small = f"<small>{'–'.join(map(ends.format, interval))}</small>" if interval else ""
+    return form.format(figures[key]) + small

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from data.atomic import write_bytes
@@ -11,6 +12,7 @@ from data.dataset import PairDataset
 from data.errors import UserError
 from train.detector import CONFIG_NAME, WEIGHTS_NAME, Detector, find_run
 from train.eval import metrics
+from train.eval.compare import compare
 from train.eval.evaluation import HEADLINE, PAPER_ROWS, PAPER_TABLE_1, Evaluation
 from train.eval.gallery import write_overlays
 from train.eval.predictions import load_predictions, predict_split, save_predictions
@@ -60,6 +62,40 @@ def evaluate(
     write_overlays(evaluation, out / "overlays")
     write_report(evaluation, out / "report.html")
     return evaluation, out
+
+
+def evaluate_all(
+    runs: Sequence[str | Path],
+    datasets: list[str | Path],
+    split: str = "test",
+    out: str | Path | None = None,
+    progress: bool = True,
+    symmetry: str | None = None,
+) -> tuple[str, list[Path]]:
+    """Measure several detectors on the same split and write ``comparison.html``, one page about all of them.
+
+    Args:
+        out: folder for the page and a folder per run; by default the page is written here, the rest as by
+            :func:`evaluate`. The others are those of :func:`evaluate`.
+
+    Returns:
+        The figures as one text table, and the paths of the page and the evaluations.
+
+    Raises:
+        UserError: a run or a dataset cannot be used, or the split is empty.
+    """
+    for run in runs:
+        find_run(run)  # none is measured if one is missing
+    names = [Path(run).name for run in runs]
+    if len(set(names)) < len(names):
+        names = ["-".join(part for part in Path(run).parts if part.strip("/.")) for run in runs]
+    folders = [None if out is None else Path(out) / name for name in names]
+    written = [
+        evaluate(run, datasets, split, folder, progress=progress, symmetry=symmetry)[1]
+        for run, folder in zip(runs, folders, strict=True)
+    ]
+    page = Path(out or ".") / "comparison.html"
+    return compare(written, page), [page, *written]
 
 
 def weights_fingerprint(run: str | Path) -> str:
