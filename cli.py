@@ -315,13 +315,15 @@ def pose(run: str, first: Path, second: Path, **options) -> None:
 @click.option("--frames", type=click.IntRange(2), default=48, show_default=True, help="views around the object")
 @click.option("--elevation", type=float, default=25.0, show_default=True, help="of the camera, degrees")
 def spin(run: str, mesh: Path, out: Path, frames: int, elevation: float) -> None:
-    """Write an animated turntable of a mesh with its keypoints, a GIF.
+    """Write an animated turntable of a mesh with its keypoints.
 
-    RUN is a run folder or the name of shipped weights. Every frame is detected by itself, as an image.
+    RUN is a run folder or the name of shipped weights. OUT is a .gif or .mp4 file. Every frame is detected by itself,
+    as an image.
 
     \b
-    Example:
+    Examples:
       keypointnet spin airplane plane.obj plane.gif
+      keypointnet spin airplane plane.obj plane.mp4 --frames 120 --elevation 40
     """
     from render.turntable import turntable
     from train.detector import Detector

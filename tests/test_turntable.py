@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -58,8 +60,28 @@ def test_an_animation_has_a_frame_a_view(views, tmp_path):
     write_animation(detector, rgba, tmp_path / "new" / "spin.gif")
     with Image.open(tmp_path / "new" / "spin.gif") as animation:
         assert animation.n_frames == 8 and animation.size == (384, 384) and animation.info["loop"] == 0
-    with pytest.raises(UserError, match=r"ends in \.gif"):
-        write_animation(detector, rgba, tmp_path / "spin.mp4")
+    with pytest.raises(UserError, match=r"ends in \.gif or \.mp4"):
+        write_animation(detector, rgba, tmp_path / "spin.webp")
+
+
+def test_an_animation_as_mp4_shows_the_same(views, tmp_path, monkeypatch):
+    av = pytest.importorskip("av")
+    rgba, poses, intrinsics = views
+    detector = KnowingDetector(poses, intrinsics)
+    for name in ("spin.gif", "spin.mp4"):
+        write_animation(detector, rgba, tmp_path / name)
+    with av.open(str(tmp_path / "spin.mp4")) as container:
+        assert container.streams.video[0].codec_context.name == "h264"
+        frames = [frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(video=0)]
+        assert float(frames and container.duration / av.time_base) == pytest.approx(8 * 0.06, abs=0.01)
+    with Image.open(tmp_path / "spin.gif") as animation:
+        for number, frame in enumerate(frames):
+            animation.seek(number)
+            assert np.abs(frame - np.asarray(animation.convert("RGB"))).mean() < 6
+    assert len(frames) == 8
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(UserError, match=r"keypointnet\[video\]"):
+        write_animation(detector, rgba, tmp_path / "other.mp4")
 
 
 def test_view_needs_a_screen(monkeypatch):

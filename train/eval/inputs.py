@@ -6,6 +6,7 @@ import glob
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 
 from PIL import Image
 
@@ -53,16 +54,26 @@ def read_images(path: Path) -> Iterator[tuple[int | None, Image.Image]]:
         return
     if not path.exists():
         raise UserError(f"{path}: no such file")
-    try:
-        import av
-    except ImportError:
-        raise UserError(f"{path}: videos need the package av: pip install 'keypointnet[video]'") from None
+    av = import_av(path)
     try:
         with av.open(str(path)) as container:
             for number, frame in enumerate(container.decode(video=0)):
                 yield number, frame.to_image()
     except (av.FFmpegError, IndexError) as error:
         raise UserError(f"{path}: not a video that can be decoded ({error}): convert it to MP4") from None
+
+
+def import_av(path: Path) -> ModuleType:
+    """PyAV, which reads and writes videos.
+
+    Raises:
+        UserError: it is not installed; ``path`` needs it.
+    """
+    try:
+        import av
+    except ImportError:
+        raise UserError(f"{path}: videos need the package av: pip install 'keypointnet[video]'") from None
+    return av
 
 
 def _is_readable(path: Path) -> bool:
