@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import h5py
 import numpy as np
@@ -89,7 +90,7 @@ def test_noise_wrong_flags_and_misses_are_counted(dataset):
     assert figures["silhouette_hit_rate"] == pytest.approx(1 - 1 / 10)
     assert list(figures["confidence_interval_95"]) == CONTRACT[2:]
     for name, (low, high) in figures["confidence_interval_95"].items():
-        assert low <= figures[name] <= high or name == "keypoint_3d_se"  # a spread about the mean of fewer models is less
+        assert low <= figures[name] <= high or name == "keypoint_3d_se"  # of fewer models it is less
 
 
 def test_error_under_a_declared_symmetry(dataset):
@@ -110,6 +111,24 @@ def test_no_semantic_figures_without_semantic_keypoints(dataset, monkeypatch):
     monkeypatch.setattr(dataset, "semantic_keypoints", dataset.semantic_keypoints[:, :0])
     figures = evaluation(dataset, said).metrics
     assert not {"dual_alignment_score", "mean_iou_at_0.1", "pck_at_0.05", "pck_at_0.1"} & set(figures)
+
+
+def test_confidence_is_measured_where_the_detector_has_one(dataset, tmp_path):
+    def sure(sigma):
+        oracle = Oracle(dataset, noise=0.1)  # in depth; much less across
+        detect = oracle.detect
+        oracle.detect = lambda *a: replace(detect(*a), sigma=np.full((len(a[0]), 5), sigma, np.float32))
+        return predict_split(oracle, dataset, progress=False)
+
+    silent = evaluation(dataset, predict_split(Oracle(dataset), dataset, progress=False)).metrics
+    assert [name for name in silent if name.startswith("confidence_")] == ["confidence_interval_95"]
+    true, boastful = (evaluation(dataset, sure(sigma)).metrics for sigma in (0.05, 0.005))
+    assert true["confidence_calibration_error"] < 0.2 < 0.4 < boastful["confidence_calibration_error"]
+    assert 0 < true["confidence_ause"] and 0 < true["confidence_ause_of_chance"] < 1
+    said = sure(0.1)
+    save_predictions(tmp_path / "p.h5", said, {"data": "x"})
+    loaded = load_predictions(tmp_path / "p.h5", {"data": "x"})
+    assert loaded.confidence.shape == (15, 2, 5) and np.allclose(loaded.confidence, 10)
 
 
 def test_numbers_do_not_depend_on_the_batch_size(dataset):

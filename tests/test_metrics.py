@@ -155,6 +155,41 @@ def test_relative_translation_goes_with_the_rotation():
     assert np.allclose(metrics.relative_translation(points, turn), shift)
 
 
+def claimed(sigma, seed=0, pairs=2000):
+    """Distances between views whose keypoints err as 1 / confidence says."""
+    confidence = np.random.default_rng(seed).uniform(5, 50, (pairs, 2, 3))
+    errors = np.random.default_rng(seed + 1).normal(size=(pairs, 2, 3, 3)) * sigma / confidence[..., None]
+    return confidence, np.linalg.norm(errors[:, 0] - errors[:, 1], axis=-1)
+
+
+def test_a_true_confidence_is_calibrated_and_a_boastful_one_is_not():
+    expected, observed = metrics.reliability_curve(*claimed(1))
+    assert expected[0] == 0 and expected[-1] == 1 and np.abs(observed - expected).max() < 0.02
+    assert metrics.calibration_error(*claimed(1)) < 0.01
+    expected, observed = metrics.reliability_curve(*claimed(2))  # errs twice as much as it says
+    assert (observed < expected)[1:-1].all() and metrics.calibration_error(*claimed(2)) > 0.25
+    # by hand: σ = 3 and 4 make 5; P(length <= 5 σ') of a Maxwell distribution at 1 is 0.199
+    _, observed = metrics.reliability_curve(np.array([[[1 / 3], [1 / 4]]]), np.array([[5.0]]))
+    assert observed.tolist() == [0] * 4 + [1] * 17
+
+
+def test_sparsification_by_hand():
+    error = np.array([1.0, 2, 3])
+    assert metrics.sparsification_curve([3, 2, 1], error).tolist() == [1, 0.75, 0.5]
+    assert metrics.sparsification_curve([1, 2, 3], error).tolist() == [1, 1.25, 1.5]
+    assert metrics.sparsification_error(-error, error) == 0
+    assert metrics.sparsification_error([1, 2, 3], error) == pytest.approx((0 + 0.5 + 1) / 3)
+    assert metrics.sparsification_error(1 / np.array([10, 20, 30]), error) == 0  # any scale
+
+
+def test_rank_correlation_by_hand():
+    assert metrics.rank_correlation([1, 20, 300], [0.1, 0.2, 0.9]) == pytest.approx(1)
+    assert metrics.rank_correlation([3, 2, 1], [1, 2, 3]) == pytest.approx(-1)
+    # ranks 1, 2.5, 2.5, 4 and 1, 3, 2, 4
+    assert metrics.rank_correlation([1, 2, 2, 9], [1, 3, 2, 4]) == pytest.approx(4.5 / np.sqrt(4.5 * 5))
+    assert math.isnan(metrics.rank_correlation([1, 1], [1, 2]))
+
+
 def poses(*rotations):
     result = np.tile(np.eye(4), (len(rotations), 1, 1))
     result[:, :3, :3] = rotations

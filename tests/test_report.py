@@ -2,6 +2,7 @@ import base64
 import io
 import json
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
@@ -95,6 +96,16 @@ def test_bins_cover_every_pair_once_and_may_be_empty():
     assert "0 to 10: 1 pairs, median 1.0°" in svg and "10 to 20: 1 pairs, median 3.0°" in svg
     assert "20 to 30: 1 pairs, median 5.0°" in svg
     assert "20 to 30" not in charts.binned(values[:2], errors[:2], [0, 10, 20, 30], "x", (0, 30))
+
+
+def test_a_confidence_gets_its_charts(subject, tmp_path):
+    said = replace(subject.predictions, confidence=np.full((20, 2, 5), 1 / 0.15, np.float32))
+    sure = replace(subject, predictions=said)
+    write_report(sure, tmp_path / "sure.html")
+    write_report(subject, tmp_path / "silent.html")
+    shown = [(tmp_path / name).read_text() for name in ("sure.html", "silent.html")]
+    for text in ("Reliability of the confidence", "Sparsification by confidence", "mean calibration error"):
+        assert [text in page for page in shown] == [True, False]
 
 
 @pytest.mark.parametrize("value, top", [(0, 1), (0.9, 1), (1.1, 2), (0.03, 0.04), (33, 40), (43, 50), (81, 100)])

@@ -34,12 +34,15 @@ class Detections:
         heatmaps: float32 (B, N, h, w), each summing to 1 over the image.
         orientation: float32 (B, A, 2, 2), projections (u, v) of the + and − end of each axis.
         flags: bool (B, A), the predicted flags that the keypoints were decoded with.
+        sigma: float32 (B, N), standard deviation of each coordinate that the network expects of a keypoint, object
+            units; None of a network that expects none.
     """
 
     keypoints: np.ndarray
     heatmaps: np.ndarray
     orientation: np.ndarray
     flags: np.ndarray
+    sigma: np.ndarray | None = None
 
 
 def build_network(config: TrainConfig) -> KeypointNetwork:

@@ -164,6 +164,28 @@ def binned(values: np.ndarray, errors: np.ndarray, edges: Sequence[float], label
     return axes.svg(f"Angular error against {label}")
 
 
+def reliability(expected: np.ndarray, observed: np.ndarray) -> str:
+    """Observed against expected share of keypoints (K,), beside the diagonal of a calibrated confidence."""
+    axes = Axes((0, 1), (0, 1), "share expected within", "share found within")
+    axes.ticks(np.linspace(0, 1, 5), np.linspace(0, 1, 5), percent=True)
+    axes.line((0, 1), (0, 1), _INK, "3 3")
+    axes.line(expected, observed)
+    return axes.svg("Reliability of the confidence")
+
+
+def sparsification(by_confidence: np.ndarray, by_error: np.ndarray) -> str:
+    """Relative mean error against the share left out (K,), by confidence (line) and by the true error (dashed)."""
+    removed = np.arange(len(by_error)) / len(by_error)
+    chosen = np.unique(np.linspace(0, 0.99 * (len(removed) - 1), 100).astype(int))
+    levels = nice_ticks(max(by_confidence[chosen].max(), 1))
+    axes = Axes((0, 1), (0, levels[-1]), "share of keypoints left out, least certain first", "mean error, relative")
+    axes.ticks(np.linspace(0, 1, 5), levels)
+    axes.line((0, 1), (1, 1), _INK, "3 3")
+    axes.line(removed[chosen], by_error[chosen], _WARN, "5 4")
+    axes.line(removed[chosen], by_confidence[chosen])
+    return axes.svg("Sparsification by confidence")
+
+
 def per_model(names: Sequence[str], means: np.ndarray, medians: np.ndarray) -> str:
     """Mean (bars) and median (dots) error of every model, best first; (M,) degrees."""
     order = np.argsort(means, kind="stable")

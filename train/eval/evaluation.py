@@ -108,6 +108,7 @@ class Evaluation:
             **self._pose_metrics(),
             **self._semantic_metrics(),
             **self._symmetry_metrics(),
+            **self._confidence_metrics(),
             "run": self.run,
             "category": self.category,
             "split": self.split,
@@ -179,6 +180,29 @@ class Evaluation:
         errors = self.symmetry.angular_error(self.predictions.R_estimated, self.object_to_camera)
         summary = metrics.summarize_errors(errors)
         return {"symmetry": self.symmetry.name, **{f"symmetric_{name}": value for name, value in summary.items()}}
+
+    @cached_property
+    def distances(self) -> np.ndarray:
+        """Between where both views of a pair place a keypoint in the object frame, float64 (P, N)."""
+        return np.linalg.norm(self.points[:, 0] - self.points[:, 1], axis=-1)
+
+    @cached_property
+    def certainty(self) -> np.ndarray | None:
+        """What the detector claims of :attr:`distances`, 1 / sqrt(σ_0² + σ_1²) (P, N); None where it claims nothing."""
+        confidence = self.predictions.confidence
+        return None if confidence is None else 1 / np.sqrt(np.square(1 / confidence.astype(np.float64)).sum(1))
+
+    def _confidence_metrics(self) -> dict[str, float]:
+        """How true the detector's confidence is, where it has one."""
+        if self.certainty is None:
+            return {}
+        certainty, error = self.certainty.ravel(), self.distances.ravel()
+        return {
+            "confidence_calibration_error": metrics.calibration_error(self.predictions.confidence, self.distances),
+            "confidence_ause": metrics.sparsification_error(certainty, error),
+            "confidence_ause_of_chance": float(1 - metrics.sparsification_curve(-error, error).mean()),
+            "confidence_rank_correlation": metrics.rank_correlation(-certainty, error),
+        }
 
     def rgba(self, pair: int) -> np.ndarray:
         """Both views of a pair, uint8 (2, H, W, 4)."""

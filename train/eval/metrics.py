@@ -6,6 +6,7 @@ P pairs, 2 views each, N keypoints, A orientation axes, V views in all.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -218,6 +219,69 @@ def relative_translation(points: np.ndarray, rotation: np.ndarray) -> np.ndarray
     """
     centers = np.asarray(points, np.float64).mean(-2)
     return centers[..., 1, :] - (rotation @ centers[..., 0, :, None])[..., 0]
+
+
+def reliability_curve(confidence: np.ndarray, distance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How often two views agree within what they claim: the observed share of keypoints against the expected one.
+
+    A confidence of 1 / σ claims that each coordinate of a keypoint errs by a Gaussian of standard deviation σ. Then the
+    vector between what both views say has σ_0² + σ_1² per coordinate, and its length follows a Maxwell distribution.
+    (Kuleshov, Fenner and Ermon, Accurate uncertainties for deep learning using calibrated regression, ICML 2018,
+    section 3.)
+
+    Args:
+        confidence: (P, 2, N), 1 / σ. distance: (P, N) between the keypoints of both views in the object frame.
+
+    Returns:
+        expected shares 0, 0.05 … 1, and the observed ones.
+    """
+    ratio = np.asarray(distance, np.float64) / np.sqrt(np.square(1 / np.asarray(confidence, np.float64)).sum(1))
+    within = np.vectorize(math.erf)(ratio / np.sqrt(2)) - np.sqrt(2 / np.pi) * ratio * np.exp(-np.square(ratio) / 2)
+    expected = np.linspace(0, 1, 21)
+    return expected, (within.reshape(-1, 1) <= expected).mean(0)
+
+
+def calibration_error(confidence: np.ndarray, distance: np.ndarray) -> float:
+    """Mean gap between expected and observed share of :func:`reliability_curve`: 0 for a calibrated confidence."""
+    expected, observed = reliability_curve(confidence, distance)
+    return float(np.abs(observed - expected)[1:-1].mean())
+
+
+def sparsification_curve(certainty: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """Mean error of what remains as the least certain are left out one by one, relative to the mean of all.
+
+    Args:
+        certainty, error: (K,), higher is more certain.
+
+    Returns:
+        float64 (K,): with nothing left out, then one, until one is left.
+    """
+    error = np.asarray(error, np.float64)[np.argsort(-np.asarray(certainty), kind="stable")]
+    return (np.cumsum(error) / np.arange(1, len(error) + 1))[::-1] / error.mean()
+
+
+def sparsification_error(certainty: np.ndarray, error: np.ndarray) -> float:
+    """AUSE: area between the sparsification curve by certainty and the one by the true error; 0 is the best.
+
+    Ilg et al., Uncertainty estimates and multi-hypotheses networks for optical flow (ECCV 2018), section 5.
+
+    Args:
+        certainty, error: (K,).
+    """
+    return float((sparsification_curve(certainty, error) - sparsification_curve(-np.asarray(error), error)).mean())
+
+
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Spearman's rank correlation of two samples (K,); equal values share their mean rank. NaN for a constant one."""
+
+    def ranks(values: np.ndarray) -> np.ndarray:
+        _, index, count = np.unique(values, return_inverse=True, return_counts=True)
+        return (np.cumsum(count) - (count - 1) / 2)[index]
+
+    a, b = (ranks(np.asarray(values)) for values in (first, second))
+    a, b = a - a.mean(), b - b.mean()
+    scale = np.sqrt(np.square(a).sum() * np.square(b).sum())
+    return float((a * b).sum() / scale) if scale else float("nan")
 
 
 class Symmetry:

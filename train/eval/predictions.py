@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
@@ -21,7 +22,8 @@ _VERSION = 1  # raise when the meaning of what is stored changes, so that older 
 class Predictions:
     """What a detector says of P pairs, in the dataset's order. N keypoints, A orientation axes.
 
-    The fields are the datasets of ``predictions.h5``; their descriptions are stored there as attributes.
+    The fields are the datasets of ``predictions.h5``; their descriptions are stored there as attributes. One that is
+    None is not stored.
     """
 
     keypoints: np.ndarray
@@ -32,6 +34,7 @@ class Predictions:
     heatmap_spread: np.ndarray
     heatmap_pair: np.ndarray
     heatmaps: np.ndarray
+    confidence: np.ndarray | None = None
 
 
 DESCRIPTIONS = {
@@ -43,6 +46,8 @@ DESCRIPTIONS = {
     "heatmap_spread": "float32 (P, 2, N): standard deviation of each heat map about its keypoint, pixels",
     "heatmap_pair": "int64 (S,): the pairs whose heat maps are stored",
     "heatmaps": "float16 (S, 2, N, h, w): heat maps of those pairs, each scaled to a maximum of 1",
+    "confidence": "float32 (P, 2, N): 1 / the standard deviation, object units, that the detector expects of each "
+    "coordinate of a keypoint; absent where it expects none",
 }
 
 
@@ -54,7 +59,7 @@ def predict_split(detector, dataset, batch_size: int = BATCH_SIZE, progress: boo
         batch_size: pairs at a time.
     """
     shown = sample_pairs(dataset.model_index.numpy(), HEATMAP_PAIRS)
-    rows: dict[str, list[np.ndarray]] = {name: [] for name in ("keypoints", "axis_ends", "flags", "heatmap_spread")}
+    rows: dict[str, list[np.ndarray]] = defaultdict(list)
     heatmaps = []
     starts = range(0, len(dataset), batch_size)
     for start in tqdm(starts, desc="detecting", unit="batch", disable=None if progress else True, leave=False):
@@ -68,8 +73,10 @@ def predict_split(detector, dataset, batch_size: int = BATCH_SIZE, progress: boo
             ("axis_ends", found.orientation),
             ("flags", found.flags),
             ("heatmap_spread", spread),
+            ("confidence", None if found.sigma is None else 1 / found.sigma),
         ):
-            rows[name].append(values.reshape(len(pairs), 2, *values.shape[1:]))
+            if values is not None:
+                rows[name].append(values.reshape(len(pairs), 2, *values.shape[1:]))
         maps = found.heatmaps.reshape(len(pairs), 2, *found.heatmaps.shape[1:])[np.isin(pairs, shown)]
         heatmaps.append((maps / maps.max((-2, -1), keepdims=True)).astype(np.float16))
     joined = {name: np.concatenate(parts) for name, parts in rows.items()}
@@ -115,9 +122,9 @@ def save_predictions(path: Path, predictions: Predictions, key: dict[str, str]) 
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(temporary_path(path), "w") as file:
         file.attrs.update({**key, "version": _VERSION})
-        for field in fields(predictions):
-            stored = file.create_dataset(field.name, data=getattr(predictions, field.name))
-            stored.attrs["description"] = DESCRIPTIONS[field.name]
+        for name, values in vars(predictions).items():
+            if values is not None:
+                file.create_dataset(name, data=values).attrs["description"] = DESCRIPTIONS[name]
     publish(path)
 
 
@@ -127,6 +134,6 @@ def load_predictions(path: Path, key: dict[str, str]) -> Predictions | None:
         with h5py.File(path) as file:
             if any(file.attrs.get(name) != value for name, value in {**key, "version": _VERSION}.items()):
                 return None
-            return Predictions(**{field.name: file[field.name][()] for field in fields(Predictions)})
-    except (OSError, KeyError):  # absent, or not ours
+            return Predictions(**{name: stored[()] for name, stored in file.items()})
+    except (OSError, TypeError):  # absent, or not ours
         return None

@@ -76,7 +76,8 @@ def _figures(figures: dict) -> str:
     def card(name: str, key: str, form: str, interval: str) -> str:
         low, high = figures["confidence_interval_95"][key]
         small = f"{interval.format(low)} to {interval.format(high)}"
-        return f'<div class="panel"><span>{name}</span><b>{form.format(figures[key])}</b><small>95 %: {small}</small></div>'
+        value = form.format(figures[key])
+        return f'<div class="panel"><span>{name}</span><b>{value}</b><small>95 %: {small}</small></div>'
 
     return "".join(
         (
@@ -130,6 +131,10 @@ def _further(figures: dict) -> str:
         "Mean IoU with semantic keypoints at 0.1": ("mean_iou_at_0.1", "{:.1%}"),
         "Semantic keypoints right within 0.05 (PCK)": ("pck_at_0.05", "{:.1%}"),
         "Semantic keypoints right within 0.1 (PCK)": ("pck_at_0.1", "{:.1%}"),
+        "Confidence: mean calibration error": ("confidence_calibration_error", "{:.3f}"),
+        "Confidence: AUSE, 0 is the best": ("confidence_ause", "{:.3f}"),
+        "Confidence: AUSE of chance": ("confidence_ause_of_chance", "{:.3f}"),
+        "Confidence: rank correlation of claimed and true error": ("confidence_rank_correlation", "{:.2f}"),
         f"Mean error under symmetry {figures.get('symmetry')}": ("symmetric_angular_error_mean_deg", "{:.2f}°"),
         f"Median error under symmetry {figures.get('symmetry')}": ("symmetric_angular_error_median_deg", "{:.2f}°"),
     }
@@ -162,8 +167,23 @@ def _error_charts(evaluation: Evaluation) -> str:
             elevation.ravel(), both, np.arange(low, high + 1, 10), "elevation (°)", np.arange(low, high + 1, 20)
         ),
         "By model (bars: mean, dots: median)": charts.per_model(names, means, medians),
+        **_confidence_charts(evaluation),
     }
     return "".join(f'<figure class="panel"><figcaption>{t}</figcaption>{svg}</figure>' for t, svg in shown.items())
+
+
+def _confidence_charts(evaluation: Evaluation) -> dict[str, str]:
+    """Two charts for a detector that tells its confidence, none for others."""
+    if evaluation.certainty is None:
+        return {}
+    certainty, error = evaluation.certainty.ravel(), evaluation.distances.ravel()
+    curve = metrics.reliability_curve(evaluation.predictions.confidence, evaluation.distances)
+    return {
+        "Is the confidence calibrated? (dotted: perfectly)": charts.reliability(*curve),
+        "Does it tell good keypoints from bad? (dashed: the best order, dotted: chance)": charts.sparsification(
+            metrics.sparsification_curve(certainty, error), metrics.sparsification_curve(-error, error)
+        ),
+    }
 
 
 def _per_model(evaluation: Evaluation) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -244,13 +264,12 @@ def _models(evaluation: Evaluation) -> str:
 def _keypoints(evaluation: Evaluation) -> str:
     said, figures = evaluation.predictions, evaluation.metrics
     within = metrics.spread_within_models(evaluation.points, evaluation.model_index)
-    drift = np.linalg.norm(evaluation.points[:, 0] - evaluation.points[:, 1], axis=-1)
     cells = []
     for k in range(said.keypoints.shape[2]):
         rows = {
             "spread within a model": f"{within[k]:.3f}",
             "spread over the split": f"{figures['keypoint_spread'][k]:.3f}",
-            "median distance between the views": f"{np.median(drift[:, k]):.3f}",
+            "median distance between the views": f"{np.median(evaluation.distances[:, k]):.3f}",
             "size of the heat map (σ)": f"{said.heatmap_spread[..., k].mean():.1f} px",
             "inside the mask": f"{figures['silhouette_hit_rate_per_keypoint'][k]:.1%}",
         }
