@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +19,7 @@ from tqdm import tqdm
 from data.errors import UserError
 from data.manifest import MANIFEST_NAME, Manifest, load_manifest
 from data.schema import FIELDS, SPLITS
-from data.shard import ModelEntry, ShardReader, damaged, require_filters
+from data.shard import ImageReader, ModelEntry, ShardReader, damaged, require_filters
 
 _MAX_OPEN_SHARDS = 128
 
@@ -57,8 +59,9 @@ class PairDataset(Dataset):
         _refuse_leaks(self.folders, self.manifests)
         self._paths: list[Path] = []
         self._images: Tensor | None = None
-        self._open: OrderedDict[int, dict[str, h5py.Dataset]] = OrderedDict()
+        self._open: OrderedDict[int, dict[str, ImageReader]] = OrderedDict()
         self._pid = os.getpid()
+        self._buffers = _Buffers()
         self._read_tables()
         if cache:
             self.load()
@@ -73,33 +76,44 @@ class PairDataset(Dataset):
     def batch(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
         """Several pairs at once: the tensors of an item with a leading (B,), on the device given to :meth:`load`."""
         indices = torch.as_tensor(indices, dtype=torch.int64, device=self.model_index.device)
+        shape = (len(indices), 2, *self.image_size, 4)
+        if indices.device.type == "cpu":
+            rgba = self._buffers.take(shape)
+        else:
+            rgba = torch.empty(shape, dtype=torch.uint8, device=indices.device)
+        self.gather_images(indices, rgba)
+        return {"rgba": rgba, **self.gather_poses(indices)}
+
+    def gather_images(self, indices: Tensor, rgba: Tensor) -> None:
+        """Write the images of pairs ``indices`` int64 (B,) into ``rgba`` uint8 (B, 2, H, W, 4)."""
         if self._images is not None:
             # Eight bytes at a time, which a pair's size always divides: several times as fast as byte by byte.
-            words = self._images.flatten(1).view(torch.int64).index_select(0, indices)
-            rgba = words.view(torch.uint8).view(-1, *self._images.shape[1:])
+            source, target = (images.flatten(1).view(torch.int64) for images in (self._images, rgba))
+            torch.index_select(source, 0, indices, out=target)
         else:
-            rgba = torch.from_numpy(self._read_images("rgba", indices.tolist()))
-        fields = {name: getattr(self, name).index_select(0, indices) for name in _PAIR_FIELDS}
-        return {"rgba": rgba, **fields}
+            self._read_images("rgba", indices.tolist(), rgba.numpy())
+
+    def gather_poses(self, indices: Tensor) -> dict[str, Tensor]:
+        """All of a batch but its images."""
+        return {name: getattr(self, name).index_select(0, indices) for name in _PAIR_FIELDS}
 
     def depth(self, index: int) -> np.ndarray:
         """float32 (2, H, W) z-depth at the pixel centres of pair ``index``, object units; 0 is background."""
         index = range(len(self))[index]
         offset, scale = self._depth_coding[self._locate(index)[0]]
-        coded = self._read_images("depth", [index])[0]
+        coded = self._read_images("depth", [index], np.empty((1, 2, *self.image_size), np.uint16))[0]
         return np.where(coded > 0, offset + coded * scale, 0.0).astype(np.float32)
 
     def load(self, device: str | torch.device = "cpu") -> PairDataset:
         """Put the uint8 images and all poses on ``device`` once; :meth:`batch` then gathers there.
 
-        On the CPU the memory is shared, so that workers do not copy it.
+        On the CPU workers do not copy them: forked ones read their parent's, spawned ones share them.
         """
         if self._images is None:
             images = torch.empty((len(self), 2, *self.image_size, 4), dtype=torch.uint8)
-            images.share_memory_()
             for start in tqdm(range(0, len(self), 64), desc=f"reading {self.split}", disable=None, leave=False):
                 rows = range(start, min(start + 64, len(self)))
-                images[start : rows.stop] = torch.from_numpy(self._read_images("rgba", rows))
+                self._read_images("rgba", rows, images[start : rows.stop].numpy())
             self._images = images
         self._images = self._images.to(device)
         for name in _PAIR_FIELDS:
@@ -160,18 +174,17 @@ class PairDataset(Dataset):
         shard = int(np.searchsorted(self._ends, index, side="right")) - 1
         return shard, index - int(self._ends[shard])
 
-    def _read_images(self, name: str, indices: Sequence[int]) -> np.ndarray:
-        trailing = (4,) if name == "rgba" else ()
-        images = np.empty((len(indices), 2, *self.image_size, *trailing), FIELDS[name].dtype)
-        for position, index in enumerate(indices):
+    def _read_images(self, name: str, indices: Sequence[int], out: np.ndarray) -> np.ndarray:
+        """Read "rgba" or "depth" of pairs into ``out`` (len(indices), ...)."""
+        for target, index in zip(out, indices, strict=True):
             shard, row = self._locate(index)
             try:
-                images[position] = self._image_tables(shard)[name][row]
+                self._image_tables(shard)[name].read_into(target, row)
             except (KeyError, OSError, RuntimeError, ValueError):
                 raise damaged(self._paths[shard]) from None
-        return images
+        return out
 
-    def _image_tables(self, shard: int) -> dict[str, h5py.Dataset]:
+    def _image_tables(self, shard: int) -> dict[str, ImageReader]:
         """The image datasets of a shard. Kept open: finding them by name takes as long as reading a pair."""
         if self._pid != os.getpid():  # a forked worker must not share the parent's file handles
             self._open, self._pid = OrderedDict(), os.getpid()
@@ -179,14 +192,38 @@ class PairDataset(Dataset):
             self._open.move_to_end(shard)
         else:
             if len(self._open) >= _MAX_OPEN_SHARDS:
-                self._open.popitem(last=False)[1]["rgba"].file.close()
+                self._open.popitem(last=False)[1]["rgba"].close()
             file = h5py.File(self._paths[shard], "r", rdcc_nbytes=0)
             require_filters(file["rgba"], self._paths[shard])
-            self._open[shard] = {name: file[name] for name in ("rgba", "depth")}
+            self._open[shard] = {name: ImageReader(file[name]) for name in ("rgba", "depth")}
         return self._open[shard]
 
 
 _PAIR_FIELDS = ("object_to_camera", "intrinsics", "R", "t", "model_index")
+
+
+class _Buffers:
+    """Memory for batches of images. It is used again once nobody holds the tensors made of it, because the operating
+    system takes longer to hand out fresh memory than a batch takes to be copied."""
+
+    _KEPT = 4
+
+    def __init__(self) -> None:
+        self._arrays: list[np.ndarray] = []
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple:
+        return _Buffers, ()  # other processes have their own
+
+    def take(self, shape: tuple[int, ...]) -> Tensor:
+        """A uint8 tensor of any content that shares memory with no other tensor in use."""
+        with self._lock:
+            for number in range(len(self._arrays)):
+                # One reference is the list's, one the argument's; a tensor, and each of its views, holds a third.
+                if self._arrays[number].shape == shape and sys.getrefcount(self._arrays[number]) == 2:
+                    return torch.from_numpy(self._arrays[number])
+            self._arrays = [np.empty(shape, np.uint8), *self._arrays[: self._KEPT - 1]]
+            return torch.from_numpy(self._arrays[0])
 
 
 def epoch_order(num_pairs: int, seed: int, epoch: int) -> np.ndarray:
@@ -246,21 +283,82 @@ class PairSampler(Sampler[list[int]]):
             yield indices
 
 
-def make_loader(dataset: PairDataset, sampler: PairSampler, num_workers: int = 0, **options) -> DataLoader:
-    """A DataLoader that gives :meth:`PairDataset.batch` of each batch of ``sampler``, in its order.
+def make_loader(dataset: PairDataset, sampler: PairSampler, num_workers: int = 0, **options) -> PairLoader:
+    """What gives :meth:`PairDataset.batch` of each batch of ``sampler``, in its order.
 
     Args:
-        options: passed on to the DataLoader (``pin_memory``, ``multiprocessing_context``, ...).
+        options: passed on to the workers' DataLoader (``prefetch_factor``, ``multiprocessing_context``, ...).
     """
-    return DataLoader(_Batches(dataset), sampler=sampler, batch_size=None, num_workers=num_workers, **options)
+    return PairLoader(dataset, sampler, num_workers, options)
 
 
-class _Batches(Dataset):
-    def __init__(self, dataset: PairDataset):
-        self._dataset = dataset
+class PairLoader:
+    """Iterable over batches, which worker processes read ahead; see :func:`make_loader`.
 
-    def __getitem__(self, indices: list[int]) -> dict[str, Tensor]:
-        return self._dataset.batch(indices)
+    Workers write images into slots of one piece of shared memory that lives as long as the iteration. A DataLoader by
+    itself gets new shared memory for every tensor, which takes longer than reading the images from the shards.
+    """
+
+    def __init__(self, dataset: PairDataset, sampler: PairSampler, num_workers: int, options: dict):
+        self.dataset, self.sampler, self.num_workers, self._options = dataset, sampler, num_workers, options
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        if not self.num_workers:
+            yield from map(self.dataset.batch, self.sampler)
+            return
+        options = {"prefetch_factor": 2, **self._options}
+        # A DataLoader asks for the next batch before it hands one out, so one more slot is in use than it looks ahead.
+        slots = self._share_slots(1 + self.num_workers * options["prefetch_factor"])
+        filler, tasks = _SlotFiller(self.dataset, slots), _SlotTasks(self.sampler, len(slots))
+        loader = DataLoader(filler, sampler=tasks, batch_size=None, num_workers=self.num_workers, **options)
+        for (slot, indices), error in zip(tasks, loader, strict=True):
+            if error is not None:
+                raise error
+            indices = torch.tensor(indices)
+            rgba = self.dataset._buffers.take((len(indices), *slots.shape[2:])).copy_(slots[slot])
+            yield {"rgba": rgba, **self.dataset.gather_poses(indices)}
+
+    def _share_slots(self, count: int) -> Tensor:
+        """uint8 (count, B, 2, H, W, 4) in shared memory."""
+        shape = (count, self.sampler.batch_size // self.sampler.world_size, 2, *self.dataset.image_size, 4)
+        try:
+            return torch.empty(shape, dtype=torch.uint8).share_memory_()
+        except RuntimeError:
+            raise UserError(
+                f"{self.num_workers} workers need {np.prod(shape) / 2**20:.0f} MiB of shared memory, more than there "
+                "is: use fewer, or give the container more (docker run --shm-size)"
+            ) from None
+
+
+class _SlotTasks(Sampler[tuple[int, list[int]]]):
+    """The batches of a sampler, each with the slot to read it into."""
+
+    def __init__(self, sampler: PairSampler, num_slots: int):
+        self._sampler, self._num_slots = sampler, num_slots
+
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def __iter__(self) -> Iterator[tuple[int, list[int]]]:
+        return ((number % self._num_slots, indices) for number, indices in enumerate(self._sampler))
+
+
+class _SlotFiller(Dataset):
+    """What a worker does: reads a batch into a slot; returns None, or the error, for its message to stay one line."""
+
+    def __init__(self, dataset: PairDataset, slots: Tensor):
+        self._dataset, self._slots = dataset, slots
+
+    def __getitem__(self, task: tuple[int, list[int]]) -> UserError | None:
+        slot, indices = task
+        try:
+            self._dataset.gather_images(torch.tensor(indices), self._slots[slot])
+        except UserError as error:
+            return error
+        return None
 
 
 def _model_key(manifest: Manifest, entry: ModelEntry) -> tuple[str, str, str]:

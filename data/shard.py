@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import deflate
 import h5py
 import numpy as np
 
@@ -336,6 +337,42 @@ class ShardReader:
         return self._file.id.links.exists(name.encode())
 
 
+class ImageReader:
+    """Rows of ``rgba`` or ``depth`` of an open shard.
+
+    Where a pair is a chunk that gzip packed, it is unpacked by libdeflate, three times as fast as in HDF5. That checks
+    the Adler-32 of the pixels themselves instead of the Fletcher-32 of the chunk.
+    """
+
+    def __init__(self, images: h5py.Dataset):
+        self._images = images
+        gzipped = _filters(images) == [h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_FLETCHER32]
+        self._direct = gzipped and images.chunks == (1, *images.shape[1:]) and images.dtype.isnative
+        self._rest = (0,) * (images.ndim - 1)
+
+    def read_into(self, target: np.ndarray, row: int) -> None:
+        """Read a row into a contiguous array of its shape and type.
+
+        Raises:
+            OSError, RuntimeError, ValueError: the file is damaged.
+        """
+        if not self._direct:
+            target[:] = self._images[row]
+            return
+        skipped, chunk = self._images.id.read_direct_chunk((row, *self._rest))
+        if skipped:
+            raise ValueError("a chunk is not compressed like the others")
+        try:
+            pixels = deflate.zlib_decompress(memoryview(chunk)[:-4], target.nbytes)
+        except deflate.DeflateError as error:
+            raise ValueError("a chunk is damaged") from error
+        target.reshape(-1)[:] = np.frombuffer(pixels, target.dtype)
+
+    def close(self) -> None:
+        """Close the whole file."""
+        self._images.file.close()
+
+
 def check_format(path: Path, name: object, version: object) -> None:
     """Raise :class:`UserError` unless ``name`` and ``version`` are of a format that this program reads."""
     if name != FORMAT:
@@ -348,8 +385,7 @@ def check_format(path: Path, name: object, version: object) -> None:
 
 def require_filters(images: h5py.Dataset, path: Path) -> None:
     """Make the codec of a dataset available, or raise :class:`UserError`."""
-    plist = images.id.get_create_plist()
-    needed = [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
+    needed = _filters(images)
     if all(map(h5py.h5z.filter_avail, needed)):
         return
     with suppress(ImportError):
@@ -358,6 +394,12 @@ def require_filters(images: h5py.Dataset, path: Path) -> None:
         if all(map(h5py.h5z.filter_avail, needed)):
             return
     raise UserError(f"{path}: compressed with a codec that is not installed: pip install hdf5plugin")
+
+
+def _filters(dataset: h5py.Dataset) -> list[int]:
+    """The numbers of a dataset's filters, in the order of writing."""
+    plist = dataset.id.get_create_plist()
+    return [plist.get_filter(i)[0] for i in range(plist.get_nfilters())]
 
 
 def _compression(codec: str) -> dict:

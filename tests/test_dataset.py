@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 import pickle
 import random
+import time
 from collections import Counter
+from multiprocessing.reduction import ForkingPickler
 
 import h5py
 import numpy as np
@@ -72,9 +74,28 @@ def test_batches_caches_and_items_agree(folder, dataset):
         assert torch.equal(values, cached[name]) and values.dtype == cached[name].dtype
 
 
-def test_the_cache_is_shared_with_workers(folder):
+def test_spawned_workers_share_the_cache(folder):
     cached = PairDataset(folder, SPLIT, cache=True)
+    ForkingPickler.dumps(cached)  # what starting a spawned worker does
     assert cached._images.is_shared()
+
+
+def test_a_batch_in_use_is_not_written_over(dataset):
+    kept = [dataset.batch([index])["rgba"] for index in range(6)]
+    views = [dataset.batch([index])["rgba"][0, 1] for index in range(6)]
+    for _ in range(6):
+        dataset.batch([7])
+    for index in range(6):
+        assert torch.equal(kept[index][0], dataset[index]["rgba"])
+        assert torch.equal(views[index], dataset[index]["rgba"][1])
+
+
+def test_memory_of_finished_batches_is_used_again(dataset):
+    addresses = set()
+    for _ in range(20):
+        batch = dataset.batch(range(5))  # the last one is alive until it is replaced
+        addresses.add(batch["rgba"].data_ptr())
+    assert len(addresses) == 2
 
 
 def test_several_folders_follow_each_other(folder, dataset, tmp_path):
@@ -139,7 +160,16 @@ def test_the_same_sequence_for_any_number_of_workers(dataset, workers):
     loaded = list(make_loader(dataset, sampler, workers))
     assert len(loaded) == len(expected) == len(sampler)
     for got, wanted in zip(loaded, expected, strict=True):
+        assert got.keys() == wanted.keys()
         assert all(torch.equal(got[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.parametrize("prefetch", [1, 3])
+def test_workers_that_are_ahead_write_over_nothing(dataset, prefetch):
+    sampler = PairSampler(len(dataset), 2, seed=1, num_batches=40)
+    for got, indices in zip(make_loader(dataset, sampler, 2, prefetch_factor=prefetch), sampler, strict=True):
+        time.sleep(0.005)  # time for the workers to fill every slot that they may
+        assert torch.equal(got["rgba"], dataset.batch(indices)["rgba"])
 
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])
@@ -256,6 +286,9 @@ def test_a_shard_damaged_during_training_is_an_error(tmp_path):
                 dataset[sample]
         else:
             dataset[sample]
+    for workers in (0, 2):
+        with pytest.raises(UserError, match=r"^[^\n]*train-00000\.h5: damaged[^\n]*$"):
+            list(make_loader(dataset, PairSampler(len(dataset), 3, 0, 4), workers))
 
 
 def test_shards_by_plain_h5py_can_be_read(tmp_path):
