@@ -1,8 +1,10 @@
 """How fast pairs come off the disk, shuffled, beside the usual ways, in one run: python benchmarks/load.py
 
 Peers: (a) what h5py's documentation shows, one index per array and pair, in a DataLoader; (b) WebDataset with the same
-views as PNG (pip install webdataset); (c) a memory copy of the same bytes. Rows take turns, several rounds; the
-figure is the median. All files are in the page cache. "The same machine's training" is what --preset cpu consumes.
+views as PNG (pip install webdataset); (c) a memory copy of the same bytes, batch by batch into the same place; and what
+training with --preset cpu consumes, steps/s times batch size, with all cores. Rows take turns, in many short rounds. A
+ratio is the median of the rounds' ratios, so that what else runs on the machine harms both sides. Every process reads
+with one thread. All files are in the page cache.
 """
 
 from __future__ import annotations
@@ -31,8 +33,12 @@ from torch.utils.data import DataLoader, Dataset
 from data.dataset import PairDataset, PairSampler, make_loader
 from data.interchange.common import encode_rgba
 from data.manifest import load_manifest
+from train.config import PRESETS
 
 SPLIT = "train"
+WORKERS = (0, 1, 2)
+COPY, WEBDATASET, NAIVE, TRAINING = "(c) memory copy", "(b) WebDataset", "(a) naive h5py", "training, --preset cpu"
+TRAINING_BATCH = PRESETS["cpu"]["batch_size"]
 
 
 class NaiveDataset(Dataset):
@@ -81,7 +87,7 @@ def make_webdataset_loader(path: Path, batch_size: int, workers: int) -> Iterato
     import webdataset
 
     # resampled: every worker reads the one tar file, for ever.
-    pipeline = webdataset.WebDataset(str(path), resampled=True).shuffle(256).map(decode_sample)
+    pipeline = webdataset.WebDataset(str(path), resampled=True, shardshuffle=False).shuffle(256).map(decode_sample)
     return iter(DataLoader(pipeline, batch_size=batch_size, num_workers=workers))
 
 
@@ -116,8 +122,10 @@ def training_step(dataset: PairDataset) -> Iterator:
         yield stored["rgba"]
 
 
-def measure(batches: Iterator, seconds: float) -> float:
-    """Pairs per second."""
+def measure(batches: Iterator, seconds: float, ahead: int) -> float:
+    """Pairs per second, after ``ahead`` batches that workers have read while other rows had their turn."""
+    for _ in range(ahead):
+        next(batches)
     pairs, start = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - start) < seconds:
         batch = next(batches)
@@ -130,8 +138,8 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--models", type=int, default=32)
-    parser.add_argument("--seconds", type=float, default=1.0, help="per row and round")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=0.3, help="per row and round")
+    parser.add_argument("--rounds", type=int, default=15)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         run(Path(folder), arguments)
@@ -153,37 +161,49 @@ def run(folder: Path, arguments: argparse.Namespace) -> None:
 
     stored, cached = PairDataset(folder / "set", SPLIT), PairDataset(folder / "set", SPLIT, cache=True)
     sampler = PairSampler(len(stored), batch_size, 0, 10**6)
-    rows: dict[str, Iterator] = {"(c) memory copy": copy_memory(cached._images, batch_size)}
-    rows["cached, 0 workers"] = iter(make_loader(cached, sampler))
-    for workers in (0, 1, 2):
-        rows[f"shards, {workers} workers"] = iter(make_loader(stored, sampler, workers))
+    rows: dict[str, Iterator] = {
+        COPY: copy_memory(cached._images, batch_size),
+        "cached": iter(make_loader(cached, sampler)),
+    }
+    for workers in WORKERS:
         naive = DataLoader(NaiveDataset(folder / "naive.h5"), batch_size, shuffle=True, num_workers=workers)
-        rows[f"(a) naive h5py, {workers} workers"] = endless(lambda loader=naive: loader)
-        rows[f"(b) WebDataset, {workers} workers"] = make_webdataset_loader(folder / "png.tar", batch_size, workers)
-    rows["training, --preset cpu"] = training_step(cached)
+        rows[f"shards, {workers} workers"] = iter(make_loader(stored, sampler, workers))
+        rows[f"{WEBDATASET}, {workers} workers"] = make_webdataset_loader(folder / "png.tar", batch_size, workers)
+        rows[f"{NAIVE}, {workers} workers"] = endless(lambda loader=naive: loader)
+    rows[TRAINING] = training_step(cached)
 
     rates: dict[str, list[float]] = {name: [] for name in rows}
-    for batches in rows.values():
-        next(batches)
-    for _ in range(arguments.rounds):
+    threads = torch.get_num_threads()
+    for number in range(arguments.rounds + 1):
         for name, batches in rows.items():
-            rates[name].append(measure(batches, arguments.seconds))
-    medians = {name: statistics.median(values) for name, values in rates.items()}
+            torch.set_num_threads(threads if name == TRAINING else 1)
+            ahead = 5 if "workers" in name and "0 workers" not in name else 0
+            rate = measure(batches, arguments.seconds, ahead)
+            if number:  # the first round starts workers and fills caches
+                rates[name].append(rate)
+    report(folder, stored, entry.bytes, batch_size, rates)
 
-    sizes = {name: (folder / name).stat().st_size / len(stored) for name in ("naive.h5", "png.tar")}
-    raw = stored[0]["rgba"].numel()
-    print(f"{len(stored)} pairs of {size} px, batches of {batch_size}, {os.cpu_count()} cores")
-    print(f"bytes per pair: raw {raw}, shard {entry.bytes / len(stored):.0f} (depth included), "
+
+def report(folder: Path, dataset: PairDataset, shard_bytes: int, batch_size: int, rates: dict) -> None:
+    def ratio(name: str, peer: str) -> str:
+        return f"{statistics.median(a / b for a, b in zip(rates[name], rates[peer], strict=True)):.3g}"
+
+    raw, count = dataset[0]["rgba"].numel(), len(dataset)
+    sizes = {name: (folder / name).stat().st_size / count for name in ("naive.h5", "png.tar")}
+    print(f"{count} pairs of {dataset.image_size[0]} px, batches of {batch_size}, {os.cpu_count()} cores, load average "
+          f"{os.getloadavg()[0]:.1f}")  # fmt: skip
+    print(f"bytes per pair: raw {raw}, shard {shard_bytes / count:.0f} (depth included), "
           f"naive {sizes['naive.h5']:.0f}, PNG {sizes['png.tar']:.0f}")  # fmt: skip
-    for name, rate in medians.items():
+    for name, values in rates.items():
+        rate = statistics.median(values)
         print(f"{name:28s} {rate:10.0f} pairs/s {rate * raw / 1e6:9.0f} MB/s")
-    best = max(medians[f"shards, {workers} workers"] for workers in (0, 1, 2))
-    for workers in (0, 1, 2):
-        ours = medians[f"shards, {workers} workers"]
-        for peer in ("(a) naive h5py", "(b) WebDataset"):
-            print(f"shards / {peer}, {workers} workers: {ours / medians[f'{peer}, {workers} workers']:.1f}")
-    print(f"best from shards / training with --preset cpu: {best / medians['training, --preset cpu']:.1f}")
-    print(f"cached / memory copy: {medians['cached, 0 workers'] / medians['(c) memory copy']:.2f}")
+    print("| workers | shards / WebDataset | shards / naive h5py | shards / training |")
+    print("|---|---|---|---|")
+    for workers in WORKERS:
+        ours, peers = f"shards, {workers} workers", [f"{peer}, {workers} workers" for peer in (WEBDATASET, NAIVE)]
+        print(f"| {workers} | " + " | ".join(ratio(ours, peer) for peer in (*peers, TRAINING)) + " |")
+    print(f"cached / memory copy: {ratio('cached', COPY)}, cached / training: {ratio('cached', TRAINING)}")
+    print(f"training: {statistics.median(rates[TRAINING]) / TRAINING_BATCH:.2f} steps/s of {TRAINING_BATCH} pairs")
 
 
 if __name__ == "__main__":
