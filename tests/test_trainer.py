@@ -1,9 +1,17 @@
 """The trainer: what a run leaves behind, stopping and going on, refusals; and that it learns."""
 
 import dataclasses
+import fcntl
 import json
 import os
+import random
+import shutil
 import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,12 +27,15 @@ from train.detector import Detector
 from train.eval.evaluate import evaluate
 from train.trainer import flag_anneal, learning_rate, make_optimizer, train
 
+ROOT = Path(__file__).parents[1]
 STEPS = 8
 
 
+SMALL = dict(width=4, batch_size=4, steps=STEPS, log_every=2, validate_every=4, checkpoint_every=4, device="cpu")
+
+
 def small_config(**overrides):
-    settings = dict(width=4, batch_size=4, steps=STEPS, log_every=2, validate_every=4, checkpoint_every=4, device="cpu")
-    return make_config("cpu", **{**settings, **overrides})
+    return make_config("cpu", **{**SMALL, **overrides})
 
 
 @pytest.fixture(scope="module")
@@ -82,25 +93,33 @@ def test_interrupted_run_goes_on_to_the_same_weights(dataset, finished_run, tmp_
     assert_same_weights(tmp_path / "run", finished_run)
 
 
-def test_killed_run_goes_on_from_its_last_checkpoint(dataset, finished_run, tmp_path, monkeypatch):
-    class Killed(BaseException):
-        pass
+def test_killed_run_goes_on_to_the_same_weights(dataset, tmp_path):
+    """kill -9 at a random moment: in a step, while a checkpoint is written (here after every step), mid-epoch."""
+    run, settings = tmp_path / "run", dict(steps=40, log_every=1, validate_every=1000)
+    train(small_config(**settings), [dataset], tmp_path / "undisturbed")
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in {**SMALL, **settings, "checkpoint_every": 1}.items()]
+    command = [sys.executable, ROOT / "cli.py", "train", dataset, run, "--preset", "cpu", *options]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        step = random.randint(1, 25)
+        while not (run / "metrics.jsonl").exists() or (run / "metrics.jsonl").read_bytes().count(b"\n") < step:
+            assert process.poll() is None
+            time.sleep(0.005)
+        time.sleep(random.uniform(0, 0.05))
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    train(small_config(**settings), [dataset], run, resume=True)
+    assert_same_weights(run, tmp_path / "undisturbed")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 41))
 
-    real_forward = trainer.forward
 
-    def dying_forward(network, batch, config, step):
-        if step == 7:
-            raise Killed
-        return real_forward(network, batch, config, step)
-
-    monkeypatch.setattr(trainer, "forward", dying_forward)
-    with pytest.raises(Killed):
-        train(small_config(), [dataset], tmp_path / "run")
-    monkeypatch.undo()
-    train(small_config(), [dataset], tmp_path / "run", resume=True)
-    assert_same_weights(tmp_path / "run", finished_run)
-    steps = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert steps == sorted(steps)
+def test_run_killed_before_its_first_checkpoint_starts_anew(dataset, finished_run, tmp_path):
+    (tmp_path / "config.json").write_bytes((finished_run / "config.json").read_bytes())
+    (tmp_path / "metrics.jsonl").write_text('{"step": 2, "loss": 1.0}\n{"step": 4, "lo')
+    train(small_config(), [dataset], tmp_path, resume=True)
+    assert_same_weights(tmp_path, finished_run)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [2, 4, 6, 8]
 
 
 def test_starting_from_other_weights(dataset, finished_run, tmp_path):
@@ -110,26 +129,72 @@ def test_starting_from_other_weights(dataset, finished_run, tmp_path):
     assert torch.equal(ours["heatmap_head.weight"], theirs["heatmap_head.weight"])
 
 
-def test_taken_run_folder_is_refused(dataset, finished_run):
+@pytest.mark.parametrize("name", ["config.json", "checkpoint.pt", "model.safetensors", "metrics.jsonl"])
+def test_taken_run_folder_is_refused(dataset, tmp_path, name):
+    (tmp_path / name).write_text("precious")
     with pytest.raises(UserError, match="holds a run already.*--resume"):
-        train(small_config(), [dataset], finished_run)
+        train(small_config(), [dataset], tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "precious"
 
 
-def test_resume_refuses_other_settings_and_empty_folders(dataset, finished_run, tmp_path):
+def test_two_trainings_in_one_folder_are_refused(dataset, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    with open(run / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another training is writing to it"):
+            train(small_config(), [dataset], run)
+    assert not (run / "config.json").exists()
+
+
+def test_resume_refuses_other_settings_data_and_folders(dataset, finished_run, tmp_path):
     with pytest.raises(UserError, match="width = 4, not 8"):
         train(small_config(width=8), [dataset], finished_run, resume=True)
-    with pytest.raises(UserError, match="no checkpoint.pt to resume from"):
+    with pytest.raises(UserError, match="no run to resume"):
         train(small_config(), [dataset], tmp_path / "nothing", resume=True)
+    assert not (tmp_path / "nothing").exists()
+    with pytest.raises(UserError, match="was started with other pairs"):
+        train(small_config(), [dataset, dataset], finished_run, resume=True)
+    with pytest.raises(UserError, match="8 steps are done already"):
+        train(small_config(steps=6), [dataset], finished_run, resume=True)
+    assert json.loads((finished_run / "config.json").read_text())["steps"] == STEPS
 
 
-def test_damaged_checkpoint_gets_one_clear_line(dataset, finished_run, tmp_path):
-    for name in ("config.json", "checkpoint.pt"):
-        (tmp_path / name).write_bytes((finished_run / name).read_bytes())
-    content = bytearray((tmp_path / "checkpoint.pt").read_bytes())
-    (tmp_path / "checkpoint.pt").write_bytes(content[: len(content) // 2])
-    with pytest.raises(UserError, match="checkpoint.pt: damaged") as error:
-        train(small_config(), [dataset], tmp_path, resume=True)
-    assert "\n" not in str(error.value)
+@pytest.mark.parametrize("damage", ["cut off", "a bit flipped", "of another network", "not a checkpoint"])
+def test_damaged_checkpoint_gets_one_clear_line_and_the_one_before_serves(dataset, finished_run, tmp_path, damage):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    newest, content = run / "checkpoint.pt", bytearray((run / "checkpoint.pt").read_bytes())
+    if damage == "cut off":
+        newest.write_bytes(content[: len(content) // 2])
+    elif damage == "a bit flipped":
+        content[len(content) // 2] ^= 1
+        newest.write_bytes(content)
+    elif damage == "of another network":
+        state = torch.load(newest, weights_only=True)
+        torch.save({**state, "network": {"weight": torch.zeros(3)}}, newest)
+    else:
+        newest.write_text("{}")
+    bad = newest.read_bytes()
+    with pytest.raises(UserError, match="checkpoint.pt: damaged, .*: delete it, .* checkpoint-previous.pt") as error:
+        train(small_config(), [dataset], run, resume=True)
+    assert "\n" not in str(error.value) and newest.read_bytes() == bad
+    assert torch.load(run / "checkpoint-previous.pt", weights_only=True)["step"] == 4
+    newest.unlink()
+    train(small_config(), [dataset], run, resume=True)
+    assert_same_weights(run, finished_run)
+
+
+def test_files_follow_the_umask(dataset, finished_run):
+    expected = 0o666 & ~current_umask()
+    for name in ("config.json", "checkpoint.pt", "checkpoint-previous.pt", "model.safetensors", "metrics.jsonl"):
+        assert stat.S_IMODE((finished_run / name).stat().st_mode) == expected, name
+
+
+def current_umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def test_loss_that_is_not_finite_stops_the_run(dataset, tmp_path, monkeypatch):
@@ -140,7 +205,7 @@ def test_loss_that_is_not_finite_stops_the_run(dataset, tmp_path, monkeypatch):
         return {**terms, "pose": terms["pose"] * (float("nan") if step == 5 else 1)}
 
     monkeypatch.setattr(trainer, "forward", exploding_forward)
-    with pytest.raises(UserError, match="the loss is nan at step 5.*--learning-rate"):
+    with pytest.raises(UserError, match="the loss is nan by step 6.*--learning-rate"):
         train(small_config(), [dataset], tmp_path / "run")
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 4
     assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path / "run").values())

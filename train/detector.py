@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
-from data.atomic import publish, temporary_path, write_bytes
+from data.atomic import write_bytes
 from data.errors import UserError
 from train.batches import resize_images
 from train.config import TrainConfig, config_from_dict
@@ -149,8 +149,7 @@ def load_config(folder: Path) -> TrainConfig:
 def save_weights(network: KeypointNetwork, path: Path) -> None:
     """Write the weights as safetensors, atomically."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    save_file(state, temporary_path(path))
-    publish(path)
+    write_bytes(path, save(state))
 
 
 def load_weights(network: KeypointNetwork, path: Path) -> None:

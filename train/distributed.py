@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from data.errors import UserError
 
-FIRST_WORD_SECONDS = 2.0
+FIRST_WORD_SECONDS = 5.0
 
 
 def rank() -> int:
@@ -57,7 +57,7 @@ def process_group() -> Iterator[None]:
     except BaseException as error:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         if not main or not isinstance(error, (UserError, KeyboardInterrupt)):
-            time.sleep(FIRST_WORD_SECONDS if main else 2 * FIRST_WORD_SECONDS)
+            time.sleep(FIRST_WORD_SECONDS if main else 5 * FIRST_WORD_SECONDS)
         if not main and isinstance(error, KeyboardInterrupt):
             raise SystemExit(130) from None
         raise
@@ -111,7 +111,17 @@ def distribute(network: nn.Module) -> nn.Module:
         network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
     else:
         share_batch_statistics(network)
-    return DistributedDataParallel(network, broadcast_buffers=False)
+    return Replica(network)
+
+
+class Replica(DistributedDataParallel):
+    """A replica that has the attributes of its network too."""
+
+    def __getattr__(self, name: str):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.module, name)
 
 
 def share_batch_statistics(network: nn.Module) -> None:
@@ -131,26 +141,29 @@ class GlobalBatchNorm(_BatchNorm):
         if not self.training:
             return super().forward(x)
         dims, shape = [0, *range(2, x.ndim)], [1, -1] + [1] * (x.ndim - 2)
-        wide = x.float() if x.dtype == torch.bfloat16 else x
-        mean = _Mean.apply(wide.mean(dims)).view(shape)
-        centred = wide - mean
-        variance = _Mean.apply(centred.square().mean(dims))
+        local = torch.stack(torch.var_mean(x.to(self.weight.dtype), dims, correction=0))
+        variances, means = _Gather.apply(local).unbind(1)
+        mean, variance = means.mean(0), variances.mean(0) + means.var(0, correction=0)
         count = world_size() * x.numel() // x.shape[1]
         with torch.no_grad():
             self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean.flatten(), self.momentum)
+            self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
         scale = self.weight * (variance + self.eps).rsqrt()
-        return (centred * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
+        return ((x - mean.view(shape)) * scale.view(shape) + self.bias.view(shape)).to(x.dtype)
 
 
-class _Mean(torch.autograd.Function):
-    """Mean over the processes; so is its gradient, because each process differentiates its own loss alone."""
+class _Gather(torch.autograd.Function):
+    """What every process has, (*) -> (W, *); all of them contribute to the gradient of each."""
 
     @staticmethod
     def forward(ctx, values: Tensor) -> Tensor:
-        return mean(values)
+        gathered = [torch.empty_like(values) for _ in range(world_size())]
+        dist.all_gather(gathered, values)
+        return torch.stack(gathered)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
-        return mean(gradient)
+        gradient = gradient.clone()
+        dist.all_reduce(gradient)
+        return gradient[rank()]

@@ -1,31 +1,45 @@
-"""The training loop.
+"""The training loop. DATASET and RUN are folders; with --resume the same command goes on with the run in RUN.
+
+One process, on the CPU or on one GPU:
 
     python cli.py train DATASET RUN --preset cpu
+    python cli.py train DATASET RUN --preset gpu
 
+The GPUs of one machine, or of two with RUN on a disk that both see (the same command on each, HOST being the first):
+
+    torchrun --nproc-per-node 4 cli.py train DATASET RUN --preset gpu
+    torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 cli.py train DATASET RUN ...
+
+``--batch-size`` is that of all processes together, and the result is theirs up to rounding, however many there are.
 Everything random in a step depends on (seed, step) alone, so a run that was stopped anywhere and resumed ends with
 the same weights as one that was not.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import fcntl
+import hashlib
+import io
 import json
 import math
 import os
 import signal
 import time
+import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from data.atomic import publish, temporary_path
+from data.atomic import write_bytes
 from data.dataset import PairDataset, PairSampler, make_loader
 from data.errors import UserError
 from train import distributed, losses
@@ -47,16 +61,20 @@ from train.eval.overlays import draw_grid
 from train.networks import KeypointNetwork
 
 CHECKPOINT_NAME = "checkpoint.pt"
+PREVIOUS_NAME = "checkpoint-previous.pt"
 METRICS_NAME = "metrics.jsonl"
+LOCK_NAME = ".lock"
+FREE_TO_CHANGE = ("steps", "device", "log_every", "validate_every", "checkpoint_every")
 VALIDATION_PAIRS = 256
 PICTURE_MODELS = 12
 
 
+@distributed.process_group()
 def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = False) -> None:
-    """Train a network, or go on with a run that was stopped.
+    """Train a network, or go on with a run that was stopped. Under torchrun, all processes call this.
 
     Args:
-        config: every setting; with ``resume``, those of the run are used and only ``steps`` may differ.
+        config: every setting; with ``resume``, those of the run; only ``FREE_TO_CHANGE`` may differ.
         datasets: dataset folders; their train splits are mixed, their val splits validate.
         run: folder for settings, weights, checkpoint and logs.
 
@@ -69,7 +87,9 @@ def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = F
     pairs = PairDataset(datasets, "train")
     validation = open_validation(datasets)
     config.camera_distance, config.focal_length = typical_camera(pairs)
-    prepare_run_folder(config, run, resume)
+    if distributed.is_main():
+        check_run_folder(config, run, resume)
+    distributed.barrier()
 
     torch.manual_seed(config.seed)
     network = build_network(config)
@@ -77,41 +97,48 @@ def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = F
         load_weights(network, find_run(config.init_from) / WEIGHTS_NAME)
     network.to(device, memory_format=torch.channels_last)
     network.bfloat16 = uses_bfloat16(config, device)
-    average = AveragedModel(network, multi_avg_fn=averaging(config.average_decay), use_buffers=True)
+    average = MovingAverage(network, config.average_decay)
     optimizer = make_optimizer(config, network)
-    step = load_checkpoint(run, network, average, optimizer) if resume else 0
+    data = fingerprint(pairs)
+    step = load_checkpoint(run, config.steps, network, average, optimizer, data) if resume else 0
 
-    if fits_in_memory(pairs, device):
-        pairs.load(device)
-    sampler = PairSampler(len(pairs), config.batch_size, config.seed, config.steps - step, step * config.batch_size)
-    with stop_on_interrupt() as interrupt, Logger(run, step, config.steps) as logger:
-        for stored in make_loader(pairs, sampler):
+    replica = distributed.distribute(network)
+    loader = make_pair_loader(pairs, config, step, device)
+    with (
+        claim_run_folder(config, run, resume),
+        stop_on_interrupt() as interrupt,
+        Logger(run, step, config.steps) as logger,
+    ):
+        for stored in loader:
             torch.manual_seed(config.seed * 1_000_003 + step)
-            stored = {name: tensor.to(device) for name, tensor in stored.items()}
+            stored = {name: tensor.to(device, non_blocking=True) for name, tensor in stored.items()}
             batch = make_batch(stored["rgba"], stored["object_to_camera"], stored["intrinsics"], config.image_size)
-            batch = augment(batch, config)
-            terms = forward(network, batch, config, step)
+            terms = forward(replica, augment(batch, config), config, step)
             loss = losses.objective(terms, config.weights).mean()
-            if not torch.isfinite(loss):
-                raise UserError(f"{run}: the loss is {loss.item()} at step {step}: try a lower --learning-rate")
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config, step)
             optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip)
+            nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip, foreach=True)
             optimizer.step()
-            average.update_parameters(network)
+            average.update(step)
             step += 1
 
             logger.count(terms, loss)
-            last = step == config.steps or interrupt.requested
-            if step % config.log_every == 0 or last:
-                logger.write_terms(step, optimizer.param_groups[0]["lr"])
+            stopping = distributed.anywhere(interrupt.requested)
+            last = step == config.steps or stopping
+            checkpoint = step % config.checkpoint_every == 0 or last
+            if step % config.log_every == 0 or checkpoint:
+                means = logger.means()
+                if not math.isfinite(means["loss"]):
+                    raise UserError(f"{run}: the loss is {means['loss']} by step {step}: try a lower --learning-rate")
+                logger.write(step, {**means, "learning_rate": learning_rate(config, step - 1)})
             if validation and (step % config.validate_every == 0 or step == config.steps):
-                logger.write_validation(step, Detector(average.module, config, device), validation)
-            if step % config.checkpoint_every == 0 or last:
-                save_checkpoint(run, step, network, average, optimizer)
-            if interrupt.requested:
+                logger.write_validation(step, Detector(average.network, config, device), validation)
+            if checkpoint:
+                save_checkpoint(run, step, network, average, optimizer, data)
+            if stopping:
+                distributed.barrier()
                 raise KeyboardInterrupt(
                     f"stopped at step {step} of {config.steps}: go on with the same command and --resume"
                 )
@@ -127,6 +154,12 @@ def choose_device(name: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch sees no GPU here: use --device cpu, or install a CUDA build of torch")
+    if name == "cuda":
+        gpu, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
+        if gpu >= gpus:
+            raise UserError(f"this machine has {gpus} GPUs, fewer than processes: start torchrun --nproc-per-node {gpus}")
+        torch.cuda.set_device(gpu)
+        torch.backends.cudnn.benchmark = True  # all batches are of one shape
     return name
 
 
@@ -146,32 +179,72 @@ def typical_camera(pairs: PairDataset) -> tuple[float, float]:
 
 
 def fits_in_memory(pairs: PairDataset, device: str) -> bool:
-    """Whether all images take at most half of what is free on the device; they are read from the shards if not."""
+    """Whether all images take at most half of what is free, here (where they are read first) and on the device."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if device == "cuda":
-        free = torch.cuda.mem_get_info()[0]
-    else:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        free = min(free, torch.cuda.mem_get_info()[0])
     height, width = pairs.image_size
     return len(pairs) * 2 * height * width * 4 < free / 2
 
 
-def prepare_run_folder(config: TrainConfig, run: Path, resume: bool) -> None:
-    """Claim the run folder and write ``config.json``, or check that it holds the run that is to go on."""
-    if resume:
-        if not (run / CHECKPOINT_NAME).exists():
-            raise UserError(f"{run}: no {CHECKPOINT_NAME} to resume from: train without --resume")
-        before, now = dataclasses.asdict(load_config(run)), dataclasses.asdict(config)
-        differing = [name for name in now if name not in ("steps", "device") and now[name] != before[name]]
-        if differing:
-            name = differing[0]
-            raise UserError(
-                f"{run}: was started with {name} = {before[name]}, not {now[name]}: resume with the same options, "
-                "or train into another folder"
-            )
-    elif (run / CONFIG_NAME).exists():
-        raise UserError(f"{run}: holds a run already: add --resume to go on with it, or choose another folder")
-    run.mkdir(parents=True, exist_ok=True)
-    save_config(config, run)
+def make_pair_loader(pairs: PairDataset, config: TrainConfig, step: int, device: str) -> DataLoader:
+    """This process' share of the batches from ``step`` on, from memory where the images fit, else from the shards."""
+    rank, world_size = distributed.rank(), distributed.world_size()
+    batch_size = config.batch_size
+    sampler = PairSampler(
+        len(pairs), batch_size, config.seed, config.steps - step, step * batch_size, rank, world_size
+    )
+    if fits_in_memory(pairs, device):
+        return make_loader(pairs.load(device), sampler)
+    # A GPU is faster than one process reads.
+    workers = min(8, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))) if device == "cuda" else 0
+    return make_loader(pairs, sampler, workers, pin_memory=device == "cuda", worker_init_fn=ignore_interrupts)
+
+
+def ignore_interrupts(worker: int) -> None:
+    """Leave Ctrl-C, which a terminal sends to all processes, to the one that trains."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def fingerprint(pairs: PairDataset) -> str:
+    """What tells one set of training pairs from another: a digest of their poses."""
+    return hashlib.sha256(pairs.object_to_camera.numpy()).hexdigest()
+
+
+def check_run_folder(config: TrainConfig, run: Path, resume: bool) -> None:
+    """Refuse a folder that holds a run, or with ``resume`` one that does not hold this run."""
+    if not resume:
+        for name in (CONFIG_NAME, CHECKPOINT_NAME, PREVIOUS_NAME, WEIGHTS_NAME, METRICS_NAME):
+            if (run / name).exists():
+                raise UserError(f"{run}: holds a run already: add --resume to go on with it, or choose another folder")
+        return
+    if not (run / CONFIG_NAME).exists():
+        raise UserError(f"{run}: no run to resume (no {CONFIG_NAME}): train without --resume")
+    before, now = dataclasses.asdict(load_config(run)), dataclasses.asdict(config)
+    differing = [name for name in now if name not in FREE_TO_CHANGE and now[name] != before[name]]
+    if differing:
+        name = differing[0]
+        raise UserError(
+            f"{run}: was started with {name} = {before[name]}, not {now[name]}: resume with the same options, "
+            "or train into another folder"
+        )
+
+
+@contextmanager
+def claim_run_folder(config: TrainConfig, run: Path, resume: bool) -> Iterator[None]:
+    """Hold the only right to write in ``run``, which goes with the process, however that ends; write the settings."""
+    with ExitStack() as stack:
+        if distributed.is_main():
+            run.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(open(run / LOCK_NAME, "w"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"{run}: another training is writing to it: wait, or choose another folder") from None
+            check_run_folder(config, run, resume)  # again: another training may have come and gone
+            save_config(config, run)
+        distributed.barrier()
+        yield
 
 
 def augment(batch: PairBatch, config: TrainConfig) -> PairBatch:
@@ -231,121 +304,182 @@ def make_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optim
     return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
 
 
-def averaging(decay: float):
-    """Update of an exponential moving average that forgets its start quickly; 0 keeps the last weights."""
+class MovingAverage:
+    """Exponential moving average of a network's weights and statistics, which forgets its start quickly.
+
+    Args:
+        decay: share that is kept in each step; 0 keeps the last weights.
+
+    Attributes:
+        network: one with the averages.
+    """
+
+    def __init__(self, network: nn.Module, decay: float):
+        self.network = copy.deepcopy(network).requires_grad_(False)
+        self._decay = decay
+        pairs = list(zip(self.network.state_dict().values(), network.state_dict().values()))
+        self._averaged = [(old, new) for old, new in pairs if old.is_floating_point()]
+        self._copied = [(old, new) for old, new in pairs if not old.is_floating_point()]
 
     @torch.no_grad()
-    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
-        keep = min(decay, (1 + int(count)) / (10 + int(count)))
-        for old, new in zip(averaged, current):
-            if old.is_floating_point():
-                old.lerp_(new, 1 - keep)
-            else:
-                old.copy_(new)
-
-    return update
+    def update(self, step: int) -> None:
+        """Add the weights as they are after ``step`` (counted from 0)."""
+        keep = min(self._decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(*map(list, zip(*self._averaged)), 1 - keep)
+        for old, new in self._copied:
+            old.copy_(new)
 
 
 def save_checkpoint(
-    run: Path, step: int, network: nn.Module, average: AveragedModel, optimizer: torch.optim.Optimizer
+    run: Path, step: int, network: nn.Module, average: MovingAverage, optimizer: torch.optim.Optimizer, data: str
 ) -> None:
-    """Write ``checkpoint.pt`` and ``model.safetensors``, each atomically."""
+    """Write ``model.safetensors``, then ``checkpoint.pt``, each atomically; the checkpoint before is kept.
+
+    Weights first: whatever kills the process in between, resuming does the last steps again and writes both.
+    """
+    if not distributed.is_main():
+        return
+    save_weights(average.network, run / WEIGHTS_NAME)
+    buffer = io.BytesIO()
     state = {
         "step": step,
+        "data": data,
         "network": network.state_dict(),
-        "average": average.state_dict(),
+        "average": average.network.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
+    torch.save(state, buffer)
     path = run / CHECKPOINT_NAME
-    torch.save(state, temporary_path(path))
-    publish(path)
-    save_weights(average.module, run / WEIGHTS_NAME)
+    if path.exists():
+        write_bytes(run / PREVIOUS_NAME, path.read_bytes())
+    write_bytes(path, buffer.getvalue())
 
 
 def load_checkpoint(
-    run: Path, network: nn.Module, average: AveragedModel, optimizer: torch.optim.Optimizer
+    run: Path, steps: int, network: nn.Module, average: MovingAverage, optimizer: torch.optim.Optimizer, data: str
 ) -> int:
-    """Restore the state of a run.
+    """Restore the state of a run from its newest checkpoint; a run that was stopped before the first one starts anew.
+
+    Args:
+        steps: how many the run is to have. data: fingerprint of the pairs to train on.
 
     Returns:
         steps done.
 
     Raises:
-        UserError: the checkpoint is damaged or of other settings.
+        UserError: the checkpoint is damaged, of another run or of other data, or has more than ``steps``.
     """
-    path = run / CHECKPOINT_NAME
+    newest, previous = run / CHECKPOINT_NAME, run / PREVIOUS_NAME
+    path = newest if newest.exists() else previous
+    if not path.exists():
+        return 0
     try:
+        with zipfile.ZipFile(path) as archive:  # PyTorch writes checksums but does not compare them
+            if member := archive.testzip():
+                raise ValueError(f"wrong checksum of {member}")
         state = torch.load(path, map_location="cpu", weights_only=True)
         network.load_state_dict(state["network"])
-        average.load_state_dict(state["average"])
+        average.network.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
-        return int(state["step"])
+        step, trained_on = int(state["step"]), state["data"]
+    except OSError:
+        raise
     except Exception as error:  # whatever unpickling random bytes can raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: damaged, or not a checkpoint of this run ({reason}): train again") from None
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":.")
+        remedy = "train again"
+        if path == newest and previous.exists():
+            remedy = f"delete it, and --resume goes on from {PREVIOUS_NAME}"
+        raise UserError(f"{path}: damaged, or not a checkpoint of this run ({reason}): {remedy}") from None
+    if trained_on != data:
+        raise UserError(f"{run}: was started with other pairs: resume with the same datasets, or use --init-from {run}")
+    if step > steps:
+        raise UserError(f"{run}: {step} steps are done already, more than {steps}: give more --steps")
+    return step
 
 
 class Interrupt:
-    """Whether Ctrl-C was pressed."""
+    """Whether the user, or the system with SIGTERM, asked to stop."""
 
     requested = False
 
 
 @contextmanager
 def stop_on_interrupt() -> Iterator[Interrupt]:
-    """Let the first Ctrl-C end the step in hand; a second one stops at once."""
+    """Let the first Ctrl-C or SIGTERM end the step in hand; a second one stops at once.
+
+    Under torchrun a second one means nothing: torchrun passes on what the terminal has sent to all processes already.
+    """
     interrupt = Interrupt()
 
     def request(signum, frame):
-        if interrupt.requested:
+        if interrupt.requested and not torch.distributed.is_torchelastic_launched():
             raise KeyboardInterrupt
         interrupt.requested = True
 
-    previous = signal.signal(signal.SIGINT, request)
+    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield interrupt
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 class Logger:
-    """Progress bar, ``metrics.jsonl`` and TensorBoard events of a run."""
+    """Progress bar, ``metrics.jsonl`` and TensorBoard events of a run. All processes count, the main one writes."""
 
     def __init__(self, run: Path, step: int, steps: int):
-        self._path = run / METRICS_NAME
-        lines = self._path.read_text().splitlines() if step and self._path.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        self._path.write_text("".join(line + "\n" for line in kept))
-        self._board = SummaryWriter(run / "tensorboard", purge_step=step)
-        self._progress = tqdm(total=steps, initial=step, desc="train", unit="step", dynamic_ncols=True)
-        self._sums: dict[str, Tensor] = {}
-        self._steps = 0
-        self._started = time.monotonic()
+        self._main = distributed.is_main()
+        self._progress = tqdm(
+            total=steps, initial=step, desc="train", unit="step", dynamic_ncols=True, disable=not self._main
+        )
+        if self._main:
+            self._path = run / METRICS_NAME
+            write_bytes(self._path, b"".join(whole_lines(self._path, step)))
+            self._board = SummaryWriter(run / "tensorboard", purge_step=step)
+        self._clear()
 
     def __enter__(self) -> Logger:
         return self
 
     def __exit__(self, *exception) -> None:
         self._progress.close()
-        self._board.close()
+        if self._main:
+            self._board.close()
+
+    def _clear(self) -> None:
+        self._sums: Tensor | float = 0.0
+        self._steps = 0
+        self._started = time.monotonic()
 
     def count(self, terms: dict[str, Tensor], loss: Tensor) -> None:
         """Add a step to the running means."""
-        for name, value in {**terms, "loss": loss}.items():
-            self._sums[name] = self._sums.get(name, 0) + value.detach().mean()
+        self._names = (*terms, "loss")
+        self._sums = self._sums + torch.stack([*(term.detach().mean() for term in terms.values()), loss.detach()])
         self._steps += 1
         self._progress.update()
 
-    def write_terms(self, step: int, rate: float) -> None:
-        """Log the means since the last call."""
-        means = {name: float(value) / self._steps for name, value in self._sums.items()}
-        seconds = time.monotonic() - self._started
-        self._write(step, {**means, "learning_rate": rate, "steps_per_second": self._steps / seconds})
-        self._progress.set_postfix_str(" ".join(f"{name[:4]} {value:.3f}" for name, value in means.items()))
-        self._sums, self._steps, self._started = {}, 0, time.monotonic()
+    def means(self) -> dict[str, float]:
+        """Means since the last call, over the pairs of all processes; and the steps per second."""
+        means = dict(zip(self._names, (distributed.mean(self._sums) / self._steps).tolist()))
+        means["steps_per_second"] = self._steps / (time.monotonic() - self._started)
+        self._clear()
+        return means
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Log values of a step."""
+        if not self._main:
+            return
+        with open(self._path, "a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+        if "loss" in values:
+            self._progress.set_postfix_str(" ".join(f"{name[:4]} {values[name]:.3f}" for name in self._names))
 
     def write_validation(self, step: int, detector: Detector, pairs: PairDataset) -> None:
         """Log errors on validation pairs and draw their keypoints."""
+        if not self._main:
+            return
         started = time.monotonic()
         chosen = np.unique(np.linspace(0, len(pairs) - 1, min(VALIDATION_PAIRS, len(pairs))).round().astype(int))
         stored = pairs.batch(chosen)
@@ -359,7 +493,7 @@ class Logger:
             "validation_error_median_deg": float(np.median(errors)),
             "validation_orientation_accuracy": metrics.orientation_accuracy(found.flags, true_flags),
         }
-        self._write(step, values)
+        self.write(step, values)
         shown = np.linspace(0, len(chosen) - 1, min(PICTURE_MODELS, len(chosen))).round().astype(int)
         picture = draw_grid(stored["rgba"][shown, 0].numpy(), keypoints[shown, 0])
         self._board.add_image("validation", np.asarray(picture), step, dataformats="HWC")
@@ -374,8 +508,8 @@ class Logger:
         """Print a line above the progress bar."""
         self._progress.write(line)
 
-    def _write(self, step: int, values: dict[str, float]) -> None:
-        with open(self._path, "a") as file:
-            file.write(json.dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+
+def whole_lines(path: Path, step: int) -> list[bytes]:
+    """The lines of ``metrics.jsonl`` up to a step, but for one that was cut off when the process was killed."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    return [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= step]

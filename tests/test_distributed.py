@@ -1,0 +1,50 @@
+"""Training in two processes against one: the same numbers up to rounding, and one process that writes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from tests.made_up_pairs import make_dataset
+
+ROOT = Path(__file__).parents[1]
+# So low a learning rate leaves the weights as they are, so the optimiser's state is the mean of the gradients. A higher
+# one lets rounding errors grow: Adam's first steps are as long for small gradients as for large ones.
+OPTIONS = (
+    "--preset cpu --device cpu --precision float32 --width 4 --batch-size 4 --learning-rate 1e-7 --weight-decay 0 "
+    "--steps 6 --log-every 1 --validate-every 3 --checkpoint-every 3"
+).split()
+
+
+def flat(tensors) -> torch.Tensor:
+    return torch.cat([tensor.flatten().double() for tensor in tensors])
+
+
+def test_two_processes_train_as_one(tmp_path):
+    dataset = make_dataset(tmp_path / "pairs")
+    launchers = {
+        "one": [sys.executable],
+        "two": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"],
+    }
+    running = [
+        subprocess.Popen([*launcher, ROOT / "cli.py", "train", dataset, tmp_path / name, *OPTIONS], cwd=tmp_path)
+        for name, launcher in launchers.items()
+    ]
+    assert [process.wait() for process in running] == [0, 0]
+
+    one, two = tmp_path / "one", tmp_path / "two"
+    logs = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (one, two)]
+    assert [line["step"] for line in logs[1]] == [1, 2, 3, 3, 4, 5, 6, 6]
+    for ours, theirs in zip(*logs, strict=True):
+        for name in ours.keys() - {"steps_per_second"}:
+            assert abs(ours[name] - theirs[name]) <= 1e-4 * max(1, abs(ours[name])), (ours["step"], name)
+
+    states = [torch.load(run / "checkpoint.pt", weights_only=True)["optimizer"]["state"] for run in (one, two)]
+    gradients = [flat(state["exp_avg"] for state in parameters.values()) for parameters in states]
+    assert (gradients[0] - gradients[1]).norm() < 1e-3 * gradients[0].norm()
+    weights = [flat(load_file(run / "model.safetensors").values()) for run in (one, two)]
+    torch.testing.assert_close(weights[1], weights[0], rtol=1e-4, atol=1e-5)  # and running statistics
+    assert len(list((two / "tensorboard").iterdir())) == 1
