@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -29,6 +30,13 @@ class Mesh:
     colors: np.ndarray
     normals: np.ndarray
     semantic_keypoints: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @cached_property
+    def palette(self) -> tuple[np.ndarray, np.ndarray]:
+        """The distinct colours, uint8 (U, 3), and which of them each corner has, int64 (F, 3)."""
+        red, green, blue = np.moveaxis(self.colors.astype(np.int64), -1, 0)
+        codes, index = np.unique((red << 16) | (green << 8) | blue, return_inverse=True)
+        return np.stack([codes >> 16, codes >> 8 & 255, codes & 255], -1).astype(np.uint8), index.reshape(red.shape)
 
 
 def build_mesh(
@@ -73,12 +81,17 @@ def _fit_unit_box(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, 
         raise ValueError("the mesh has no faces")
     used, index = np.unique(faces, return_inverse=True)
     vertices, faces = vertices[used], index.reshape(faces.shape)
+    center, scale = unit_box(vertices)
+    return (vertices - center) * scale, faces, center, scale
+
+
+def unit_box(vertices: np.ndarray) -> tuple[np.ndarray, float]:
+    """Centre (3,) and scale that take vertices (V, 3) to the object frame: (vertices - center) * scale."""
     low, high = vertices.min(0), vertices.max(0)
     side = (high - low).max()
     if not side > 0:
         raise ValueError("all vertices coincide")
-    center, scale = low + (high - low) / 2, 2 / side
-    return (vertices - center) * scale, faces, center, scale
+    return low + (high - low) / 2, 2 / side
 
 
 def corner_normals(vertices: np.ndarray, faces: np.ndarray, hard_edge_degrees: float = HARD_EDGE_DEGREES) -> np.ndarray:

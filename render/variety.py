@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from data.errors import UserError
-from render.mesh import Mesh, build_mesh
+from render.mesh import Mesh, unit_box
 from render.shading import Light
 
 BACKGROUNDS = ("solid", "gradient", "noise")
@@ -104,11 +104,12 @@ def variety_settings(variety: Variety) -> dict:
 
 def vary_object(mesh: Mesh, light: Light, variety: Variety, draws: Draws) -> tuple[Mesh, Light]:
     """The object of one pair, and the light on it. What is off stays the same Python object."""
+    colors, index = mesh.palette
     rng = draws("recolor")
     if rng.random() < variety.recolor:
-        mesh = replace(mesh, colors=recolor(mesh.colors, rng))
+        mesh = replace(mesh, colors=recolor(colors, rng)[index])
     elif variety.color_jitter:
-        mesh = replace(mesh, colors=jitter_colors(mesh.colors, variety.color_jitter, draws("color_jitter")))
+        mesh = replace(mesh, colors=jitter_colors(colors, variety.color_jitter, draws("color_jitter"))[index])
     if variety.deforms:
         mesh = deform(mesh, variety, draws)
     return mesh, vary_light(light, variety, draws)
@@ -142,40 +143,45 @@ def vary_images(rgba: np.ndarray, variety: Variety, draws: Draws) -> np.ndarray:
 # --- colours ---------------------------------------------------------------------------------------------------------
 
 
-def recolor(colors: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def recolor(palette: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """New colours for the parts of an object; a part is what has similar colours.
 
     Half of the time dark parts stay the darker ones, as glass and tyres are. Shades within a part fade or stay.
 
     Args:
-        colors: uint8 (F, 3, 3), per corner.
+        palette: uint8 (U, 3), the object's distinct colours.
+
+    Returns:
+        uint8 (U, 3), what becomes of each.
     """
-    distinct, part, index = _parts(colors, rng)
+    part = _parts(palette, rng)
     count = part.max() + 1
-    palette = np.stack([_paint(rng) for _ in range(count)])
-    means = np.stack([distinct[part == number].mean(0) for number in range(count)])
+    paints = np.stack([_paint(rng) for _ in range(count)])
+    means = np.stack([palette[part == number].mean(0) for number in range(count)])
     if rng.random() < 0.5:
         order = np.argsort(means @ _LUMA, kind="stable")
-        palette[order] = palette[np.argsort(palette @ _LUMA, kind="stable")]
-    shades = rng.random() * (distinct - means[part])
-    return _as_bytes(palette[part] + shades)[index].reshape(colors.shape)
+        paints[order] = paints[np.argsort(paints @ _LUMA, kind="stable")]
+    return _as_bytes(paints[part] + rng.random() * (palette - means[part]))
 
 
-def jitter_colors(colors: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
+def jitter_colors(palette: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
     """Change hue, saturation and brightness a little, of the object as a whole and of its parts.
 
     Args:
-        colors: uint8 (F, 3, 3), per corner. strength: 0 to 1.
+        palette: uint8 (U, 3), the object's distinct colours. strength: 0 to 1.
+
+    Returns:
+        uint8 (U, 3), what becomes of each.
     """
-    distinct, part, index = _parts(colors, rng)
-    changed = np.empty(distinct.shape)
+    part = _parts(palette, rng)
+    changed = np.empty(palette.shape)
     common = rng.normal(size=3)
     for number in range(part.max() + 1):
         turn, saturation, gain = strength * (common + rng.normal(size=3)) / 3
         tint = 40 * strength * rng.uniform(-1, 1, 3)
         mixing = np.exp(gain) * _hue_and_saturation(2 * turn, np.exp(2 * saturation))
-        changed[part == number] = distinct[part == number] @ mixing.T + tint
-    return _as_bytes(changed)[index].reshape(colors.shape)
+        changed[part == number] = palette[part == number] @ mixing.T + tint
+    return _as_bytes(changed)
 
 
 _LUMA = np.array([0.299, 0.587, 0.114])
@@ -188,18 +194,15 @@ def _hue_and_saturation(turn: float, saturation: float) -> np.ndarray:
     return np.linalg.inv(_YIQ_OF_RGB) @ [[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]] @ _YIQ_OF_RGB
 
 
-def _parts(colors: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Divide an object into 1 to ``MAX_COLORS`` parts by colour: each colour goes with the nearest of some drawn ones.
+def _parts(palette: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Divide an object into 1 to ``MAX_COLORS`` parts: each colour goes with the nearest of some that are drawn.
 
     Returns:
-        distinct colours float64 (U, 3), the part of each int64 (U,), and each corner's colour int64 (F * 3,).
+        int64 (U,), the part of each colour, counted from 0.
     """
-    red, green, blue = colors.reshape(-1, 3).astype(np.int64).T
-    codes, index = np.unique((red << 16) | (green << 8) | blue, return_inverse=True)
-    distinct = np.stack([codes >> 16, codes >> 8 & 255, codes & 255], -1).astype(np.float64)
-    count = min(rng.integers(1, MAX_COLORS + 1), len(distinct))
-    centers = distinct[rng.choice(len(distinct), count, replace=False)]
-    return distinct, np.square(distinct[:, None] - centers).sum(-1).argmin(1), index
+    count = min(rng.integers(1, MAX_COLORS + 1), len(palette))
+    centers = palette[rng.choice(len(palette), count, replace=False)]
+    return np.square(palette[:, None].astype(np.int64) - centers).sum(-1).argmin(1)
 
 
 def _paint(rng: np.random.Generator) -> np.ndarray:
@@ -217,18 +220,29 @@ def _as_bytes(colors: np.ndarray) -> np.ndarray:
 
 
 def deform(mesh: Mesh, variety: Variety, draws: Draws) -> Mesh:
-    """Stretch and warp a mesh and its semantic keypoints; the axes of the object frame keep their meaning."""
-    factors = _factors(draws("stretch"), variety.stretch, 3)
+    """Stretch and warp a mesh, its normals and its semantic keypoints; the object frame's axes keep their meaning."""
+    stretch = np.diag(_factors(draws("stretch"), variety.stretch, 3))
     warp = Warp(variety.warp, not variety.asymmetric, draws("warp"))
     grid = np.linspace(mesh.vertices.min(0), mesh.vertices.max(0), 5)
     box = np.stack(np.meshgrid(*grid.T), -1).reshape(-1, 3)
-    upright = _rotation_between(box + warp(box), box)
+    linear = stretch @ _rotation_between(box + warp(box), box)
 
     def moved(points: np.ndarray) -> np.ndarray:
-        return factors * ((points + warp(points)) @ upright.T)
+        return (points + warp(points)) @ linear.T
 
-    keypoints = {name: moved(point) for name, point in mesh.semantic_keypoints.items()}
-    return build_mesh(moved(mesh.vertices), mesh.faces, mesh.colors, keypoints)
+    vertices = moved(mesh.vertices)
+    center, scale = unit_box(vertices)
+    # A surface's normal goes with the cofactors of the map's Jacobian.
+    cofactors = _cofactors(linear @ (np.eye(3) + warp.jacobian(mesh.vertices)))
+    normals = np.einsum("fcij,fcj->fci", cofactors.astype(np.float32)[mesh.faces], mesh.normals)
+    keypoints = {name: (moved(point) - center) * scale for name, point in mesh.semantic_keypoints.items()}
+    return Mesh((vertices - center) * scale, mesh.faces, mesh.colors, _unit(normals), keypoints)
+
+
+def _cofactors(matrices: np.ndarray) -> np.ndarray:
+    """Cofactor matrices of (..., 3, 3): det(A) times the transposed inverse of A."""
+    x, y, z = np.moveaxis(matrices, -1, 0)
+    return np.stack([np.cross(y, z), np.cross(z, x), np.cross(x, y)], -1)
 
 
 def _rotation_between(source: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -262,8 +276,20 @@ class Warp:
             return self._field(points)
         return (self._field(points) + _MIRROR * self._field(_MIRROR * points)) / 2
 
+    def jacobian(self, points: np.ndarray) -> np.ndarray:
+        """Its derivatives (..., 3, 3) at points (..., 3): rows are the displacement's, columns the point's axes."""
+        if not self.symmetric:
+            return self._field_jacobian(points)
+        mirrored = _MIRROR[:, None] * self._field_jacobian(_MIRROR * points) * _MIRROR
+        return (self._field_jacobian(points) + mirrored) / 2
+
     def _field(self, points: np.ndarray) -> np.ndarray:
         return np.sin(points @ self._waves.T + self._phases) @ self._displacements
+
+    def _field_jacobian(self, points: np.ndarray) -> np.ndarray:
+        products = self._displacements[:, :, None] * self._waves[:, None]  # (WAVES, 3, 3)
+        slopes = np.cos(points @ self._waves.T + self._phases)
+        return (slopes @ products.reshape(WAVES, 9)).reshape(*slopes.shape[:-1], 3, 3)
 
 
 _MIRROR = np.array([-1.0, 1.0, 1.0])
@@ -338,16 +364,20 @@ def _gradient(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _noise(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Clouds: smooth noise of several scales, in all channels."""
-    clouds = np.zeros((size, size, 3), np.float32)
-    cells, weight = int(rng.integers(2, 6)), 1.0
+    """Clouds: smooth noise of several scales, each twice as fine as the one before, in all channels."""
+    cells, weight = int(rng.integers(2, 6)), 120.0
     fading = rng.uniform(0.4, 0.9)  # of each scale against the coarser one
-    while cells <= size:
-        grid = rng.uniform(-1, 1, (cells, cells, 3)).astype(np.float32)
-        channels = [Image.fromarray(grid[..., i]).resize((size, size), Image.Resampling.BICUBIC) for i in range(3)]
-        clouds += weight * np.stack([np.asarray(channel) for channel in channels], -1)
+    clouds = rng.uniform(40, 215, 3) + weight * rng.uniform(-1, 1, (cells, cells, 3))
+    while 2 * cells <= size:
         cells, weight = 2 * cells, weight * fading
-    return np.clip(rng.uniform(40, 215, 3) + 120 * clouds, 0, 255).astype(np.float32)
+        clouds = _enlarge(clouds, cells) + weight * rng.uniform(-1, 1, (cells, cells, 3))
+    return np.clip(_enlarge(clouds, size), 0, 255)
+
+
+def _enlarge(colors: np.ndarray, size: int) -> np.ndarray:
+    """(h, w, 3) to float32 (size, size, 3), smoothly."""
+    channels = (Image.fromarray(channel) for channel in np.moveaxis(colors, -1, 0).astype(np.float32))
+    return np.stack([channel.resize((size, size), Image.Resampling.BICUBIC) for channel in channels], -1)
 
 
 def _crop(path: Path, rng: np.random.Generator, size: int) -> np.ndarray:
