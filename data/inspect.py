@@ -16,7 +16,7 @@ from data.dataset import PairDataset
 from data.errors import UserError
 from data.geometry import project, unproject
 from data.manifest import Manifest, load_manifest
-from data.schema import FORMAT_VERSION, SPLITS
+from data.schema import FORMAT_VERSION, SPLITS, has_background
 from data.shard import ShardReader
 
 _SAMPLED_PAIRS = 96
@@ -294,8 +294,8 @@ def _draw_pair(dataset: PairDataset, index: int) -> Image.Image:
 
 
 def _composite(rgba: np.ndarray) -> Image.Image:
-    """A premultiplied view on light grey, at the size of a tile."""
-    background = 225 * (1 - rgba[..., 3:] / 255)
+    """A view at the size of a tile, on light grey if it has no background of its own."""
+    background = 0 if has_background(rgba) else 225 * (1 - rgba[..., 3:] / 255)
     image = Image.fromarray((rgba[..., :3] + background).clip(0, 255).round().astype(np.uint8))
     return image.resize((_TILE, _TILE), Image.Resampling.LANCZOS)
 

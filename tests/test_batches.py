@@ -64,3 +64,13 @@ def test_color_jitter_leaves_silhouette_and_background():
     assert (jittered[:, :, :3][outside] == 0).all()
     assert not torch.allclose(jittered[:, :, :3], images[:, :, :3])
     assert (jittered >= 0).all() and (jittered <= 1).all()
+
+
+def test_a_background_is_jittered_like_the_object():
+    images = torch.rand(2, 2, 4, 8, 8)
+    images[:, :, 3] = (torch.rand(2, 2, 8, 8) > 0.5).float()
+    images[:, 1, :3] *= images[:, 1, 3:]  # the second views are on black
+    jittered = jitter_colors(images, 0.3)
+    outside = (images[:, :, 3:] == 0).expand(-1, -1, 3, -1, -1)
+    assert (jittered[:, 0, :3][outside[:, 0]] > 0).float().mean() > 0.8
+    assert (jittered[:, 1, :3][outside[:, 1]] == 0).all()

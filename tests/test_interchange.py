@@ -64,6 +64,12 @@ def test_straight_alpha_gives_every_premultiplied_colour_back():
     np.testing.assert_array_equal(_premultiply(_decode(encode_rgba(rgba)).astype(float)), rgba)
 
 
+def test_a_view_over_a_background_keeps_its_colours():
+    rgba = np.random.default_rng(0).integers(0, 256, (8, 8, 4), np.uint8)
+    rgba[0, 0] = 90, 80, 70, 0  # nothing covers it, and yet it has a colour
+    np.testing.assert_array_equal(_decode(encode_rgba(rgba)), rgba)
+
+
 # --- tfrecord --------------------------------------------------------------------------------------------------------
 
 

@@ -83,15 +83,18 @@ def mirror_pairs(batch: PairBatch, chosen: Tensor) -> PairBatch:
 
 
 def jitter_colors(images: Tensor, strength: float) -> Tensor:
-    """Random brightness, hue and saturation per view: channels are mixed, scaled and lifted; the background stays black.
+    """Random brightness, hue and saturation per view: channels are mixed, scaled and lifted; black background stays so.
 
     Args:
-        images: (B, 2, 4, H, W), colour premultiplied by alpha. strength: standard deviation of the log gain.
+        images: (B, 2, 4, H, W), colour premultiplied by alpha, or over a background.
+        strength: standard deviation of the log gain.
     """
     rgb, alpha = images[:, :, :3], images[:, :, 3:]
     views, device = images.shape[:2], images.device
     mixing = torch.eye(3, device=device) + strength / 2 * distributed.randn(*views, 3, 3, device=device)
     gain = torch.exp(strength * distributed.randn(*views, 1, 1, 1, device=device))
     lift = strength / 2 * distributed.randn(*views, 1, 1, 1, device=device)
-    mixed = torch.einsum("bvij,bvjhw->bvihw", mixing, rgb) * gain + lift * alpha
-    return torch.cat([torch.minimum(mixed.clamp(min=0), alpha), alpha], dim=2)
+    over_background = ((rgb > 0) & (alpha == 0)).any(dim=(2, 3, 4), keepdim=True)
+    brightest = torch.where(over_background, 1.0, alpha)
+    mixed = torch.einsum("bvij,bvjhw->bvihw", mixing, rgb) * gain + lift * brightest
+    return torch.cat([torch.minimum(mixed.clamp(min=0), brightest), alpha], dim=2)

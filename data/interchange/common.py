@@ -17,7 +17,7 @@ from tqdm import tqdm
 from data.atomic import TEMPORARY_SUFFIX, publish, temporary_path
 from data.errors import UserError
 from data.manifest import MANIFEST_NAME, Manifest, load_manifest
-from data.schema import ModelPairs
+from data.schema import ModelPairs, has_background
 from data.shard import ShardHeader, ShardReader
 
 EXPORT_NAME = "export.json"
@@ -80,8 +80,11 @@ def locate_models(dataset: Path, manifest: Manifest) -> dict[str, list[tuple[Pat
 def encode_rgba(rgba: np.ndarray) -> bytes:
     """A premultiplied uint8 (H, W, 4) view as PNG, which knows straight alpha only.
 
-    Exact: ``round(straight * alpha / 255)`` gives the premultiplied colour back.
+    Exact: ``round(straight * alpha / 255)`` gives the premultiplied colour back. A view with a background keeps its
+    colours as they are.
     """
+    if has_background(rgba):
+        return encode_png(rgba)
     straight = rgba.copy()
     partial = (rgba[..., 3] > 0) & (rgba[..., 3] < 255)
     color, alpha = rgba[partial, :3].astype(int), rgba[partial, 3:].astype(int)
