@@ -475,13 +475,14 @@ def doctor() -> None:
     Example:
       keypointnet doctor
     """
-    from render.doctor import diagnose
+    from render.doctor import diagnose, resolve
 
     reports = diagnose()
     for report in reports:
         click.echo(str(report))
     if not any(report.works for report in reports):
         raise UserError("no rendering backend works here: install what is named above for one of them")
+    click.echo(f"--backend auto takes {resolve('auto')}")
 
 
 def main(arguments: list[str] | None = None) -> None:

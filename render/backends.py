@@ -1,15 +1,13 @@
-"""The one interface behind which every renderer stands, and the choice between them."""
+"""The one interface behind which every renderer stands."""
 
 from __future__ import annotations
 
-from functools import lru_cache
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from data.errors import UserError
-from render.doctor import examine, explain
+from render.failures import describe, explain
 from render.mesh import Mesh
 from render.shading import Light
 
@@ -29,7 +27,7 @@ class Backend(Protocol):
         image_size: int,
         light: Light = Light(),
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Render n views of one mesh.
+        """Render n views of one mesh. What a view looks like does not depend on the others.
 
         Args:
             object_to_camera: float64 (n, 4, 4). intrinsics: float64 (n, 3, 3), pixels.
@@ -43,48 +41,38 @@ class Backend(Protocol):
 
 
 def open_backend(name: str) -> Backend:
-    """Open a backend by its name; ``auto`` takes EGL where it is a real GPU, else Embree.
+    """Open a backend by its name, one of ``BACKENDS`` but ``auto`` (see :func:`render.doctor.resolve`).
 
     Raises:
         UserError: the backend does not work on this machine; says why and what to do.
     """
-    return {"egl": _open_egl, "osmesa": _open_osmesa, "embree": _open_embree}[resolve(name)]()
+    openers = {"egl": _open_egl, "osmesa": _open_osmesa, "embree": _open_embree}
+    try:
+        return openers[name]()
+    except Exception as error:  # pyrender, PyOpenGL and drivers fail in many ways
+        why, advice = explain(describe(error))
+        raise unusable(name, why, advice) from error
 
 
-@lru_cache
-def resolve(name: str) -> str:
-    """The backend that ``name`` stands for on this machine: itself, or what ``auto`` takes."""
-    if name not in BACKENDS:
-        raise UserError(f"backend: {name!r} is unknown: choose one of {', '.join(BACKENDS)}")
-    if name != "auto":
-        return name
-    has_device = any(Path("/dev").glob("nvidia[0-9]*")) or any(Path("/dev/dri").glob("renderD*"))
-    return "egl" if has_device and examine("egl").gpu else "embree"
+def unusable(name: str, why: str, advice: str) -> UserError:
+    """The error that says that a backend does not work here."""
+    return UserError(f"backend: {name} does not work: {why}: {advice or 'run `keypointnet doctor`'}")
 
 
 def _open_embree() -> Backend:
-    try:
-        from render.embree import EmbreeBackend
-    except ImportError as error:
-        raise _unusable("embree", error) from None
+    from render.embree import EmbreeBackend
+
     return EmbreeBackend()
 
 
 def _open_egl() -> Backend:
-    from render.gl import EglBackend
+    from render.egl import open_context
 
-    try:
-        return EglBackend()
-    except UserError:
-        raise
-    except Exception as error:  # pyrender, PyOpenGL and drivers fail in many ways
-        raise _unusable("egl", error) from None
+    context = open_context()
+    from render.gl import GlBackend  # imports OpenGL, which open_context has set up
+
+    return GlBackend("egl", context)
 
 
 def _open_osmesa() -> Backend:
-    raise _unusable("osmesa", "OSMesaCreateContextAttribs")
-
-
-def _unusable(name: str, error: object) -> UserError:
-    why, advice = explain(f"{type(error).__name__}: {error}")
-    return UserError(f"backend: {name} does not work: {why}: {advice or 'run `keypointnet doctor`'}")
+    raise NotImplementedError("OSMesaCreateContextAttribs")

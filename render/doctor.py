@@ -1,4 +1,4 @@
-"""Which rendering backends work on this machine, and what to do about each that does not.
+"""Which rendering backends work on this machine, what to do about each that does not, and which to take.
 
 Every backend is tried in a process of its own: drivers crash, and PyOpenGL reads its environment only once.
 """
@@ -12,10 +12,17 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
+
+from data.errors import UserError
+from render.backends import BACKENDS, open_backend, unusable
+from render.failures import describe, explain
 
 _TIMEOUT = 60  # seconds; a hanging driver counts as broken
 _SOFTWARE = re.compile(r"llvmpipe|softpipe|swrast|software", re.IGNORECASE)
+_ROOT = Path("/")  # of the file system
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,26 @@ class BackendReport:
         return f"{head}\n  {self.advice}" if self.advice else head
 
 
+@lru_cache
+def resolve(name: str) -> str:
+    """The backend that ``name`` stands for here; ``auto`` takes EGL where it is a real GPU, else Embree.
+
+    Raises:
+        UserError: no such backend, or it does not work on this machine; says why and what to do.
+    """
+    if name not in BACKENDS:
+        raise UserError(f"backend: {name!r} is unknown: choose one of {', '.join(BACKENDS)}")
+    if name == "auto":
+        return "egl" if _gpu_devices() and examine("egl").gpu else resolve("embree")
+    if name == "egl" and not (report := examine(name)).works:
+        raise unusable(name, report.detail, report.advice)
+    if name == "embree" and find_spec("embreex") is None:
+        raise unusable(name, *explain("No module named 'embreex'"))
+    if name == "osmesa":
+        open_backend(name)  # says why not
+    return name
+
+
 def diagnose() -> list[BackendReport]:
     """Try every backend."""
     return [examine(name) for name in ("embree", "egl", "osmesa")]
@@ -47,99 +74,38 @@ def diagnose() -> list[BackendReport]:
 
 def examine(name: str) -> BackendReport:
     """Try one backend."""
-    if name == "osmesa":
-        return BackendReport(name, False, False, *explain("OSMesaCreateContextAttribs"))
     outcome = _try_in_a_process(name)
+    hidden = _hidden_gpu() if name == "egl" else ""
     if "error" in outcome:
-        return BackendReport(name, False, False, *explain(outcome["error"]))
+        why, advice = explain(outcome["error"])
+        return BackendReport(name, False, False, why, "; ".join(filter(None, (advice, hidden))))
     detail = ", ".join(f"{key} {value}" for key, value in outcome.items())
     gpu = name == "egl" and not _SOFTWARE.search(detail)
-    return BackendReport(name, True, gpu, detail, "" if gpu or name != "egl" else _software_advice())
+    advice = hidden or "drawn by software, on the CPU: embree is faster there"
+    return BackendReport(name, True, gpu, detail, advice if name == "egl" and not gpu else "")
 
 
-def explain(error: str) -> tuple[str, str]:
-    """Why, and what to do, from what a failing backend said."""
-    for pattern, why, advice in _CAUSES:
-        if re.search(pattern, error):
-            return why, advice
-    return error.strip().splitlines()[-1][:300] if error.strip() else "it failed and said nothing", ""
+def _gpu_devices() -> list[Path]:
+    """Device files through which programs reach GPUs."""
+    return sorted([*_ROOT.glob("dev/nvidia[0-9]*"), *_ROOT.glob("dev/dri/renderD*")])
 
 
-_CAUSES = (
-    (
-        r"No module named 'pyrender'|No module named 'OpenGL'",
-        "pyrender is not installed",
-        "pip install pyrender",
-    ),
-    (r"No module named 'embreex'", "embreex is not installed", "pip install embreex"),
-    (
-        r"OSMesaCreateContextAttribs",
-        "not offered: pyrender 0.1.45 requires PyOpenGL 3.1.0, which is too old for OSMesa (it has no "
-        "OSMesaCreateContextAttribs)",
-        "use embree, which is faster on a CPU and needs no GL",
-    ),
-    (
-        r"dtype size changed|multiarray failed to import|compiled using NumPy 1|binary incompatib",
-        "PyOpenGL-accelerate was built for another numpy",
-        "pip uninstall PyOpenGL-accelerate (it is not needed)",
-    ),
-    (
-        r"imported before PYOPENGL_PLATFORM",
-        "PyOpenGL was imported before PYOPENGL_PLATFORM was set to egl",
-        "export PYOPENGL_PLATFORM=egl in the shell, before Python starts",
-    ),
-    (
-        r"PYOPENGL_PLATFORM is set to",
-        "PYOPENGL_PLATFORM is set to something else than egl",
-        "unset PYOPENGL_PLATFORM",
-    ),
-    (
-        r"Unable to load EGL|libEGL\.so|EGL platform plugin is not available",
-        "libEGL is not installed",
-        "apt-get install libegl1 libgl1-mesa-dri",
-    ),
-    (
-        r"Unable to load OpenGL|libGL\.so|libOpenGL\.so",
-        "libGL is not installed",
-        "apt-get install libgl1 libegl1 libgl1-mesa-dri",
-    ),
-    (
-        r"failed to (load|open) (driver|swrast|\S+_dri)|swrast_dri\.so|DRI driver",
-        "there is no DRI driver, so EGL has nothing to draw with",
-        "apt-get install libgl1-mesa-dri, or the driver of your GPU",
-    ),
-    (
-        r"Invalid device ID",
-        "EGL finds no device of that number (EGL_DEVICE_ID, 0 if unset)",
-        "unset EGL_DEVICE_ID; if there is none at all: apt-get install libgl1-mesa-dri, or the driver of your GPU",
-    ),
-    (
-        r"EGL_BAD_DISPLAY|12296|0x3008",
-        "EGL does not accept its display (EGL_BAD_DISPLAY)",
-        "unset DISPLAY and WAYLAND_DISPLAY; in a container, give it the GPU (see NVIDIA_DRIVER_CAPABILITIES)",
-    ),
-    (
-        r"eglInitialize|EGL_NOT_INITIALIZED|12289|0x3001",
-        "EGL cannot be initialised (eglInitialize failed)",
-        "give your user access to /dev/dri (group render or video), and update the driver or libgl1-mesa-dri",
-    ),
-    (
-        r"EGL_BAD_(CONFIG|MATCH|CONTEXT|ATTRIBUTE)|12293|12297|12294|12292|GLSL|OpenGL 4\.1",
-        "the driver offers no OpenGL 4.1 core context",
-        "update the driver or libgl1-mesa-dri",
-    ),
-)
-
-
-def _software_advice() -> str:
-    if any(Path("/dev").glob("nvidia[0-9]*")):
-        return (
-            "an NVIDIA GPU is there but EGL does not see it: in a container, set NVIDIA_DRIVER_CAPABILITIES=all; else "
-            "install the driver's EGL library (libnvidia-gl)"
-        )
-    if Path("/proc/driver/nvidia").exists():
-        return "the machine has an NVIDIA GPU that this container does not see: start it with --gpus all"
-    return "drawn by software: embree is faster on this machine, and what --backend auto takes"
+def _hidden_gpu() -> str:
+    """What to do if this machine has a GPU that EGL did not draw with; empty if it seems to have none."""
+    for device in _gpu_devices():
+        if not os.access(device, os.R_OK | os.W_OK):
+            return f"the GPU {device} is there but closed to this user: add the user to its group (render or video)"
+        if device.name.startswith("nvidia"):
+            return (
+                "an NVIDIA GPU is there but EGL does not see it: in a container, set NVIDIA_DRIVER_CAPABILITIES=all; "
+                "else install the driver's EGL library (libnvidia-gl)"
+            )
+        return f"the GPU {device} is there but EGL does not use it: install its driver (libgl1-mesa-dri for most)"
+    if _ROOT.joinpath("proc/driver/nvidia").exists():
+        return "the machine has an NVIDIA GPU that this container does not see: start the container with --gpus all"
+    if any(_ROOT.glob("sys/class/drm/renderD*")):
+        return "the machine has a GPU that this container does not see: start the container with --device /dev/dri"
+    return ""
 
 
 def _try_in_a_process(name: str) -> dict[str, str]:
@@ -154,18 +120,20 @@ def _try_in_a_process(name: str) -> dict[str, str]:
     except subprocess.TimeoutExpired:
         return {"error": f"it did not answer in {_TIMEOUT} seconds"}
     if process.returncode < 0:
-        return {"error": f"it crashed ({signal.Signals(-process.returncode).name})\n{process.stderr}".strip()}
+        return {"error": f"{process.stderr}\nit crashed ({signal.Signals(-process.returncode).name})"}
     try:
-        return json.loads(process.stdout.splitlines()[-1])
+        outcome = json.loads(process.stdout.splitlines()[-1])
     except (IndexError, ValueError):
         return {"error": process.stderr}
+    if "error" in outcome:  # what drivers print tells more than the error they return
+        outcome["error"] = f"{process.stderr}\n{outcome['error']}"
+    return outcome
 
 
 def _try(name: str) -> dict[str, str]:
     """Render a triangle here and now. Raises whatever goes wrong."""
     import numpy as np
 
-    from render.backends import open_backend
     from render.mesh import build_mesh
     from render.views import intrinsics, look_at
 
@@ -181,13 +149,14 @@ def _try(name: str) -> dict[str, str]:
         return {"renderer": "embreex", "version": version("embreex"), "device": "CPU"}
     from OpenGL import GL
 
+    from render.egl import describe_device
+
     strings = {"vendor": GL.GL_VENDOR, "renderer": GL.GL_RENDERER, "version": GL.GL_VERSION}
-    device = {"device": os.environ.get("EGL_DEVICE_ID", "0")}
-    return {key: GL.glGetString(value).decode() for key, value in strings.items()} | device
+    return {key: GL.glGetString(value).decode() for key, value in strings.items()} | {"device": describe_device()}
 
 
 if __name__ == "__main__":
     try:
         print(json.dumps(_try(sys.argv[1])))
     except BaseException as problem:  # whatever it is, it is the answer
-        print(json.dumps({"error": f"{type(problem).__name__}: {problem}"}))
+        print(json.dumps({"error": describe(problem.__cause__ or problem)}))

@@ -30,7 +30,8 @@ from data.errors import UserError
 from data.manifest import MANIFEST_NAME, SHARD_NAME, Failure, Manifest, load_manifest
 from data.schema import ModelPairs, split_of
 from data.shard import canonical_json, write_shard
-from render.backends import Backend, open_backend, resolve
+from render.backends import Backend, open_backend
+from render.doctor import resolve
 from render.mesh import Mesh
 from render.shading import Light
 from render.shapes import CATEGORIES, generate, keypoint_names

@@ -1,5 +1,7 @@
 """Renderers: against each other, and against what geometry says."""
 
+import importlib.metadata
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -7,16 +9,20 @@ import pytest
 import trimesh
 
 from data.errors import UserError
-from render.backends import open_backend, resolve
-from render.doctor import examine
+from render import doctor
+from render.backends import open_backend
+from render.doctor import BackendReport, examine, resolve
+from render.loading import load_mesh
 from render.mesh import build_mesh
+from render.pipeline import RenderConfig, render_dataset
 from render.shading import Light, decode_srgb, encode_srgb
 from render.shapes import CATEGORIES, generate
 from render.sources import discover
 from render.views import ViewSettings, intrinsics, look_at, sample_pair
 
 SIZE = 96
-REAL_MESHES = Path(__file__).parents[2] / "shared" / "meshes"
+REAL_MESH = Path(__file__).parent / "meshes" / "chair.obj"
+MORE_REAL_MESHES = Path(__file__).parents[2] / "shared" / "meshes"
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +36,12 @@ def egl():
     if not report.works:
         pytest.skip(f"egl: {report.detail}")
     return open_backend("egl")
+
+
+@pytest.fixture(scope="module", params=["embree", "egl"])
+def backend(request):
+    """Each of the backends in turn."""
+    return request.getfixturevalue(request.param)
 
 
 def grey(mesh, color=200):
@@ -50,11 +62,11 @@ def pixel_rays(pose, camera, size):
     return np.stack([u, v, np.ones_like(u)], -1) @ np.linalg.inv(camera).T
 
 
-class TestEmbree:
-    def test_depth_of_a_ball(self, embree):
+class TestImages:
+    def test_depth_of_a_ball(self, backend):
         ball = grey(trimesh.creation.icosphere(6))
         poses, cameras = views()
-        _, depth = embree.render(ball, poses, cameras, SIZE)
+        _, depth = backend.render(ball, poses, cameras, SIZE)
         for pose, camera, z in zip(poses, cameras, depth):
             rays, center = pixel_rays(pose, camera, SIZE), pose[:3, 3]
             a, b, c = (rays**2).sum(-1), rays @ center, center @ center - 1
@@ -64,25 +76,27 @@ class TestEmbree:
             both = (z > 0) & (inside > 0.02)
             np.testing.assert_allclose(z[both], truth[both], atol=2e-3)
 
-    def test_coverage_of_an_edge(self, embree):
+    def test_coverage_of_an_edge(self, backend):
         # A square whose edges cut pixels: coverage tells its area to a part of a pixel.
         square = grey(trimesh.Trimesh([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]], [[0, 1, 2], [0, 2, 3]]))
         for angle in (0, 7, 30, 45):
             pose, camera = look_at(np.array([0, 0, 30.0]), roll_degrees=angle), intrinsics(64, 6.3)
-            rgba, _ = embree.render(square, pose[None], camera[None], 64)
-            area = rgba[..., 3].sum() / 255
-            assert area == pytest.approx((2 * camera[0, 0] / 30) ** 2, rel=0.01)
+            rgba, _ = backend.render(square, pose[None], camera[None], 64)
+            area, side = rgba[..., 3].sum() / 255, 2 * camera[0, 0] / 30
+            assert area == pytest.approx(side**2, abs=side / 2)  # four or five samples: 1/8 pixel along each edge
             partial = (rgba[..., 3] > 0) & (rgba[..., 3] < 255)
             assert partial.any() or angle == 0
 
-    def test_rgb_is_premultiplied(self, embree):
-        rgba, _ = embree.render(
+    def test_rgb_is_premultiplied(self, backend):
+        rgba, _ = backend.render(
             grey(trimesh.creation.icosphere(4), 255), *views(), SIZE, Light((1,) * 3, (1,) * 3, (0,) * 3)
         )
-        np.testing.assert_allclose(rgba[..., :3], np.repeat(rgba[..., 3:], 3, -1), atol=1)
+        missing = rgba[..., 3:].astype(int) - rgba[..., :3]
+        assert (missing >= 0).all()
+        assert (missing > 1).mean() < 0.0005  # slivers, where Mesa's software interpolates badly
         assert len(np.unique(rgba[..., 3])) > 3
 
-    def test_thin_parts_are_followed(self, embree):
+    def test_embree_follows_thin_parts(self, embree):
         # A rod 0.3 pixels wide, which the central rays of most pixels miss.
         rod = trimesh.creation.box((0.012, 1.9, 0.012)) + trimesh.creation.box((0.3, 0.2, 0.3)).apply_translation(
             (0, -1, 0)
@@ -92,26 +106,26 @@ class TestEmbree:
         rows = np.flatnonzero(rgba[0, :, :, 3].any(1))
         assert len(rows) == np.ptp(rows) + 1 >= 44
 
-    def test_object_partly_outside_and_wholly_outside_the_image(self, embree):
+    def test_object_partly_outside_and_wholly_outside_the_image(self, backend):
         ball = grey(trimesh.creation.icosphere(3))
         pose, camera = look_at(np.array([0, 0, 30.0])), intrinsics(64, 1)
-        rgba, depth = embree.render(ball, pose[None], camera[None], 64)
+        rgba, depth = backend.render(ball, pose[None], camera[None], 64)
         assert (rgba[..., 3] == 255).all() and (depth > 0).all()
         pose[0, 3] = 50
-        rgba, depth = embree.render(ball, pose[None], camera[None], 64)
+        rgba, depth = backend.render(ball, pose[None], camera[None], 64)
         assert not rgba.any() and not depth.any()
 
-    def test_camera_within_the_object(self, embree):
+    def test_camera_within_the_object(self, backend):
         pose, camera = look_at(np.array([0, 0, 0.3])), intrinsics(32, 60)
-        rgba, depth = embree.render(grey(trimesh.creation.icosphere(3)), pose[None], camera[None], 32)
+        rgba, depth = backend.render(grey(trimesh.creation.icosphere(3)), pose[None], camera[None], 32)
         assert (rgba[..., 3] == 255).all() and (depth > 0.5).all()
 
-    def test_views_do_not_depend_on_each_other(self, embree):
+    def test_views_do_not_depend_on_each_other(self, backend):
         mesh = generate("chair", 0, 0)
         poses, cameras = views(16)
-        rgba, depth = embree.render(mesh, poses, cameras, SIZE)
+        rgba, depth = backend.render(mesh, poses, cameras, SIZE)
         for i in (0, 7, 15):
-            alone = embree.render(mesh, poses[i : i + 1], cameras[i : i + 1], SIZE)
+            alone = backend.render(mesh, poses[i : i + 1], cameras[i : i + 1], SIZE)
             np.testing.assert_array_equal(alone[0][0], rgba[i])
             np.testing.assert_array_equal(alone[1][0], depth[i])
 
@@ -122,18 +136,18 @@ class TestLight:
         np.testing.assert_allclose(encode_srgb(decode_srgb(values)), values, atol=1e-6)
         assert encode_srgb(np.array(0.5)) == pytest.approx(0.7354, abs=1e-3)
 
-    def test_shade_by_hand(self, embree):
+    def test_shade_by_hand(self, backend):
         box = grey(trimesh.creation.box((2, 2, 2)), 255)
         light = Light(sky=(0.6,) * 3, ground=(0.2,) * 3, sun=(0.3,) * 3, sun_direction=(0, 1, 0))
         for position, linear in (((0, 30, 0), 0.9), ((0, 0, 30), 0.4), ((0, -30, 0), 0.2)):
             pose, camera = look_at(np.array(position, float)), intrinsics(32, 3)
-            rgba, _ = embree.render(box, pose[None], camera[None], 32, light)
+            rgba, _ = backend.render(box, pose[None], camera[None], 32, light)
             assert rgba[0, 16, 16, 0] == pytest.approx(255 * encode_srgb(np.array(linear)), abs=1)
 
-    def test_both_sides_are_lit_towards_the_viewer(self, embree):
+    def test_both_sides_are_lit_towards_the_viewer(self, backend):
         roof = trimesh.Trimesh([[-1, 0, -1], [1, 0, -1], [1, 0, 1], [-1, 0, 1]], [[0, 1, 2], [0, 3, 2]], process=False)
         above, below = (look_at(np.array([0.0, y, 0.1])) for y in (30, -30))
-        rgba, _ = embree.render(grey(roof), np.stack([above, below]), np.stack([intrinsics(32, 3)] * 2), 32)
+        rgba, _ = backend.render(grey(roof), np.stack([above, below]), np.stack([intrinsics(32, 3)] * 2), 32)
         assert np.ptp(rgba[0, 4:28, 4:28, 0]) <= 1 and np.ptp(rgba[1, 4:28, 4:28, 0]) <= 1  # whatever the winding
         assert rgba[0, 16, 16, 0] > rgba[1, 16, 16, 0] + 50
 
@@ -142,16 +156,18 @@ def assert_agree(first, second):
     """Stated tolerances between backends, over all views of a mesh."""
     (rgba_1, z_1), (rgba_2, z_2) = first, second
     covered = (z_1 > 0) | (z_2 > 0)
-    assert ((z_1 > 0) != (z_2 > 0)).sum() <= 0.002 * covered.sum()  # mask at the pixels' centres
+    assert covered.any()
+    assert ((z_1 > 0) != (z_2 > 0)).sum() <= 0.001 * covered.sum()  # mask at the pixels' centres
     both = (z_1 > 0) & (z_2 > 0)
-    assert (np.abs(z_1 - z_2)[both] > 0.002).mean() < 0.002  # depth, object units, save where two surfaces meet
+    error = np.abs(z_1 - z_2)[both]  # depth, object units
+    assert (error > 0.002).mean() < 0.001 and np.median(error) < 1e-5  # save where two surfaces meet
     alpha_1, alpha_2 = rgba_1[..., 3].astype(int), rgba_2[..., 3].astype(int)
     edge = ((alpha_1 > 0) & (alpha_1 < 255)) | ((alpha_2 > 0) & (alpha_2 < 255))
     coverage = (alpha_1 - alpha_2)[edge] / 255
     assert np.abs(coverage).mean() < 0.2 and abs(coverage.mean()) < 0.02  # edges: five samples against other four
     inside = (alpha_1 == 255) & (alpha_2 == 255)
     difference = np.abs(rgba_1[..., :3].astype(int) - rgba_2[..., :3])[inside]
-    assert np.median(difference) <= 4 and difference.mean() < 8  # of 255; pixels at edges between colours make the mean
+    assert np.median(difference) <= 3 and difference.mean() < 6  # of 255; pixels at edges between colours make the mean
 
 
 class TestAgreement:
@@ -160,12 +176,14 @@ class TestAgreement:
         mesh = generate(category, 3, 1)
         assert_agree(embree.render(mesh, *views(), SIZE), egl.render(mesh, *views(), SIZE))
 
-    @pytest.mark.skipif(not REAL_MESHES.is_dir(), reason="no real meshes here")
-    @pytest.mark.parametrize("synset", ["02691156", "02958343", "03001627"])
-    def test_real(self, embree, egl, synset):
-        from render.loading import load_mesh
+    def test_real(self, embree, egl):
+        mesh = load_mesh(REAL_MESH)
+        assert_agree(embree.render(mesh, *views(), SIZE), egl.render(mesh, *views(), SIZE))
 
-        for source in discover(REAL_MESHES / synset)[::40]:
+    @pytest.mark.skipif(not MORE_REAL_MESHES.is_dir(), reason="no collection of real meshes here")
+    @pytest.mark.parametrize("synset", ["02691156", "02958343", "03001627"])
+    def test_more_real(self, embree, egl, synset):
+        for source in discover(MORE_REAL_MESHES / synset)[::40]:
             mesh = load_mesh(source.path)
             assert_agree(embree.render(mesh, *views(), SIZE), egl.render(mesh, *views(), SIZE))
 
@@ -175,15 +193,103 @@ class TestAgreement:
         assert_agree(embree.render(mesh, *views(**options), SIZE), egl.render(mesh, *views(**options), SIZE))
 
 
+    def test_object_cut_by_the_image_and_by_the_camera(self, embree, egl):
+        mesh = generate("chair", 0, 0)
+        for position, fov in (((0.3, 0.4, 30.0), 2.0), ((0.5, 0.2, -0.4), 70.0)):
+            view = look_at(np.array(position))[None], intrinsics(SIZE, fov)[None]
+            assert_agree(embree.render(mesh, *view, SIZE), egl.render(mesh, *view, SIZE))
+
+
+class TestGl:
+    def test_batches_change_no_byte(self, egl, monkeypatch):
+        import render.gl
+
+        mesh, many = generate("car", 1, 0), views(10)
+        expected = egl.render(mesh, *many, SIZE)
+        for layers in (1, 3, 7):
+            monkeypatch.setattr(render.gl, "_FRAMEBUFFER_BYTES", layers * render.gl._BYTES_PER_PIXEL * SIZE**2)
+            assert max(map(len, render.gl._batches(10, SIZE))) <= layers
+            for whole, parts in zip(expected, egl.render(mesh, *many, SIZE)):
+                np.testing.assert_array_equal(whole, parts)
+
+    def test_another_size_and_mesh_in_between_change_no_byte(self, egl):
+        mesh, many = generate("car", 1, 0), views(4)
+        expected = egl.render(mesh, *many, SIZE)
+        egl.render(generate("chair", 2, 0), *views(2), 17)
+        for before, after in zip(expected, egl.render(mesh, *many, SIZE)):
+            np.testing.assert_array_equal(before, after)
+
+    def test_workers_change_no_byte(self, egl, tmp_path):
+        def dataset(workers):
+            config = RenderConfig(
+                tmp_path / str(workers), category="car", models=2, pairs_per_model=2, views=ViewSettings(image_size=16),
+                backend="egl", workers=workers, progress=False,
+            )  # fmt: skip
+            render_dataset(config)
+            return {path.name: path.read_bytes() for path in config.out.iterdir()}
+
+        assert dataset(1) == dataset(2)
+
+    def test_a_driver_that_fails_is_named_in_one_line(self, egl, monkeypatch):
+        from OpenGL import GL
+        from OpenGL.error import GLError
+
+        def glDrawArrays(*_):
+            raise GLError(GL.GL_OUT_OF_MEMORY, baseOperation=glDrawArrays, description=b"out of memory")
+
+        monkeypatch.setattr(GL, "glDrawArrays", glDrawArrays)
+        with pytest.raises(UserError, match=r"egl: .*failed in glDrawArrays \(out of memory\): run .* again") as caught:
+            egl.render(generate("car", 1, 0), *views(2), SIZE)
+        assert "\n" not in str(caught.value)
+
+    def test_a_lost_context_is_named_in_one_line(self, egl):
+        from OpenGL import EGL
+
+        backend = open_backend("egl")
+        EGL.eglDestroyContext(backend._context._egl_display, backend._context._egl_context)
+        egl._context.make_current()
+        with pytest.raises(UserError, match="egl: the graphics driver failed in .*: run the same command") as caught:
+            backend.render(generate("car", 1, 0), *views(2), SIZE)
+        assert "\n" not in str(caught.value)
+
+    def test_needs_multisampling(self, egl, monkeypatch):
+        import render.gl
+
+        monkeypatch.setattr(render.gl.GL, "glGetIntegerv", lambda limit: 1)
+        with pytest.raises(RuntimeError, match="only 1x multisampling"):
+            render.gl.GlBackend("egl", egl._context)
+
+
 def test_unknown_backend():
     with pytest.raises(UserError, match="choose one of"):
-        open_backend("magic")
+        resolve("magic")
 
 
 def test_osmesa_says_why_not():
-    with pytest.raises(UserError, match="PyOpenGL 3.1.0.*use embree"):
-        open_backend("osmesa")
+    for refuse in (open_backend, resolve):
+        with pytest.raises(UserError, match="PyOpenGL 3.1.0.*use embree"):
+            refuse("osmesa")
 
 
-def test_auto_takes_egl_only_on_a_gpu():
-    assert resolve("auto") == ("egl" if examine("egl").gpu else "embree")
+def test_what_is_said_of_osmesa_is_still_so():
+    assert "PyOpenGL (==3.1.0)" in importlib.metadata.requires("pyrender")
+    package = Path(importlib.util.find_spec("OpenGL").submodule_search_locations[0])
+    sources = [path.read_text() for folder in ("osmesa", "raw/osmesa") for path in (package / folder).glob("*.py")]
+    assert any("OSMesaCreateContext" in text for text in sources)
+    assert not any("OSMesaCreateContextAttribs" in text for text in sources)
+
+
+def test_a_backend_that_does_not_work_is_refused_before_any_work(monkeypatch):
+    monkeypatch.setattr(doctor, "examine", lambda name: BackendReport(name, False, False, "no libEGL", "install it"))
+    with pytest.raises(UserError, match="backend: egl does not work: no libEGL: install it"):
+        resolve.__wrapped__("egl")
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="embreex is not installed"):
+        resolve.__wrapped__("embree")
+
+
+@pytest.mark.parametrize("device, gpu, taken", [(0, True, "embree"), (1, False, "embree"), (1, True, "egl")])
+def test_auto_takes_egl_only_on_a_gpu(monkeypatch, device, gpu, taken):
+    monkeypatch.setattr(doctor, "_gpu_devices", lambda: [Path("/dev/nvidia0")][:device])
+    monkeypatch.setattr(doctor, "examine", lambda name: BackendReport(name, True, gpu, ""))
+    assert resolve.__wrapped__("auto") == taken

@@ -274,7 +274,9 @@ def test_doctor(monkeypatch, capsys):
     out, err = capsys.readouterr()
     assert out == "egl: does not work: no libEGL\n  install libegl1\n" and "no rendering backend works" in err
     reports.append(BackendReport("embree", True, False, "Embree 4"))
+    monkeypatch.setattr(render.doctor, "resolve", lambda name: "embree")
     assert run("doctor") == 0
+    assert capsys.readouterr().out.endswith("embree: works: Embree 4\n--backend auto takes embree\n")
 
 
 def test_damaged_dataset_is_named(tmp_path, capsys):

@@ -16,7 +16,7 @@ def test_commands_and_options_exist(page):
     options = {name for command in cli.commands.commands.values() for param in command.params for name in param.opts}
     code = " ".join(re.findall(r"`([^`\n]+)`", text))
     assert set(re.findall(r"keypointnet ([a-z][a-z-]*)", code)) <= set(cli.commands.commands)
-    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", code)) - {"--help", "--logdir"} <= options
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", code)) - {"--help", "--logdir", "--gpus"} <= options
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -4,11 +4,13 @@ import os
 import stat
 import subprocess
 import sys
+from ctypes.util import find_library
 
 import pytest
 
 from render import doctor
-from render.doctor import diagnose, examine, explain
+from render.doctor import diagnose, examine
+from render.failures import describe, explain
 
 
 def test_embree_works_here():
@@ -28,8 +30,16 @@ def test_every_backend_is_reported(monkeypatch):
         ("ModuleNotFoundError: No module named 'embreex'", "embreex is not installed", "pip install"),
         ("ImportError: ('Unable to load EGL library', 'EGL: cannot open shared object file')", "libEGL", "libegl1"),
         ("ImportError: ('Unable to load OpenGL library', 'GL: cannot open')", "libGL", "libgl1"),
+        ("AttributeError: 'NoneType' object has no attribute 'glGetError'", "libGL", "libgl1"),
         ("MESA-LOADER: failed to open swrast: /usr/lib/dri/swrast_dri.so", "no DRI driver", "libgl1-mesa-dri"),
-        ("ValueError: Invalid device ID (0)", "no device of that number", "EGL_DEVICE_ID"),
+        ("libGL: failed to load driver: iris\nGLError: GLError( err = 12289 )", "no DRI driver", "libgl1-mesa-dri"),
+        ("ValueError: Invalid device ID (3)", "no device of number 3", "EGL_DEVICE_ID"),
+        ("RuntimeError: EGL_DEVICE_ID is set to 'gpu'", "set to 'gpu', which is not the number", "EGL_DEVICE_ID"),
+        ("GLError: GLError( err = 12296, baseOperation = eglInitialize )", "EGL_BAD_DISPLAY", "DISPLAY"),
+        ("GLError: GLError( err = 12289, baseOperation = eglInitialize )", "eglInitialize", "/dev/dri"),
+        ("AssertionError: assert eglInitialize(self._egl_display, major, minor)", "eglInitialize", "/dev/dri"),
+        ("GLError: GLError( err = 12297, baseOperation = eglCreateContext )", "OpenGL 4.1", "update"),
+        ("RuntimeError: the driver has only 1x multisampling", "no 4x multisampling", "update"),
         ("EGLError: EGLError(err = EGL_BAD_DISPLAY, baseOperation = eglInitialize)", "EGL_BAD_DISPLAY", "DISPLAY"),
         ("EGLError: EGLError(err = EGL_NOT_INITIALIZED, baseOperation = eglInitialize)", "eglInitialize", "/dev/dri"),
         (
@@ -38,8 +48,9 @@ def test_every_backend_is_reported(monkeypatch):
             "embree",
         ),
         ("ValueError: numpy.dtype size changed, may indicate binary incompatibility", "another numpy", "pip uninstall"),
-        ("UserError: backend: PyOpenGL was imported before PYOPENGL_PLATFORM was set", "imported before", "export"),
-        ("UserError: backend: PYOPENGL_PLATFORM is set to 'glx'", "something else", "unset"),
+        ("ImportError: numpy.core.multiarray failed to import", "another numpy", "pip uninstall"),
+        ("RuntimeError: PyOpenGL was imported before PYOPENGL_PLATFORM was set", "imported before", "export"),
+        ("RuntimeError: PYOPENGL_PLATFORM is set to 'glx'", "is set to 'glx'", "unset"),
         ("EGLError: EGLError(err = EGL_BAD_MATCH)", "OpenGL 4.1", "update"),
         ("RuntimeError: first line\nsomething new", "something new", ""),
         ("", "said nothing", ""),
@@ -82,21 +93,57 @@ def test_tells_a_gpu_from_software(tmp_path, monkeypatch, renderer, gpu):
     assert report.works and report.gpu is gpu and renderer in report.detail and bool(report.advice) is not gpu
 
 
-def test_a_gpu_that_a_container_hides(monkeypatch, tmp_path):
-    monkeypatch.setattr(doctor, "Path", lambda path: tmp_path / str(path).strip("/"))
-    (tmp_path / "proc/driver/nvidia").mkdir(parents=True)
-    assert "--gpus all" in doctor._software_advice()
-    (tmp_path / "dev").mkdir()
-    (tmp_path / "dev" / "nvidia0").touch()
-    assert "NVIDIA_DRIVER_CAPABILITIES" in doctor._software_advice()
+@pytest.mark.parametrize(
+    "files, advice",
+    [
+        (["proc/driver/nvidia/version"], "--gpus all"),
+        (["proc/driver/nvidia/version", "dev/nvidiactl", "dev/nvidia0"], "NVIDIA_DRIVER_CAPABILITIES"),
+        (["sys/class/drm/renderD128"], "--device /dev/dri"),
+        (["sys/class/drm/renderD128", "dev/dri/renderD128"], "install its driver"),
+        (["sys/class/drm/card0"], ""),  # a screen's connector, which cannot draw
+    ],
+)
+def test_a_gpu_that_a_container_hides(monkeypatch, tmp_path, files, advice):
+    monkeypatch.setattr(doctor, "_ROOT", tmp_path)
+    for name in files:
+        tmp_path.joinpath(name).parent.mkdir(parents=True, exist_ok=True)
+        tmp_path.joinpath(name).touch()
+    assert advice in doctor._hidden_gpu() and bool(advice) == bool(doctor._hidden_gpu())
+    for outcome in ({"renderer": "llvmpipe"}, {"error": "ValueError: Invalid device ID (0)"}):  # whether Mesa is there
+        monkeypatch.setattr(doctor, "_try_in_a_process", lambda name, outcome=outcome: outcome)
+        assert advice in examine("egl").advice
+        assert doctor._hidden_gpu() not in examine("embree").advice or not advice
+    monkeypatch.setattr(doctor, "_try_in_a_process", lambda name: {"renderer": "NVIDIA L4"})
+    assert examine("egl").gpu and not examine("egl").advice
+
+
+def test_a_gpu_closed_to_the_user(monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor, "_ROOT", tmp_path)
+    tmp_path.joinpath("dev/dri").mkdir(parents=True)
+    tmp_path.joinpath("dev/dri/renderD128").touch()
+    monkeypatch.setattr(doctor.os, "access", lambda *_: False)
+    assert "renderD128 is there but closed to this user" in doctor._hidden_gpu()
 
 
 # The same ailments in the flesh, where a fake package or variable brings them about in a real process.
 
 
+WITHOUT_LIBRARY = """
+import ctypes
+load = ctypes.CDLL.__init__
+def refuse(self, name=None, *rest, **more):
+    if name and name.startswith("{}"):
+        raise OSError(name + ": cannot open shared object file: No such file or directory")
+    load(self, name, *rest, **more)
+ctypes.CDLL.__init__ = refuse
+"""
+
+
 def ill_module(tmp_path, name, body):
     path = tmp_path.joinpath(*name.split(".")).with_suffix(".py")
     path.parent.mkdir(parents=True, exist_ok=True)
+    for package in path.relative_to(tmp_path).parents[:-1]:
+        tmp_path.joinpath(package, "__init__.py").touch()
     path.write_text(body)
 
 
@@ -105,14 +152,25 @@ def ill_module(tmp_path, name, body):
     [
         ("embree", "embreex", "raise ModuleNotFoundError(\"No module named 'embreex'\")", "embreex is not installed"),
         ("egl", "pyrender", "raise ModuleNotFoundError(\"No module named 'pyrender'\")", "pyrender is not installed"),
-        ("egl", "pyrender", "raise ImportError('Unable to load EGL library')", "libEGL is not installed"),
-        ("egl", "pyrender", "raise ValueError('numpy.dtype size changed')", "another numpy"),
         (
             "egl",
-            "pyrender",
-            "class OffscreenRenderer:\n def __init__(self, *a): raise ValueError('Invalid device ID (0)')",
-            "device",
+            "OpenGL_accelerate",
+            "raise ValueError('numpy.dtype size changed, may indicate binary incompatibility.')",
+            "another numpy",
         ),
+        (
+            "egl",
+            "pyrender.platforms.egl",
+            "def get_device_by_index(number): return None\n"
+            "class EGLPlatform:\n"
+            "    def __init__(self, *a): pass\n"
+            "    def init_context(self):\n"
+            "        eglInitialize = lambda: False\n"
+            "        assert eglInitialize()\n",
+            "eglInitialize failed",
+        ),
+        ("egl", "sitecustomize", WITHOUT_LIBRARY.format("libEGL"), "libEGL is not installed"),
+        ("egl", "sitecustomize", WITHOUT_LIBRARY.format("libGL"), "libGL is not installed"),
     ],
 )
 def test_real_process_with_a_fake_package(tmp_path, monkeypatch, name, module, body, why):
@@ -122,23 +180,34 @@ def test_real_process_with_a_fake_package(tmp_path, monkeypatch, name, module, b
     assert not report.works and why in report.detail
 
 
-def test_real_process_with_another_platform_set(monkeypatch):
-    monkeypatch.setenv("PYOPENGL_PLATFORM", "osmesa")
-    assert "something else than egl" in examine("egl").detail
+@pytest.mark.skipif(find_library("EGL_mesa") is None, reason="no Mesa here to fail")
+@pytest.mark.parametrize(
+    "variable, value, why",
+    [
+        ("LIBGL_DRIVERS_PATH", "/nowhere", "no DRI driver"),
+        ("__EGL_VENDOR_LIBRARY_FILENAMES", "/nowhere", "Invalid device ID: EGL finds no device of number 0"),
+        ("MESA_GL_VERSION_OVERRIDE", "3.3", "no OpenGL 4.1 core context"),
+        ("PYOPENGL_PLATFORM", "osmesa", "PYOPENGL_PLATFORM is set to 'osmesa'"),
+    ],
+)
+def test_real_process_in_an_ill_environment(monkeypatch, variable, value, why):
+    monkeypatch.setenv(variable, value)
+    report = examine("egl")
+    assert not report.works and why in report.detail and report.advice
 
 
 def test_platform_set_after_import():
     code = """
-import os, sys
+import sys
 sys.modules["OpenGL.platform"] = type(sys)("OpenGL.platform")
 sys.modules["OpenGL.platform"].PLATFORM = type("GLXPlatform", (), {})()
+from render.backends import open_backend
 from data.errors import UserError
-from render.gl import import_pyrender
 try:
-    import_pyrender()
+    open_backend("egl")
 except UserError as error:
     print(error)
 """
     environment = {key: value for key, value in os.environ.items() if key != "PYOPENGL_PLATFORM"}
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-    assert "imported before PYOPENGL_PLATFORM" in process.stdout
+    assert "imported before PYOPENGL_PLATFORM" in process.stdout and "before Python starts" in process.stdout
