@@ -16,7 +16,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from render.backends import open_backend, resolve  # noqa: E402
+from render.backends import open_backend  # noqa: E402
+from render.doctor import resolve  # noqa: E402
 from render.loading import load_mesh  # noqa: E402
 from render.pipeline import RenderConfig, render_model  # noqa: E402
 from render.sources import Source  # noqa: E402
