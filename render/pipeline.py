@@ -33,7 +33,7 @@ from data.shard import canonical_json, write_shard
 from render.backends import Backend, open_backend
 from render.doctor import resolve
 from render.mesh import Mesh
-from render.shading import Light
+from render.shading import Light, check_light
 from render.shapes import CATEGORIES, generate, keypoint_names
 from render.sources import MeshError, Source, discover
 from render.variety import Variety, check_variety, variety_settings, vary_images, vary_object
@@ -157,6 +157,7 @@ def check_config(config: RenderConfig) -> None:
             f"task: {index}/{count}: give I/N with N at least 1 and I from 1 to N (0 stands for N)",
         )
     _check_views(views, require)
+    check_light(config.light)
     check_variety(config.variety)
     resolve(config.backend)
     out = Path(config.out)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data.errors import UserError
 from render.mesh import Mesh
 
 
@@ -23,6 +24,15 @@ class Light:
     sun: tuple[float, float, float] = (0.38, 0.38, 0.38)  # diffuse light from one direction
     # Straight from above, as the official data's lamp: shading must not tell an object's front or left side.
     sun_direction: tuple[float, float, float] = (0.0, 1.0, 0.0)  # towards the light of `sun`, object frame
+
+
+def check_light(light: Light) -> None:
+    """Raise :class:`UserError` for the first light that makes no sense."""
+    for name in ("sky", "ground", "sun"):
+        if not all(0 <= factor <= 100 for factor in getattr(light, name)):  # false of NaN
+            raise UserError(f"{name}: {getattr(light, name)}: choose red, green and blue from 0 to 100; 1 is full light")
+    if not 1e-6 < np.linalg.norm(light.sun_direction) < 1e6:
+        raise UserError(f"sun-direction: {light.sun_direction}: give a direction such as 0,1,0")
 
 
 def lit_corners(mesh: Mesh, light: Light) -> tuple[np.ndarray, np.ndarray]:

@@ -384,6 +384,7 @@ def _crop(path: Path, rng: np.random.Generator, size: int) -> np.ndarray:
     """A random square of a picture, a third to all of its shorter side."""
     try:
         with Image.open(path) as picture:
+            picture.draft("RGB", (3 * size, 3 * size))  # a large JPEG is decoded at a fraction of its size
             side = max(1, round(min(picture.size) * rng.uniform(1 / 3, 1)))
             left, top = (int(rng.integers(length - side + 1)) for length in picture.size)
             box = (left, top, left + side, top + side)

@@ -312,6 +312,14 @@ def test_bad_options(options, tmp_path):
     assert next(iter(options)).replace("_", "-") in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "options", [{"sky": (1.0, float("nan"), 1.0)}, {"sun": (-1.0, 0.0, 0.0)}, {"sun_direction": (0.0, 0.0, 0.0)}]
+)
+def test_bad_lights(options, tmp_path):
+    with pytest.raises(UserError, match=next(iter(options)).replace("_", "-")):
+        check_config(config(tmp_path / "out", light=Light(**options)))
+
+
 def test_manifest_says_what_varied(tmp_path):
     render_dataset(config(tmp_path / "data", Variety(recolor=0.5, warp=0.5), models=1))
     assert load_manifest(tmp_path / "data").settings["variety"] == {"recolor": 0.5, "warp": 0.5}
