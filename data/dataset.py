@@ -75,7 +75,7 @@ class PairDataset(Dataset):
 
     def batch(self, indices: Sequence[int] | Tensor) -> dict[str, Tensor]:
         """Several pairs at once: the tensors of an item with a leading (B,), on the device given to :meth:`load`."""
-        indices = torch.as_tensor(indices, dtype=torch.int64, device=self.model_index.device)
+        indices = torch.as_tensor(indices, dtype=torch.int64).to(self.model_index.device, non_blocking=True)
         shape = (len(indices), 2, *self.image_size, 4)
         if indices.device.type == "cpu":
             rgba = self._buffers.take(shape)

@@ -53,8 +53,8 @@ def normalize_intrinsics(intrinsics: Tensor, height: int, width: int) -> Tensor:
     Args:
         intrinsics: (*, 3, 3) in pixels, (0, 0) being the corner of the top-left pixel.
     """
-    scale = intrinsics.new_tensor([[2 / width, 0, -1], [0, 2 / height, -1], [0, 0, 1]])
-    return scale @ intrinsics
+    u, v, w = intrinsics.unbind(-2)
+    return torch.stack([u * (2 / width) - w, v * (2 / height) - w, w], dim=-2)
 
 
 def project(intrinsics: Tensor, points: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 from data.geometry import procrustes, project, rotation_distance, transform_points, unproject
 from train import distributed
 from train.config import LossWeights
-from train.networks import AXIS_DIRECTIONS, Prediction, pixel_grid
+from train.networks import Prediction, pixel_grid
 
 
 def consistency(keypoints: Tensor, transforms: Tensor, intrinsics: Tensor) -> Tensor:
@@ -97,16 +97,20 @@ def variance(heatmaps: Tensor, keypoints: Tensor) -> Tensor:
 
 def axis_end_projections(object_to_camera: Tensor, intrinsics: Tensor, axes: tuple[str, ...]) -> Tensor:
     """Where the + and − ends of object axes project: (*, 4, 4) and (*, 3, 3) -> (*, A, 2, 2), (x, y) last."""
-    directions = torch.tensor([AXIS_DIRECTIONS[a] for a in axes], dtype=intrinsics.dtype, device=intrinsics.device)
-    ends = torch.stack([directions, -directions], dim=1).flatten(0, 1)
-    uv = project(intrinsics, transform_points(object_to_camera, ends))[..., :2]
-    return uv.unflatten(-2, (len(axes), 2))
+    center, directions = object_to_camera[..., None, :3, 3], axis_directions(object_to_camera, axes)
+    ends = torch.stack([center + directions, center - directions], dim=-2).flatten(-3, -2)
+    return project(intrinsics, ends)[..., :2].unflatten(-2, (len(axes), 2))
+
+
+def axis_directions(object_to_camera: Tensor, axes: tuple[str, ...]) -> Tensor:
+    """Object axes in the camera frame: (*, 4, 4) -> (*, A, 3)."""
+    # One slice an axis: a list of columns would be copied to the GPU, which waits for all that it has yet to do.
+    return torch.stack([object_to_camera[..., :3, "xyz".index(axis)] for axis in axes], dim=-2)
 
 
 def true_flags(object_to_camera: Tensor, axes: tuple[str, ...]) -> Tensor:
     """1 where an object axis points to the camera's right: (*, 4, 4) -> (*, A)."""
-    columns = [next(i for i, c in enumerate(AXIS_DIRECTIONS[a]) if c) for a in axes]
-    return (object_to_camera[..., 0, columns] > 0).to(object_to_camera.dtype)
+    return (axis_directions(object_to_camera, axes)[..., 0] > 0).to(object_to_camera.dtype)
 
 
 def orientation(axis_ends: Tensor, true_axis_ends: Tensor) -> Tensor:

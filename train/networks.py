@@ -15,8 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-AXIS_DIRECTIONS = {"x": (1.0, 0.0, 0.0), "y": (0.0, 1.0, 0.0), "z": (0.0, 0.0, 1.0)}
-
 
 @dataclass
 class Prediction:
@@ -33,6 +31,10 @@ class Prediction:
     heatmaps: Tensor
     axis_ends: Tensor
     flags: Tensor
+
+    def deal(self, views: int) -> list[Prediction]:
+        """Of images whose views alternate, one prediction a view."""
+        return [Prediction(**{k: v if v is None else v[i::views] for k, v in vars(self).items()}) for i in range(views)]
 
 
 def pixel_grid(height: int, width: int, like: Tensor) -> Tensor:
@@ -76,10 +78,13 @@ class KeypointNetwork(nn.Module):
         axes: object axes that have a flag, of "x", "y", "z".
 
     Attributes:
+        normalizes_views_apart: in training the two views of a pair pass one after the other, each with batch statistics
+            of its own, as the official code has it; else as one batch, which is faster.
         bfloat16: run the convolutions in bfloat16; weights, soft-argmax and results keep the images' precision.
     """
 
     in_channels: int
+    normalizes_views_apart = False
     bfloat16 = False
 
     def __init__(self, num_keypoints: int, camera_distance: float, axes: tuple[str, ...]):
@@ -150,6 +155,7 @@ class PaperNetwork(KeypointNetwork):
     """
 
     in_channels = 3
+    normalizes_views_apart = True
 
     def __init__(self, num_keypoints: int = 10, camera_distance: float = 30.0, width: int = 64):
         super().__init__(num_keypoints, camera_distance, axes=("x",))

@@ -257,11 +257,15 @@ def augment(batch: PairBatch, config: TrainConfig) -> PairBatch:
 
 
 def forward(network: KeypointNetwork, batch: PairBatch, config: TrainConfig, step: int) -> dict[str, Tensor]:
-    """Terms of the objective for a batch: name -> (B,). The two views pass the network one after the other."""
+    """Terms of the objective for a batch: name -> (B,)."""
     network.train()
     images = batch.images[:, :, : network.in_channels]
     flags = losses.true_flags(batch.object_to_camera, network.axes)
-    views = [network(images[:, i], flags[:, i], flag_anneal(config, step)) for i in range(2)]
+    anneal = flag_anneal(config, step)
+    if network.normalizes_views_apart:
+        views = [network(images[:, i], flags[:, i], anneal) for i in range(2)]
+    else:
+        views = network(images.flatten(0, 1), flags.flatten(0, 1), anneal).deal(2)
     return losses.pair_terms(
         views,
         batch.object_to_camera,
