@@ -119,11 +119,12 @@ def render(out: Path, task: str | None, **options) -> None:
     """Render pairs of views into a dataset.
 
     OUT is the dataset's folder. What is drawn are built-in shapes (--category) or meshes of your own (--meshes). Run
-    again on the same OUT, it finishes what is missing.
+    again on the same OUT, it finishes what is missing; with --grow, it adds models or pairs.
 
     \b
     Examples:
       keypointnet render planes --category airplane --models 1000 --image-size 64
+      keypointnet render planes --category airplane --models 2000 --image-size 64 --grow
       keypointnet render chairs --meshes ShapeNetCore.v2/03001627 --workers 8
     """
     from render.pipeline import RenderConfig, parse_task, render_dataset

@@ -2,7 +2,7 @@
 
 The unit of work is one model. A worker renders it into a part, a shard of one model under OUT/.parts; when all parts
 are there they are assembled into the final shards. A pair depends only on (seed, model id, pair index), so neither
-the number of workers, nor tasks, nor interruptions change a byte.
+the number of workers, nor tasks, nor interruptions change a byte, and a dataset can grow in models and in pairs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -29,7 +30,7 @@ from data.atomic import write_bytes
 from data.errors import UserError
 from data.manifest import MANIFEST_NAME, SHARD_NAME, Failure, Manifest, load_manifest
 from data.schema import ModelPairs, split_of
-from data.shard import canonical_json, write_shard
+from data.shard import ShardReader, canonical_json, write_shard
 from render.backends import Backend, open_backend
 from render.doctor import resolve
 from render.mesh import Mesh
@@ -72,6 +73,7 @@ class RenderConfig:
     backend: str = "auto"  # auto, egl, osmesa or embree
     strict: bool = False  # a mesh that cannot be used is an error, instead of an entry in `failures`
     # How the work is done; these shape no byte of the data.
+    grow: bool = False  # OUT holds fewer models or fewer pairs of each: keep its shards and render what is missing
     workers: int | None = None  # processes; by default one per core
     task: tuple[int, int] | None = None  # (I, N): only every N-th model, from the I-th; `merge` joins the parts
     progress: bool = True  # show a progress bar
@@ -110,12 +112,15 @@ def render_dataset(config: RenderConfig) -> RenderSummary:
     """
     check_config(config)
     config = replace(config, backend=resolve(config.backend))
-    sources = _sources(config)
+    sources = _for_task(_sources(config), config.task)
     settings = data_settings(config)
     out = Path(config.out)
     with _io_errors_named(out), _locked(out):
         manifest = _existing_manifest(out, config, settings)
-        return _finish(config, manifest, _for_task(sources, config.task))
+        held = _count_pairs(out, manifest)
+        _refuse_orphans(config, held, sources)
+        _claim(out, settings)
+        return _finish(config, manifest, held, sources)
 
 
 def check_config(config: RenderConfig) -> None:
@@ -200,13 +205,11 @@ def data_settings(config: RenderConfig) -> dict:
     return json.loads(canonical_json(settings))
 
 
-def render_model(config: RenderConfig, source: Source, mesh: Mesh, backend: Backend) -> ModelPairs:
-    """Render all pairs of one model."""
-    pairs = [
-        sample_pair(pair_rng(config.seed, source.model_id, i), config.views) for i in range(config.pairs_per_model)
-    ]
-    poses, cameras = (np.stack(values) for values in zip(*pairs, strict=True))
-    rgba, z = _render_pairs(config, source.model_id, mesh, backend, poses, cameras)
+def render_model(config: RenderConfig, source: Source, mesh: Mesh, backend: Backend, first: int = 0) -> ModelPairs:
+    """Render the pairs of one model, from the ``first``."""
+    draws = [partial(pair_rng, config.seed, source.model_id, i) for i in range(first, config.pairs_per_model)]
+    poses, cameras = (np.stack(values) for values in zip(*(sample_pair(draw(), config.views) for draw in draws)))
+    rgba, z = _render_pairs(config, mesh, backend, poses, cameras, draws)
     offset, scale = depth_coding(config.views)
     depth = np.where(z > 0, np.clip(np.rint((z - offset) / scale), 1, 65535), 0).astype(np.uint16)
     return ModelPairs(
@@ -224,11 +227,10 @@ def render_model(config: RenderConfig, source: Source, mesh: Mesh, backend: Back
 
 
 def _render_pairs(
-    config: RenderConfig, model_id: str, mesh: Mesh, backend: Backend, poses: np.ndarray, cameras: np.ndarray
+    config: RenderConfig, mesh: Mesh, backend: Backend, poses: np.ndarray, cameras: np.ndarray, draws: list[Callable]
 ) -> tuple[np.ndarray, np.ndarray]:
     """rgba uint8 (P, 2, H, W, 4) and depth float32 (P, 2, H, W) of all pairs, each with its variety."""
     size, variety = config.views.image_size, config.variety
-    draws = [partial(pair_rng, config.seed, model_id, i) for i in range(len(poses))]
     if variety.of_objects:
         rendered = []
         for pose, camera, draw in zip(poses, cameras, draws, strict=True):
@@ -306,14 +308,15 @@ def _mesh_of(config: RenderConfig, source: Source) -> Mesh:
 # --- the work --------------------------------------------------------------------------------------------------------
 
 
-def _finish(config: RenderConfig, manifest: Manifest, sources: list[Source]) -> RenderSummary:
+def _finish(
+    config: RenderConfig, manifest: Manifest, held: Mapping[str, int], sources: list[Source]
+) -> RenderSummary:
     """Render what is missing, assemble, and clear the parts away."""
     out = Path(config.out)
     parts = out / PARTS
-    done = {model.model_id for model in manifest.models}
-    wanted = {_part(parts, s.model_id): s for s in sources if s.model_id not in done}
+    wanted = {_part(parts, s.model_id): s for s in sources if held.get(s.model_id, 0) < config.pairs_per_model}
     missing = [source for path, source in wanted.items() if not path.exists()]
-    failures = _render_missing(config, parts, missing, len(sources))
+    failures = _render_missing(config, parts, missing, held, len(sources))
     ready = sorted(path for path in wanted if path.exists())
     sources_seen = {source.name for source in sources}
     kept = [failure for failure in manifest.failures if failure.source not in sources_seen]
@@ -322,27 +325,49 @@ def _finish(config: RenderConfig, manifest: Manifest, sources: list[Source]) -> 
             f"{config.meshes or config.category}: none of the {len(sources)} models could be rendered, the first "
             f"because {failures[0].reason}: {failures[0].source}"
         )
-    if ready or set(kept + failures) != set(manifest.failures) or not (out / MANIFEST_NAME).exists():
-        manifest.failures = kept + failures
-        manifest = assemble(out, ready, manifest)
+    complete = replace(manifest, settings=data_settings(config), failures=kept + failures)
+    unchanged = (complete.settings, set(complete.failures)) == (manifest.settings, set(manifest.failures))
+    if ready or not unchanged or not (out / MANIFEST_NAME).exists():
+        manifest = assemble(out, ready, complete)
     _clear(parts)
     pairs = sum(shard.pairs for shard in manifest.shards)
     return RenderSummary(len(manifest.models), pairs, len(missing) - len(failures), manifest.failures)
+
+
+def _count_pairs(out: Path, manifest: Manifest) -> Counter[str]:
+    """How many pairs the dataset holds of each model."""
+    held: Counter[str] = Counter()
+    for shard in manifest.shards:
+        with ShardReader(out / shard.file) as reader:
+            held.update({model.model_id: len(reader.rows_of(slot)) for slot, model in enumerate(reader.models)})
+    return held
+
+
+def _refuse_orphans(config: RenderConfig, held: Mapping[str, int], sources: list[Source]) -> None:
+    known = {source.model_id for source in sources}
+    for model_id, pairs in held.items():
+        if pairs < config.pairs_per_model and model_id not in known:
+            raise UserError(
+                f"{config.out}: model {model_id} has {pairs} pairs and cannot get more, for it is not among the "
+                f"{len(sources)} models to render: restore its mesh, ask for more models, or leave --task out"
+            )
 
 
 def _part(parts: Path, model_id: str) -> Path:
     return parts / f"{hashlib.sha256(model_id.encode()).hexdigest()[:32]}.h5"
 
 
-def _render_missing(config: RenderConfig, parts: Path, missing: list[Source], total: int) -> list[Failure]:
-    """Render models into parts; returns those that could not be."""
+def _render_missing(
+    config: RenderConfig, parts: Path, missing: list[Source], held: Mapping[str, int], total: int
+) -> list[Failure]:
+    """Render models into parts, without the pairs that are held already; returns those that could not be."""
     # Workers write in a folder of this run's own: one that outlives a killed run cannot disturb the next.
     scratch = parts / f"run-{uuid.uuid4().hex}"
     scratch.mkdir()
     failures: list[Failure] = []
     done = total - len(missing)
     workers = min(config.workers or _cores(), len(missing))
-    outcomes = run_tasks(partial(_open_renderer, config, scratch), missing, workers)
+    outcomes = run_tasks(partial(_open_renderer, config, scratch, held), missing, workers)
     with tqdm(total=total, initial=done, unit="model", desc="render", disable=not config.progress) as bar:
         try:
             for source, outcome in outcomes:
@@ -368,14 +393,16 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _open_renderer(config: RenderConfig, scratch: Path):
+def _open_renderer(config: RenderConfig, scratch: Path, held: Mapping[str, int]):
     """Runs in a worker: what it does with one task."""
     backend = open_backend(config.backend)
-    return partial(_render_part, config, scratch, backend)
+    return partial(_render_part, config, scratch, held, backend)
 
 
-def _render_part(config: RenderConfig, scratch: Path, backend: Backend, source: Source) -> None:
-    model = render_model(config, source, _mesh_of(config, source), backend)
+def _render_part(
+    config: RenderConfig, scratch: Path, held: Mapping[str, int], backend: Backend, source: Source
+) -> None:
+    model = render_model(config, source, _mesh_of(config, source), backend, held.get(source.model_id, 0))
     path = _part(scratch, source.model_id)
     offset, scale = depth_coding(config.views)
     write_shard(path, model.split, [model], data_settings(config), _keypoint_names(config), offset, scale)
@@ -388,27 +415,46 @@ def _render_part(config: RenderConfig, scratch: Path, backend: Backend, source: 
 def _existing_manifest(out: Path, config: RenderConfig, settings: dict) -> Manifest:
     """The manifest to go on from; refuses a folder that holds anything else than this dataset."""
     marker = out / PARTS / SETTINGS
+    if marker.exists() and (unfinished := json.loads(marker.read_bytes())) != settings:
+        _refuse_other(out, unfinished, settings, f"; to give up the unfinished rendering, delete {out / PARTS}")
     if (out / MANIFEST_NAME).exists():
         manifest = load_manifest(out)
-        _refuse_other(out, manifest.settings, settings)
+        if not _grows(manifest.settings, settings):
+            _refuse_other(out, manifest.settings, settings)
+        elif not config.grow:
+            _refuse_other(out, manifest.settings, settings, ", or --grow to keep its shards and add what is missing")
     else:
         manifest = Manifest(_category(config), config.seed, settings)
-        if marker.exists():
-            _refuse_other(out, json.loads(marker.read_bytes()), settings)
-        elif any(SHARD_NAME.fullmatch(path.name) for path in out.iterdir()):
+        if not marker.exists() and any(SHARD_NAME.fullmatch(path.name) for path in out.iterdir()):
             raise UserError(f"{out}: holds shards but no {MANIFEST_NAME}: choose a new folder")
+    return manifest
+
+
+def _claim(out: Path, settings: dict) -> None:
+    """Note what the parts are rendered with, and clear away what killed runs left."""
+    marker = out / PARTS / SETTINGS
     if not marker.exists():
         write_bytes(marker, canonical_json(settings).encode())
     for remains in (out / PARTS).glob("run-*"):
         _remove_tree(remains)
-    return manifest
 
 
-def _refuse_other(out: Path, theirs: dict, ours: dict) -> None:
+def _grows(before: dict, after: dict) -> bool:
+    """Whether the second settings ask for the same dataset with more models or more pairs of each, or none of both."""
+    numbers = ("models", "pairs_per_model")
+    if any(before.get(name) != after.get(name) for name in (before.keys() | after.keys()) - set(numbers)):
+        return False
+    # No number of models: all there are.
+    pairs = [(before.get(name), after[name]) for name in numbers]
+    return all(more is None or (fewer is not None and fewer <= more) for fewer, more in pairs)
+
+
+def _refuse_other(out: Path, theirs: dict, ours: dict, advice: str = "") -> None:
     differ = sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))
     if differ:
         raise UserError(
-            f"{out}: was rendered with other settings ({', '.join(differ)}): use the same ones to go on, or a new folder"
+            f"{out}: was rendered with other settings ({', '.join(differ)}): use the same ones to go on, or a new "
+            f"folder{advice}"
         )
 
 

@@ -24,6 +24,7 @@ from data.errors import UserError
 from data.manifest import load_manifest
 from data.schema import split_of
 from data.shard import read_models
+from data.verify import verify
 from render.pipeline import RenderConfig, check_config, pair_rng, parse_task, render_dataset
 from render.sources import Source
 from render.views import ViewSettings, sample_pair
@@ -182,6 +183,91 @@ class TestDeterminism:
         for name, model in old.items():
             np.testing.assert_array_equal(model.rgba, new[name].rgba)
             np.testing.assert_array_equal(model.object_to_camera, new[name].object_to_camera)
+
+
+def models_of(folder):
+    """Model id -> (poses, images) of all its pairs, in order."""
+    found = {}
+    for shard in load_manifest(folder).shards:
+        for model in read_models(folder / shard.file):
+            found.setdefault(model.model_id, []).append((model.object_to_camera, model.rgba, model.depth))
+    return {name: [np.concatenate(arrays) for arrays in zip(*parts)] for name, parts in found.items()}
+
+
+FEW = {"models": 6, "pairs_per_model": 2}
+MORE = {"models": 9, "pairs_per_model": 5}
+
+
+@pytest.fixture(scope="module")
+def few(meshes, tmp_path_factory):
+    out = tmp_path_factory.mktemp("few") / "data"
+    render_dataset(config(out, meshes, **FEW))
+    return out
+
+
+@pytest.fixture(scope="module")
+def grown(few, meshes, tmp_path_factory):
+    out = Path(shutil.copytree(few, tmp_path_factory.mktemp("grown") / "data"))
+    render_dataset(config(out, meshes, **MORE, grow=True))
+    return out
+
+
+class TestGrowing:
+    def test_old_shards_stay_and_the_pairs_are_those_of_a_fresh_rendering(self, few, grown, meshes, tmp_path):
+        fresh = tmp_path / "fresh"
+        render_dataset(config(fresh, meshes, **MORE))
+        before, after = contents(few), contents(grown)
+        assert all(after[name] == digest for name, digest in before.items() if name != "dataset.json")
+        assert len(after) > len(before) and verify(grown) == []
+        ours, theirs = load_manifest(grown), load_manifest(fresh)
+        assert (ours.settings, ours.models, ours.failures) == (theirs.settings, theirs.models, theirs.failures)
+        ours, theirs = models_of(grown), models_of(fresh)
+        assert ours.keys() == theirs.keys()
+        for name, arrays in theirs.items():
+            assert len(arrays[0]) == 5
+            for mine, fresh_ones in zip(ours[name], arrays, strict=True):
+                np.testing.assert_array_equal(mine, fresh_ones)
+
+    def test_killed_again_and_again(self, few, grown, meshes, tmp_path):
+        out = Path(shutil.copytree(few, tmp_path / "data"))
+        kills = 0
+        process = command(out, meshes, workers=2, grow=True, **MORE)
+        while process.poll() is None:
+            if len(list(out.glob(".parts/*.h5"))) > 2 * kills and kills < 2:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
+                kills += 1
+                process = command(out, meshes, workers=2, grow=True, **MORE)
+            time.sleep(0.01)
+        assert process.returncode == 0, process.communicate()[1]
+        assert kills >= 1 and contents(out) == contents(grown)
+
+    def test_again_does_nothing(self, grown, meshes):
+        before = contents(grown)
+        for grow in (False, True):
+            assert render_dataset(config(grown, meshes, **MORE, grow=grow)).rendered == 0
+        assert contents(grown) == before
+
+    def test_only_when_asked_and_only_upwards(self, few, meshes, tmp_path):
+        before = contents(few)
+        with pytest.raises(UserError, match=r"other settings \(models, pairs_per_model\).*or --grow"):
+            render_dataset(config(few, meshes, **MORE))
+        for option in ({"models": 5}, {"pairs_per_model": 1}, {"seed": 1}, {"views": ViewSettings(33)}):
+            with pytest.raises(UserError, match="other settings.*new folder$"):
+                render_dataset(config(few, meshes, **{**FEW, **option}, grow=True))
+        with pytest.raises(UserError, match="cannot get more"):
+            render_dataset(config(few, meshes, **MORE, grow=True, task=(1, 2)))
+        assert contents(few) == before
+
+    def test_unfinished_growing_is_not_thrown_away(self, few, meshes, tmp_path, monkeypatch):
+        out = Path(shutil.copytree(few, tmp_path / "data"))
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(render.pipeline, "assemble", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            render_dataset(config(out, meshes, **MORE, grow=True))
+        for options in (FEW, {**MORE, "pairs_per_model": 6, "grow": True}):
+            with pytest.raises(UserError, match="other settings.*give up the unfinished rendering"):
+                render_dataset(config(out, meshes, **options))
+        assert render_dataset(config(out, meshes, **MORE, grow=True)).rendered == 0  # assembled alone
 
 
 class TestInterruption:
@@ -440,7 +526,7 @@ def test_a_mesh_that_kills_its_worker_is_a_failure(meshes, tmp_path, monkeypatch
     scratch = []
 
     def run(task: Source):
-        work = render.pipeline._open_renderer(settings, scratch[0])
+        work = render.pipeline._open_renderer(settings, scratch[0], {})
         try:
             return work(task)
         except Exception as error:
