@@ -1,9 +1,9 @@
 """Semantic keypoints from elsewhere: the annotations of the KeypointNet dataset (You et al., CVPR 2020).
 
 That dataset annotates models of ShapeNetCore v2. Its ``xyz`` are points on the surface of a model's
-``models/model_normalized.obj``, in the coordinates of that file: +y up, −z front, as in the object frame here, but
-centred and scaled as the file is. A renderer must therefore pass them through the same normalisation as the mesh. Meshes
-of ShapeNetCore v1 have other coordinates; there the annotations do not fit.
+``models/model_normalized.obj``, in the coordinates of that file (in the authors' example, to 1e-8): +y up, −z front, as
+in the object frame here, but centred and scaled as the file is. `render --annotations` passes them through the same
+normalisation as the mesh. Meshes of ShapeNetCore v1 have other coordinates; there the annotations do not fit.
 """
 
 from __future__ import annotations
@@ -16,12 +16,17 @@ import numpy as np
 from data.errors import UserError
 
 
-def load_keypointnet_annotations(path: str | Path) -> dict[str, dict[str, np.ndarray]]:
+# model_id -> semantic_id as text -> float64 (3,), coordinates of the model's file.
+Annotations = dict[str, dict[str, np.ndarray]]
+
+
+def load_keypointnet_annotations(path: str | Path, class_id: str | None = None) -> Annotations:
     """Read a file of annotations, one category's or all.
 
     Args:
         path: JSON, a list of objects with ``class_id``, ``model_id`` and ``keypoints``, each of these with
             ``semantic_id`` and ``xyz``.
+        class_id: a category (WordNet's number) to take alone, if the file holds it.
 
     Returns:
         model_id -> semantic_id as text -> float64 (3,), coordinates of the model's file. A model lacks the points that
@@ -32,10 +37,11 @@ def load_keypointnet_annotations(path: str | Path) -> dict[str, dict[str, np.nda
     """
     try:
         entries = json.loads(Path(path).read_text(encoding="utf-8"))
-        return {entry["model_id"]: _keypoints(entry["keypoints"]) for entry in entries}
+        chosen = [entry for entry in entries if entry.get("class_id") == class_id] or entries
+        return {entry["model_id"]: _keypoints(entry["keypoints"]) for entry in chosen}
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(
             f"{path}: not annotations of the KeypointNet dataset ({reason}): give a file of its annotations folder"

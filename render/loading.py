@@ -29,12 +29,15 @@ MAX_TEXTURE_PIXELS = 16384 * 8192
 MAX_COORDINATE = 1e9
 
 
-def load_mesh(path: Path, root: Path | None = None) -> Mesh:
+def load_mesh(
+    path: Path, root: Path | None = None, semantic_keypoints: dict[str, np.ndarray] | None = None
+) -> Mesh:
     """Read a mesh with its materials and textures, its axes taken as those of the object frame.
 
     Args:
         path: an obj, ply, stl, off, glb or gltf file.
         root: the folder that files it refers to must lie in; its own (of a ShapeNetCore model, the model's) if None.
+        semantic_keypoints: name -> (3,) in the coordinates of the file; they become the mesh's, in the object frame.
 
     Raises:
         MeshError: it cannot be used.
@@ -46,7 +49,7 @@ def load_mesh(path: Path, root: Path | None = None) -> Mesh:
             warnings.simplefilter("ignore")
             parts = _read_parts(path, assets)
             assets.raise_problem()
-            return _join(parts)
+            return _join(parts, semantic_keypoints)
     except MeshError:
         raise
     except MemoryError:
@@ -245,13 +248,14 @@ def _paint_part(
     return paint(vertices, np.asarray(geometry.faces, np.int64), geometry.visual, size, linear, textures)
 
 
-def _join(parts: list[Painted]) -> Mesh:
+def _join(parts: list[Painted], semantic_keypoints: dict[str, np.ndarray] | None) -> Mesh:
     offsets = np.cumsum([0] + [len(part.vertices) for part in parts])
     try:
         return build_mesh(
             np.concatenate([part.vertices for part in parts]),
             np.concatenate([part.faces + offset for part, offset in zip(parts, offsets)]),
             np.concatenate([part.colors for part in parts]),
+            semantic_keypoints,
         )
     except ValueError as error:
         raise MeshError(str(error)) from None

@@ -25,10 +25,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from data.annotations import Annotations, load_keypointnet_annotations
 from data.assemble import assemble
 from data.atomic import write_bytes
 from data.errors import UserError
-from data.manifest import MANIFEST_NAME, SHARD_NAME, Failure, Manifest, load_manifest
+from data.manifest import MANIFEST_NAME, SHARD_NAME, Failure, Manifest, file_sha256, load_manifest
 from data.schema import ModelPairs, split_of
 from data.shard import ShardReader, canonical_json, write_shard
 from render.backends import Backend, open_backend
@@ -36,7 +37,7 @@ from render.doctor import resolve
 from render.mesh import Mesh
 from render.shading import Light, check_light
 from render.shapes import CATEGORIES, generate, keypoint_names
-from render.sources import MeshError, Source, discover
+from render.sources import LAYOUTS, MeshError, Source, discover
 from render.variety import Variety, check_variety, variety_settings, vary_images, vary_object
 from render.views import ViewSettings, sample_pair
 from render.workers import WorkerDied, run_tasks
@@ -64,6 +65,7 @@ class RenderConfig:
     category: str | None = None  # built-in shapes to draw: airplane, car or chair
     meshes: Path | None = None  # instead of shapes: a ShapeNetCore category folder, any folder of meshes, or one mesh
     models: int | None = None  # how many; by default 400 shapes, or all meshes (which come in the order of their ids)
+    annotations: Path | None = None  # with --meshes: JSON of the KeypointNet dataset (You et al. 2020), its keypoints
     pairs_per_model: int = 16  # pairs of views of each model
     seed: int = 0  # all randomness comes from it
     splits: tuple[float, float, float] = (0.8, 0.1, 0.1)  # shares of train, val, test; every model is in one of them
@@ -113,6 +115,7 @@ def render_dataset(config: RenderConfig) -> RenderSummary:
     check_config(config)
     config = replace(config, backend=resolve(config.backend))
     sources = _for_task(_sources(config), config.task)
+    _refuse_strangers(config, sources)
     settings = data_settings(config)
     out = Path(config.out)
     with _io_errors_named(out), _locked(out):
@@ -134,6 +137,10 @@ def check_config(config: RenderConfig) -> None:
     require(
         (config.category is None) != (config.meshes is None),
         "render: give either --category (built-in shapes) or --meshes (a folder of meshes)",
+    )
+    require(
+        config.annotations is None or config.meshes is not None,
+        "annotations: built-in shapes have keypoints of their own: leave it out, or use --meshes",
     )
     if config.category is not None:
         require(
@@ -200,6 +207,8 @@ def data_settings(config: RenderConfig) -> dict:
         "light": asdict(config.light),
         "backend": config.backend,
     }
+    if config.annotations:
+        settings["annotations"] = {"sha256": file_sha256(config.annotations)}
     if variety := variety_settings(config.variety):
         settings["variety"] = variety
     return json.loads(canonical_json(settings))
@@ -247,7 +256,7 @@ def _render_pairs(
 
 def _stored_keypoints(config: RenderConfig, mesh: Mesh) -> np.ndarray | None:
     """Semantic keypoints as shards store them, per model: not a number where every pair has another shape."""
-    names = _keypoint_names(config)
+    names = _keypoint_names(config, mesh)
     if not names:
         return None
     if config.variety.deforms:
@@ -279,8 +288,37 @@ def _category(config: RenderConfig) -> str:
     return SYNSETS.get(name, name)
 
 
-def _keypoint_names(config: RenderConfig) -> tuple[str, ...]:
-    return keypoint_names(config.category) if config.category else ()
+def _keypoint_names(config: RenderConfig, mesh: Mesh) -> tuple[str, ...]:
+    return keypoint_names(config.category) if config.category else tuple(mesh.semantic_keypoints)
+
+
+def _annotations(config: RenderConfig) -> Annotations:
+    """The annotations of the category, which the folder's name tells where the file holds several."""
+    if config.annotations is None:
+        return {}
+    return load_keypointnet_annotations(config.annotations, Path(config.meshes).resolve().name)
+
+
+def _annotated_id(source: Source) -> str:
+    """What KeypointNet calls a model: its id in ShapeNetCore, or the name of its file."""
+    return source.model_id if source.name.endswith(f"/{LAYOUTS[0]}") else Path(source.name).stem
+
+
+def _refuse_strangers(config: RenderConfig, sources: list[Source]) -> None:
+    """Raise :class:`UserError` for annotations that do not belong to the meshes."""
+    if config.annotations is None:
+        return
+    annotations = _annotations(config)
+    if any(source.name.endswith(f"/{LAYOUTS[1]}") for source in sources):
+        raise UserError(
+            f"{config.annotations}: annotates ShapeNetCore v2, but {config.meshes} holds v1, whose meshes have other "
+            "coordinates: give the v2 folder, or leave --annotations out"
+        )
+    if not any(_annotated_id(source) in annotations for source in sources):
+        raise UserError(
+            f"{config.annotations}: annotates none of the {len(sources)} models of {config.meshes}: give the file of "
+            "this category, or leave --annotations out"
+        )
 
 
 def _sources(config: RenderConfig) -> list[Source]:
@@ -296,12 +334,15 @@ def _for_task(sources: list[Source], task: tuple[int, int] | None) -> list[Sourc
     return sources if task is None else sources[(task[0] - 1) % task[1] :: task[1]]
 
 
-def _mesh_of(config: RenderConfig, source: Source) -> Mesh:
+def _mesh_of(config: RenderConfig, source: Source, annotations: Annotations) -> Mesh:
     if source.path is not None:
         from render.loading import load_mesh  # takes long to import, and built-in shapes do without
 
         root = Path(config.meshes)
-        return load_mesh(source.path, root if root.is_dir() else None)
+        names = sorted({name for points in annotations.values() for name in points}, key=int)
+        points = annotations.get(_annotated_id(source), {})
+        points = {name: points.get(name, np.full(3, np.nan)) for name in names}
+        return load_mesh(source.path, root if root.is_dir() else None, points)
     return generate(config.category, config.seed, int(source.name.rsplit(":", 1)[1]))
 
 
@@ -396,16 +437,22 @@ def _cores() -> int:
 def _open_renderer(config: RenderConfig, scratch: Path, held: Mapping[str, int]):
     """Runs in a worker: what it does with one task."""
     backend = open_backend(config.backend)
-    return partial(_render_part, config, scratch, held, backend)
+    return partial(_render_part, config, scratch, held, _annotations(config), backend)
 
 
 def _render_part(
-    config: RenderConfig, scratch: Path, held: Mapping[str, int], backend: Backend, source: Source
+    config: RenderConfig,
+    scratch: Path,
+    held: Mapping[str, int],
+    annotations: Annotations,
+    backend: Backend,
+    source: Source,
 ) -> None:
-    model = render_model(config, source, _mesh_of(config, source), backend, held.get(source.model_id, 0))
+    mesh = _mesh_of(config, source, annotations)
+    model = render_model(config, source, mesh, backend, held.get(source.model_id, 0))
     path = _part(scratch, source.model_id)
     offset, scale = depth_coding(config.views)
-    write_shard(path, model.split, [model], data_settings(config), _keypoint_names(config), offset, scale)
+    write_shard(path, model.split, [model], data_settings(config), _keypoint_names(config, mesh), offset, scale)
     os.replace(path, _part(scratch.parent, source.model_id))
 
 
