@@ -345,8 +345,8 @@ def spin(run: str, mesh: Path, out: Path, frames: int, elevation: float) -> None
 def view(run: str, mesh: Path) -> None:
     """Open a window on a mesh with its keypoints.
 
-    RUN is a run folder or the name of shipped weights. The keypoints are medians over views from all sides. Needs a
-    screen; `spin` does without.
+    RUN is a run folder or the name of shipped weights. The keypoints are medians over views from all sides. Drag to
+    turn, q closes the window. Needs a screen; `spin` does without.
 
     \b
     Example:

@@ -13,6 +13,8 @@ from render.mesh import Mesh
 from render.views import look_at
 
 POINT_RADIUS = 0.035  # object units
+WINDOW_SIZE = (1024, 768)  # pixels
+BACKGROUND = (0.85, 0.87, 0.91)
 
 
 def view(mesh: Mesh, points: np.ndarray, colors: Sequence[tuple[int, int, int]], title: str) -> None:
@@ -31,24 +33,25 @@ def view(mesh: Mesh, points: np.ndarray, colors: Sequence[tuple[int, int, int]],
         if not hasattr(np, "infty"):
             np.infty = np.inf  # pyrender 0.1.45 asks for the name that numpy 2 dropped
         scene = _scene(pyrender, mesh, points, colors)
-        pyrender.Viewer(scene, use_raymond_lighting=True, window_title=title)
+        pyrender.Viewer(scene, WINDOW_SIZE, use_raymond_lighting=True, window_title=title)
     except Exception as error:  # pyglet, PyOpenGL and drivers fail in many ways
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(
-            f"view: no window can be opened ({reason}): use `keypointnet spin`, which writes a GIF"
+            f"view: no window can be opened on {os.environ['DISPLAY']} ({reason}): use `keypointnet spin`, which writes "
+            "a GIF or MP4"
         ) from None
 
 
 def check_screen() -> None:
     """Raise UserError where there is no screen."""
     if not os.environ.get("DISPLAY"):
-        raise UserError("view: no screen (DISPLAY is not set): use `keypointnet spin`, which writes a GIF")
+        raise UserError("view: no screen (DISPLAY is not set): use `keypointnet spin`, which writes a GIF or MP4")
 
 
 def _scene(pyrender, mesh: Mesh, points: np.ndarray, colors: Sequence[tuple[int, int, int]]):
-    scene = pyrender.Scene(ambient_light=(0.3, 0.3, 0.3))
+    scene = pyrender.Scene(bg_color=BACKGROUND, ambient_light=(0.3, 0.3, 0.3))
     # From the front right, +y up; pyrender's camera looks along -z.
-    camera_to_object = np.linalg.inv(look_at(np.array([2.2, 1.6, -2.8]))) @ np.diag([1.0, -1.0, -1.0, 1.0])
+    camera_to_object = np.linalg.inv(look_at(np.array([1.7, 1.2, -2.1]))) @ np.diag([1.0, -1.0, -1.0, 1.0])
     scene.add(pyrender.PerspectiveCamera(yfov=np.pi / 4), pose=camera_to_object)
     corners = mesh.vertices[mesh.faces].astype(np.float32)
     colors_of_corners = np.pad(mesh.colors / np.float32(255), ((0, 0), (0, 0), (0, 1)), constant_values=1)

@@ -82,10 +82,3 @@ def test_an_animation_as_mp4_shows_the_same(views, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(UserError, match=r"keypointnet\[video\]"):
         write_animation(detector, rgba, tmp_path / "other.mp4")
-
-
-def test_view_needs_a_screen(monkeypatch):
-    viewer = pytest.importorskip("render.viewer")
-    monkeypatch.delenv("DISPLAY", raising=False)
-    with pytest.raises(UserError, match="no screen"):
-        viewer.check_screen()
