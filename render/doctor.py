@@ -87,7 +87,11 @@ def examine(name: str) -> BackendReport:
 
 def _gpu_devices() -> list[Path]:
     """Device files through which programs reach GPUs."""
-    return sorted([*_ROOT.glob("dev/nvidia[0-9]*"), *_ROOT.glob("dev/dri/renderD*")])
+    return _found("dev/nvidia[0-9]*", "dev/dri/renderD*")
+
+
+def _found(*patterns: str) -> list[Path]:
+    return [path for pattern in patterns for path in sorted(_ROOT.glob(pattern))]
 
 
 def _hidden_gpu() -> str:
@@ -96,16 +100,27 @@ def _hidden_gpu() -> str:
         if not os.access(device, os.R_OK | os.W_OK):
             return f"the GPU {device} is there but closed to this user: add the user to its group (render or video)"
         if device.name.startswith("nvidia"):
-            return (
-                "an NVIDIA GPU is there but EGL does not see it: in a container, set NVIDIA_DRIVER_CAPABILITIES=all; "
-                "else install the driver's EGL library (libnvidia-gl)"
-            )
+            return f"an NVIDIA GPU is there but EGL does not see it: {_nvidia_advice()}"
         return f"the GPU {device} is there but EGL does not use it: install its driver (libgl1-mesa-dri for most)"
-    if _ROOT.joinpath("proc/driver/nvidia").exists():
+    if _found("proc/driver/nvidia"):
         return "the machine has an NVIDIA GPU that this container does not see: start the container with --gpus all"
-    if any(_ROOT.glob("sys/class/drm/renderD*")):
+    if _found("sys/class/drm/renderD*"):
         return "the machine has a GPU that this container does not see: start the container with --device /dev/dri"
     return ""
+
+
+def _nvidia_advice() -> str:
+    if not _found("usr/lib*/libEGL_nvidia.so*", "usr/lib/*/libEGL_nvidia.so*"):
+        return (
+            "in a container, set NVIDIA_DRIVER_CAPABILITIES=all; else install the driver's EGL library (libnvidia-gl)"
+        )
+    if not _found("etc/glvnd/egl_vendor.d/*nvidia*", "usr/share/glvnd/egl_vendor.d/*nvidia*"):
+        return (
+            "the driver's library is not registered: write "
+            '{"file_format_version": "1.0.0", "ICD": {"library_path": "libEGL_nvidia.so.0"}} '
+            "to /usr/share/glvnd/egl_vendor.d/10_nvidia.json"
+        )
+    return "unset __EGL_VENDOR_LIBRARY_FILENAMES and EGL_DEVICE_ID if set, and see whether nvidia-smi lists the GPU"
 
 
 def _try_in_a_process(name: str) -> dict[str, str]:

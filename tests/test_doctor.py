@@ -97,7 +97,12 @@ def test_tells_a_gpu_from_software(tmp_path, monkeypatch, renderer, gpu):
     "files, advice",
     [
         (["proc/driver/nvidia/version"], "--gpus all"),
-        (["proc/driver/nvidia/version", "dev/nvidiactl", "dev/nvidia0"], "NVIDIA_DRIVER_CAPABILITIES"),
+        (["proc/driver/nvidia/version", "dev/dri/renderD128", "dev/nvidia0"], "NVIDIA_DRIVER_CAPABILITIES"),
+        (["dev/nvidia0", "usr/lib/x86_64-linux-gnu/libEGL_nvidia.so.0"], "not registered: write"),
+        (
+            ["dev/nvidia0", "usr/lib64/libEGL_nvidia.so.0", "usr/share/glvnd/egl_vendor.d/10_nvidia.json"],
+            "__EGL_VENDOR_LIBRARY_FILENAMES",
+        ),
         (["sys/class/drm/renderD128"], "--device /dev/dri"),
         (["sys/class/drm/renderD128", "dev/dri/renderD128"], "install its driver"),
         (["sys/class/drm/card0"], ""),  # a screen's connector, which cannot draw
