@@ -5,10 +5,13 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from data.dataset import PairDataset
 from data.errors import UserError
-from tests.made_up import BALLS, Oracle, intrinsics, look_at, make_dataset
+from tests.made_up import BALLS, SIZE, Oracle, intrinsics, look_at, make_dataset
+from train.config import make_config
+from train.detector import Detector, build_network, save_config
 from train.eval import evaluate as evaluation_module
 from train.eval import metrics
 from train.eval.evaluate import evaluate, evaluate_all, headline_table
@@ -52,7 +55,7 @@ def run(tmp_path, monkeypatch, dataset):
     """A run folder whose detector is an oracle; yields the folder and the oracle."""
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "config.json").write_text("{}")
+    save_config(make_config("cpu"), folder)
     (folder / "model.safetensors").write_bytes(b"weights")
     oracle = Oracle(dataset, noise=0.1)
     monkeypatch.setattr(evaluation_module.Detector, "load", lambda run, device="cpu": oracle)
@@ -138,6 +141,17 @@ def test_numbers_do_not_depend_on_the_batch_size(dataset):
     assert np.array_equal(one.heatmaps, all_.heatmaps) and np.array_equal(one.heatmap_pair, all_.heatmap_pair)
 
 
+def test_figures_of_a_network_do_not_depend_on_the_run_or_the_batch_size(dataset):
+    torch.manual_seed(0)
+    config = make_config("cpu", width=4, keypoints=5, image_size=SIZE)
+    detector = Detector(build_network(config), config)
+    said = [predict_split(detector, dataset, batch_size=b, progress=False) for b in (4, 4, 1, 64)]
+    first = evaluation(dataset, said[0]).metrics
+    for other in said[1:]:
+        assert all(np.array_equal(values, getattr(other, name)) for name, values in vars(said[0]).items())
+        assert evaluation(dataset, other).metrics == first
+
+
 def test_evaluate_writes_the_contract(run, folder, dataset, tmp_path):
     _, out = evaluate(run[0], [folder], out=tmp_path / "out", progress=False)
     figures = json.loads((out / "metrics.json").read_text())
@@ -156,12 +170,14 @@ def test_evaluate_writes_the_contract(run, folder, dataset, tmp_path):
     assert not list(out.rglob("*.tmp"))
 
 
-def test_predictions_are_reused_only_for_the_same_weights_and_data(run, folder, tmp_path):
+def test_predictions_are_reused_only_for_the_same_weights_and_data(run, folder, tmp_path, monkeypatch):
     run_folder, oracle = run
     out = tmp_path / "out"
     evaluate(run_folder, [folder], out=out, progress=False)
     before, calls = (out / "metrics.json").read_bytes(), oracle.calls
-    evaluate(run_folder, [folder], out=out, progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation_module.Detector, "load", None)  # no network is made
+        evaluate(run_folder, [folder], out=out, progress=False)
     assert oracle.calls == calls
     assert (out / "metrics.json").read_bytes() == before
     (run_folder / "model.safetensors").write_bytes(b"other weights")
@@ -201,6 +217,13 @@ def test_several_runs_give_one_table_and_a_page(run, folder, tmp_path):
     with pytest.raises(UserError, match="not a run folder"):
         evaluate_all([run[0], tmp_path / "none"], [folder], out=tmp_path / "more", progress=False)
     assert not (tmp_path / "more").exists()
+
+
+def test_a_run_without_weights_is_named_before_anything_is_done(run, folder, tmp_path):
+    (run[0] / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="no weights there yet"):
+        evaluate(run[0], [folder], out=tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_symmetry_is_told_before_anything_is_done(run, folder):

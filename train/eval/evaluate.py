@@ -10,7 +10,7 @@ from pathlib import Path
 from data.atomic import write_bytes
 from data.dataset import PairDataset
 from data.errors import UserError
-from train.detector import CONFIG_NAME, WEIGHTS_NAME, Detector, find_run
+from train.detector import CONFIG_NAME, WEIGHTS_NAME, Detector, find_run, load_config
 from train.eval import metrics
 from train.eval.compare import compare
 from train.eval.evaluation import HEADLINE, PAPER_ROWS, PAPER_TABLE_1, Evaluation
@@ -30,7 +30,7 @@ def evaluate(
 ) -> tuple[Evaluation, Path]:
     """Measure a detector on a split and write metrics.json, predictions.h5, overlays/ and report.html.
 
-    Predictions are reused when the folder has those of the same weights on the same data.
+    Predictions are reused when the folder has those of the same weights on the same data: no network is run then.
 
     Args:
         run: run folder, or name of shipped weights. datasets: one or more dataset folders.
@@ -44,19 +44,18 @@ def evaluate(
         declared = metrics.Symmetry(symmetry) if symmetry else None
     except ValueError as error:
         raise UserError(f"symmetry: {error}: give AXIS:ORDER, as y:2, or y:inf for any angle") from None
-    detector = Detector.load(run, device)
+    axes = tuple(load_config(find_run(run)).axes)
     dataset = PairDataset([Path(folder) for folder in datasets], split)
     if out is None:
         out = Path(run) / f"eval-{split}" if Path(run).is_dir() else Path(f"{run}-eval-{split}")
     out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     key = {"weights": weights_fingerprint(run), "data": data_fingerprint(dataset)}
+    out.mkdir(parents=True, exist_ok=True)
     predictions = load_predictions(out / "predictions.h5", key)
     if predictions is None:
-        predictions = predict_split(detector, dataset, progress=progress)
+        predictions = predict_split(Detector.load(run, device), dataset, progress=progress)
         save_predictions(out / "predictions.h5", predictions, key)
     category = "+".join(sorted({manifest.category for manifest in dataset.manifests}))
-    axes = tuple(detector.config.axes)
     evaluation = Evaluation(Path(run).name, category, split, dataset, predictions, axes, declared)
     write_bytes(out / "metrics.json", (json.dumps(evaluation.metrics, indent=1) + "\n").encode())
     write_overlays(evaluation, out / "overlays")
@@ -99,9 +98,15 @@ def evaluate_all(
 
 
 def weights_fingerprint(run: str | Path) -> str:
-    """SHA-256 over a run's settings and weights."""
-    folder = find_run(run)
-    return hashlib.sha256((folder / CONFIG_NAME).read_bytes() + (folder / WEIGHTS_NAME).read_bytes()).hexdigest()
+    """SHA-256 over a run's settings and weights.
+
+    Raises:
+        UserError: no such run, or it has no weights yet.
+    """
+    settings, weights = (find_run(run) / name for name in (CONFIG_NAME, WEIGHTS_NAME))
+    if not weights.exists():
+        raise UserError(f"{weights}: no weights there yet: let the training reach its first checkpoint")
+    return hashlib.sha256(settings.read_bytes() + weights.read_bytes()).hexdigest()
 
 
 def data_fingerprint(dataset: PairDataset) -> str:
