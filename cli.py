@@ -14,12 +14,24 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
+from click.shell_completion import CompletionItem
 
 from data.errors import UserError
 from data.interchange import FORMATS
 
 DEBUG_VARIABLE = "KEYPOINTNET_DEBUG"
 PATH = click.Path(path_type=Path)
+
+
+class Run(click.ParamType):
+    """A run folder or the name of shipped weights; completed by a shell as either."""
+
+    name = "run"
+
+    def shell_complete(self, ctx, param, incomplete):
+        shipped = (Path(__file__).parent / "train/pretrained").glob("*/config.json")
+        names = [CompletionItem(path.parent.name) for path in sorted(shipped) if path.parent.name.startswith(incomplete)]
+        return [*names, CompletionItem(incomplete, type="dir")]
 
 
 class Joined(click.ParamType):
@@ -173,8 +185,8 @@ def train(datasets: tuple[Path, ...], run: Path, preset: str, resume: bool, **op
 
 
 @commands.command("eval")
-@click.argument("run")
-@click.argument("others", metavar="[RUN...] DATASET...", nargs=-1, required=True)
+@click.argument("run", type=Run())
+@click.argument("others", metavar="[RUN...] DATASET...", type=Run(), nargs=-1, required=True)
 @click.option("--split", default="test", show_default=True, help="train, val or test")
 @click.option("--out", type=PATH, help="folder for the figures, overlays and the report [default: RUN/eval-SPLIT]")
 @click.option("--symmetry", metavar="AXIS:ORDER", help="of the objects, as y:2 or y:inf: adds the error under it")
@@ -267,7 +279,7 @@ def image_options(command: Callable) -> Callable:
 
 
 @commands.command()
-@click.argument("run")
+@click.argument("run", type=Run())
 @click.argument("images", metavar="IMAGE...", type=PATH, nargs=-1, required=True)
 @click.option("--out", type=PATH, required=True, help="folder for predictions.json, .csv, .npz and the overlays")
 @image_options
@@ -290,7 +302,7 @@ def predict(run: str, images: tuple[Path, ...], out: Path, **options) -> None:
 
 
 @commands.command()
-@click.argument("run")
+@click.argument("run", type=Run())
 @click.argument("first", type=PATH, metavar="A")
 @click.argument("second", type=PATH, metavar="B")
 @image_options
@@ -310,7 +322,7 @@ def pose(run: str, first: Path, second: Path, **options) -> None:
 
 
 @commands.command()
-@click.argument("run")
+@click.argument("run", type=Run())
 @click.argument("mesh", type=PATH)
 @click.argument("out", type=PATH, metavar="OUT")
 @click.option("--frames", type=click.IntRange(2), default=48, show_default=True, help="views around the object")
@@ -340,7 +352,7 @@ def spin(run: str, mesh: Path, out: Path, frames: int, elevation: float) -> None
 
 
 @commands.command()
-@click.argument("run")
+@click.argument("run", type=Run())
 @click.argument("mesh", type=PATH)
 def view(run: str, mesh: Path) -> None:
     """Open a window on a mesh with its keypoints.
@@ -404,7 +416,7 @@ def inspect(dataset: Path, check: bool, preview: Path | None, as_json: bool) -> 
 
 
 @commands.command()
-@click.argument("run")
+@click.argument("run", type=Run())
 @click.argument("file", type=PATH, metavar="FILE.onnx")
 def export(run: str, file: Path) -> None:
     """Write a detector as an ONNX file.

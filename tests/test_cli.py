@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
+from click.shell_completion import ShellComplete
 from PIL import Image
 
 import cli
@@ -146,6 +147,19 @@ def test_suggests_the_near_name(arguments, suggestion, capsys):
     assert run(*arguments) == 2
     message = one_line(capsys)
     assert suggestion in message and "--help" in message
+
+
+def test_shells_complete_commands_options_and_shipped_weights():
+    def completed(arguments, incomplete):
+        shell = ShellComplete(cli.commands, {}, "keypointnet", "_KEYPOINTNET_COMPLETE")
+        return [(item.type, item.value) for item in shell.get_completions(arguments, incomplete)]
+
+    assert completed([], "pre") == [("plain", "predict")]
+    assert completed(["render", "out"], "--mod") == [("plain", "--models")]
+    assert completed(["train"], "--preset=") == [("plain", name) for name in ("paper", "cpu", "gpu")]
+    for arguments in (["eval"], ["eval", "run"]):
+        assert completed(arguments, "a") == [("plain", "airplane"), ("dir", "a")]
+    assert completed(["spin", "car"], "")[0][0] == "file"
 
 
 def test_runs_come_before_datasets(tmp_path, capsys):
