@@ -80,5 +80,5 @@ def test_an_animation_as_mp4_shows_the_same(views, tmp_path, monkeypatch):
             assert np.abs(frame - np.asarray(animation.convert("RGB"))).mean() < 6
     assert len(frames) == 8
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(UserError, match=r"keypointnet\[video\]"):
+    with pytest.raises(UserError, match="pip install av"):
         write_animation(detector, rgba, tmp_path / "other.mp4")

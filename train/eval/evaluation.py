@@ -194,7 +194,7 @@ class Evaluation:
 
     def _confidence_metrics(self) -> dict[str, float]:
         """How true the detector's confidence is, where it has one."""
-        if self.certainty is None:
+        if self.predictions.confidence is None or self.certainty is None:
             return {}
         certainty, error = self.certainty.ravel(), self.distances.ravel()
         return {

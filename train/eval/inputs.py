@@ -72,7 +72,7 @@ def import_av(path: Path) -> ModuleType:
     try:
         import av
     except ImportError:
-        raise UserError(f"{path}: videos need the package av: pip install 'keypointnet[video]'") from None
+        raise UserError(f"{path}: videos need the package av: pip install av") from None
     return av
 
 

@@ -63,7 +63,7 @@ def export_onnx(run: str | Path, path: str | Path) -> float | None:
     try:
         import onnx
     except ImportError:
-        raise UserError("export: needs the package onnx: pip install 'keypointnet[onnx]'") from None
+        raise UserError("export: needs the package onnx: pip install onnx onnxruntime") from None
     path = Path(path)
     detector = Detector.load(run)
     model = ExportedDetector(detector).eval()
