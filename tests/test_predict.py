@@ -156,6 +156,22 @@ def test_bad_files_are_named_and_the_rest_goes_on(tmp_path, capfd):
     assert [failure["file"] for failure in document["failures"]] == [str(p) for p in (text, cut, empty, missing)]
 
 
+def test_what_was_done_before_an_interruption_is_kept(tmp_path, monkeypatch):
+    path, calls, detect_framed = write(tmp_path / "wide.png", CASES["wide.png"]), [], predict_module.detect_framed
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return detect_framed(*arguments)
+
+    monkeypatch.setattr(predict_module, "detect_framed", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        predict("run", [path] * (2 * predict_module.IMAGES_AT_ONCE), tmp_path / "out")
+    document = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert len(document["images"]) == predict_module.IMAGES_AT_ONCE
+
+
 def test_overlays_keep_apart_files_of_one_name(tmp_path):
     paths = []
     for name in ("a", "b"):

@@ -97,16 +97,18 @@ def predict(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     results, failures, names = [], [], set()
-    for batch in _batches(_frame_all(paths, detector.image_size, options, failures)):
-        found = detect_framed(detector, [framed for *_, framed in batch], camera, options.object_length)
-        for (path, number, framed), keypoints in zip(batch, found, strict=True):
-            overlay = out / _free_name(path.stem if number is None else f"{path.stem}-{number:06d}", names)
-            draw_overlay(framed, keypoints.keypoints).save(overlay)
-            warning = WARNINGS[framed.mask]
-            if warning and not number:  # of a video, once
-                tqdm.write(f"{path}: {warning}", file=sys.stderr)
-            results.append({"file": str(path), "frame": number, "overlay": overlay.name, **_describe(keypoints)})
-    _write_results(out, run, detector, options, results, failures)
+    try:
+        for batch in _batches(_frame_all(paths, detector.image_size, options, failures)):
+            found = detect_framed(detector, [framed for *_, framed in batch], camera, options.object_length)
+            for (path, number, framed), keypoints in zip(batch, found, strict=True):
+                overlay = out / _free_name(path.stem if number is None else f"{path.stem}-{number:06d}", names)
+                draw_overlay(framed, keypoints.keypoints).save(overlay)
+                warning = WARNINGS[framed.mask]
+                if warning and not number:  # of a video, once
+                    tqdm.write(f"{path}: {warning}", file=sys.stderr)
+                results.append({"file": str(path), "frame": number, "overlay": overlay.name, **_describe(keypoints)})
+    finally:  # interrupted, what is done is not lost
+        _write_results(out, run, detector, options, results, failures)
     if failures:
         raise UserError(f"predict: {len(failures)} of {len(paths)} files failed, named above: mend or leave them out")
     return results
