@@ -14,6 +14,7 @@ from train.config import make_config
 from train.detector import Detector, build_network, save_config
 from train.eval import evaluate as evaluation_module
 from train.eval import metrics
+from train.eval.compare import compare
 from train.eval.evaluate import evaluate, evaluate_all, headline_table
 from train.eval.evaluation import Evaluation
 from train.eval.failures import PairGeometry, behind_surface, name_failure
@@ -204,6 +205,18 @@ def test_a_broken_cache_is_made_anew(dataset, tmp_path):
 def test_default_folder_is_in_the_run(run, folder):
     assert evaluate(run[0], [folder], progress=False)[1] == run[0] / "eval-test"
     shutil.rmtree(run[0] / "eval-test")
+
+
+def test_what_cannot_be_told_is_null(run, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics, "FLIP_DEGREES", -1.0)  # all are flips
+    _, out = evaluate(run[0], [folder], out=tmp_path / "out", progress=False)
+
+    def refuse(constant):
+        raise ValueError(constant)
+
+    figures = json.loads((out / "metrics.json").read_text(), parse_constant=refuse)
+    assert figures["keypoint_3d_se"] is None and figures["confidence_interval_95"]["keypoint_3d_se"] == [None, None]
+    assert "  –  " in compare([out], tmp_path / "page.html")
 
 
 def test_several_runs_give_one_table_and_a_page(run, folder, tmp_path):

@@ -90,7 +90,7 @@ def _note(evaluated: Sequence[Evaluated]) -> str:
 def _text_table(evaluated: Sequence[Evaluated]) -> str:
     rows = [["", *COLUMNS]]
     for name, each in zip(_names(evaluated), evaluated, strict=True):
-        rows.append([name, *(form.format(each.figures[key]) for key, form, _ in COLUMNS.values())])
+        rows.append([name, *(_text(each.figures[key], form) for key, form, _ in COLUMNS.values())])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
     return "\n".join([*lines, *filter(None, [_note(evaluated)])])
@@ -128,5 +128,9 @@ def _page(evaluated: Sequence[Evaluated], parent: Path) -> str:
 
 def _cell(figures: dict, key: str, form: str, ends: str) -> str:
     interval = figures.get("confidence_interval_95", {}).get(key)  # older evaluations have fewer
-    small = f"<small>{'–'.join(map(ends.format, interval))}</small>" if interval else ""
-    return form.format(figures[key]) + small
+    small = f"<small>{'–'.join(map(ends.format, interval))}</small>" if interval and None not in interval else ""
+    return _text(figures[key], form) + small
+
+
+def _text(value: float | None, form: str) -> str:
+    return "–" if value is None else form.format(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,10 +58,19 @@ def evaluate(
         save_predictions(out / "predictions.h5", predictions, key)
     category = "+".join(sorted({manifest.category for manifest in dataset.manifests}))
     evaluation = Evaluation(Path(run).name, category, split, dataset, predictions, axes, declared)
-    write_bytes(out / "metrics.json", (json.dumps(evaluation.metrics, indent=1) + "\n").encode())
+    write_bytes(out / "metrics.json", (json.dumps(_without_nan(evaluation.metrics), indent=1) + "\n").encode())
     write_overlays(evaluation, out / "overlays")
     write_report(evaluation, out / "report.html")
     return evaluation, out
+
+
+def _without_nan(figures):
+    """The same with None for NaN, which JSON does not know."""
+    if isinstance(figures, dict):
+        return {name: _without_nan(value) for name, value in figures.items()}
+    if isinstance(figures, list):
+        return [_without_nan(value) for value in figures]
+    return None if isinstance(figures, float) and math.isnan(figures) else figures
 
 
 def evaluate_all(

@@ -110,7 +110,12 @@ def bootstrap_over_models(
         drawn = [groups[g] for g in rng.integers(len(groups), size=len(groups))]
         models = np.repeat(np.arange(len(drawn)), [len(pairs) for pairs in drawn])
         draws.append(figures(np.concatenate(drawn), models))
-    return {name: [float(q) for q in np.nanpercentile([d[name] for d in draws], (2.5, 97.5))] for name in draws[0]}
+    intervals = {}
+    for name in draws[0]:
+        values = np.array([draw[name] for draw in draws])
+        known = values[~np.isnan(values)]  # a figure may be unknown for some draws
+        intervals[name] = np.percentile(known, (2.5, 97.5)).tolist() if len(known) else [math.nan] * 2
+    return intervals
 
 
 def keypoint_spread(points: np.ndarray) -> np.ndarray:
