@@ -3,10 +3,12 @@
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 from pathlib import Path
 
+PATIENCE = 120  # seconds without a word from the browser
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
@@ -91,8 +93,11 @@ class Page:
 
     def _read(self) -> dict:
         while b"\0" not in self._rest:
-            part = os.read(self._in.fileno(), 1 << 16)
-            assert part, "the browser went away"
+            heard, _, _ = select.select([self._in], [], [], PATIENCE)
+            part = os.read(self._in.fileno(), 1 << 16) if heard else b""
+            if not part:
+                self._process.kill()
+                raise RuntimeError("the browser went away, or says nothing")
             self._rest += part
         text, _, self._rest = self._rest.partition(b"\0")
         message = json.loads(text)
