@@ -1,35 +1,48 @@
-"""CPU backend: the Embree ray tracer through embreex. No GL, no screen, no root.
+"""CPU backend: the Embree ray tracer. No GL, no screen, no root.
 
 One ray per pixel finds what lies at the pixel's centre. Only pixels that need it are refined: those where colour or
 coverage changes between neighbours, those that hold a vertex the centre ray missed, and, from there, along thin
 parts for as long as they are found.
+
+Compiled code (numba) casts the rays in packets of 16 and shades them at once. A view depends on its own arguments
+alone: neither on the views rendered with it, nor on those before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import fcntl
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from embreex.mesh_construction import TriangleMesh
-from embreex.rtcore_scene import EmbreeScene
+from numba import njit
 
+from render.embree_api import (
+    DIRECTION, FAR, GEOMETRY, MISS, NORMAL, ORIGIN, PACKET, PRIMITIVE, Scene, U, V, intersect16, new_packet,
+)  # fmt: skip
 from render.mesh import Mesh
 from render.shading import Light, lit_corners
 
-# Rotated grid of sub-samples, as offsets from the pixel's centre in pixels; the centre ray is the fifth sample.
+# Rotated grid of sub-samples, as (u, v) offsets from the pixel's centre; the centre ray is the fifth sample.
 SUBSAMPLES = np.array([[-0.125, -0.375], [0.375, -0.125], [0.125, 0.375], [-0.375, 0.125]], np.float32)
 # Neighbours whose colours differ by more than this (of 255, largest channel) are refined.
 EDGE_CONTRAST = 24
-# Rays traced at once: enough to hide numpy's call overhead, few enough to stay in the cache.
-RAYS_PER_BATCH = 50_000
-_MAX_ROUNDS = 64  # of following thin parts
+_TILE = 4  # pixels: a packet is a tile of 4 x 4 centres, or the sub-samples of four pixels
+_MARGIN = 3  # pixels around the outline; thinning moved it by up to a cube's diagonal
 _OBJECT_RADIUS = 1.75  # of the unit box's circumscribed sphere, rounded up
+_DENSE = 10_000  # vertices; a mesh of fewer is its own outline
+_QUEUED, _COVERED = 1, 2  # states of a pixel: it is refined or will be; its centre ray hit
 
 
 class EmbreeBackend:
     """Renders on the CPU. See :class:`render.backends.Backend` for the interface."""
 
     name = "embree"
+
+    def __init__(self):
+        self._packet = new_packet()
+        _compile_once(self)
 
     def render(
         self,
@@ -39,237 +52,279 @@ class EmbreeBackend:
         image_size: int,
         light: Light = Light(),
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Render n views of one mesh.
-
-        Args:
-            object_to_camera: (n, 4, 4). intrinsics: (n, 3, 3), pixels. image_size: pixels, height and width.
-
-        Returns:
-            rgba uint8 (n, H, W, 4), sRGB premultiplied by coverage, and depth float32 (n, H, W), z-depth at the
-            pixel's centre in object units, 0 where the centre sees nothing.
-        """
-        traced = _TracedMesh(mesh, light)
-        views = _Views(np.asarray(object_to_camera, np.float64), np.asarray(intrinsics, np.float64))
-        rgba = np.zeros((len(views), image_size, image_size, 4), np.uint8)
-        depth = np.zeros((len(views), image_size, image_size), np.float32)
-        outline = _thin_out(mesh.vertices, views.pixel_footprint())
-        pixels, ahead = views.project(outline)
-        corner, size = _windows(pixels, ahead, image_size)
-        # Views with windows of about one size are rendered together, in the largest of their windows.
-        for batch in _batches(size):
-            shape = tuple(int(side) for side in size[batch].max(0))
-            start = np.minimum(corner[batch], image_size - np.array(shape))
-            occupied = _occupied(pixels[batch], ahead[batch], start, shape)
-            colors, z = _render_windows(traced, views[batch], start, shape, occupied)
-            for view, (row, column), window, window_z in zip(batch, start, colors, z):
-                place = view, slice(row, row + shape[0]), slice(column, column + shape[1])
-                rgba[place], depth[place] = window, window_z
+        """See :meth:`render.backends.Backend.render`."""
+        scene = Scene(mesh.vertices, mesh.faces)
+        colors = _color_table(mesh, light)
+        cameras = _cameras(np.asarray(object_to_camera, np.float64), np.asarray(intrinsics, np.float64))
+        outlines = _Outlines(mesh.vertices)
+        rgba = np.zeros((len(cameras), image_size, image_size, 4), np.uint8)
+        depth = np.zeros(rgba.shape[:3], np.float32)
+        state = np.zeros((image_size + 2, image_size + 2), np.uint8)
+        queue = np.empty((image_size**2, 2), np.int32)
+        for camera, view_rgba, view_depth in zip(cameras, rgba, depth):
+            outline = outlines.at(camera.footprint)
+            _render_view(scene.address, self._packet, colors, camera, outline, view_rgba, view_depth, state, queue)
         return rgba, depth
 
 
-class _TracedMesh:
-    """A mesh's acceleration structure, and its lit colours laid out for one gather per hit."""
+class _Camera(NamedTuple):
+    """Rays of a pinhole camera in the object frame; all arrays float32.
 
-    def __init__(self, mesh: Mesh, light: Light):
-        self._scene = EmbreeScene()
-        # Embree copies the arrays; the object's only use is to add them to the scene.
-        TriangleMesh(self._scene, mesh.vertices.astype(np.float32), mesh.faces.astype(np.int32))
-        self._faces = len(mesh.faces)
-        # Per face and side: colour at corner 0, and its change along the two barycentric coordinates.
-        table = np.concatenate(lit_corners(mesh, light))
-        table[:, 1:] -= table[:, :1]
-        self._table = table.reshape(-1, 9)
-
-    def trace(self, origins: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Cast float32 (N, 3) rays.
-
-        Returns:
-            indices of the rays that hit, int64 (P,); their ray parameter, float32 (P,); their sRGB colour in
-            [0, 255], float32 (P, 3).
-        """
-        found = self._scene.run(origins, directions, query="INTERSECT", output=True)
-        hit = np.flatnonzero(found["primID"] >= 0)
-        away = np.einsum("ij,ij->i", found["Ng"][hit], directions[hit]) > 0
-        row = found["primID"][hit] + away * self._faces
-        table = self._table[row]
-        color = table[:, 0:3] + found["u"][hit, None] * table[:, 3:6]
-        color += found["v"][hit, None] * table[:, 6:9]
-        return hit, found["tfar"][hit], color
-
-
-class _Views:
-    """Rays of n pinhole cameras in the object frame.
-
-    Through pixel (u, v) go the points origin + z * (u U + v V + W), z being their depth. Rays start in front of the
-    object, not at the camera, to spend single precision on the object: at depth ``near``.
+    Through pixel (u, v) go the points origin + t * direction, t = depth - near, both (u, v, 1) @ (3, 3). Rays start
+    in front of the object, not at the camera, to spend single precision on the object.
     """
 
-    def __init__(self, object_to_camera: np.ndarray, intrinsics: np.ndarray):
-        self.object_to_camera, self.intrinsics = object_to_camera, intrinsics
-        to_object = object_to_camera[:, :3, :3].transpose(0, 2, 1)
-        near = np.maximum(object_to_camera[:, 2, 3] - _OBJECT_RADIUS, 0)
-        directions = (to_object @ np.linalg.inv(intrinsics)).transpose(0, 2, 1)  # rows U, V, W
-        origins = near[:, None, None] * directions
-        origins[:, 2] -= (to_object @ object_to_camera[:, :3, 3:])[..., 0]
-        # Rows of both are factors of u, v and 1.
-        self._directions, self._origins = directions.astype(np.float32), origins.astype(np.float32)
-        self.near = near.astype(np.float32)
+    origin: np.ndarray  # (3, 3)
+    direction: np.ndarray  # (3, 3)
+    near: np.float32
+    projection: np.ndarray  # (3, 4), object frame to homogeneous pixels
+    footprint: float  # width of a pixel at the object's centre, object units
 
-    def __len__(self) -> int:
-        return len(self.object_to_camera)
 
-    def __getitem__(self, chosen: np.ndarray) -> _Views:
-        return _Views(self.object_to_camera[chosen], self.intrinsics[chosen])
+def _cameras(object_to_camera: np.ndarray, intrinsics: np.ndarray) -> list[_Camera]:
+    """Args: (n, 4, 4), (n, 3, 3)."""
+    to_object = object_to_camera[:, :3, :3].transpose(0, 2, 1)
+    near = np.maximum(object_to_camera[:, 2, 3] - _OBJECT_RADIUS, 0)
+    direction = (to_object @ np.linalg.inv(intrinsics)).transpose(0, 2, 1)
+    origin = near[:, None, None] * direction
+    origin[:, 2] -= (to_object @ object_to_camera[:, :3, 3:])[..., 0]
+    projection = intrinsics @ object_to_camera[:, :3]
+    footprint = object_to_camera[:, 2, 3] / intrinsics[:, 0, 0]
+    arrays = [np.ascontiguousarray(a, np.float32) for a in (origin, direction, near, projection)]
+    return [_Camera(*arguments) for arguments in zip(*arrays, footprint.tolist())]
 
-    def pixel_footprint(self) -> float:
-        """Smallest width of a pixel at the object's centre, object units."""
-        return float((self.object_to_camera[:, 2, 3] / self.intrinsics[:, 0, 0]).min())
 
-    def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Points (m, 3) to pixels float32 (n, m, 2) and depth float32 (n, m)."""
-        projection = self.intrinsics @ self.object_to_camera[:, :3]
-        homogeneous = points.astype(np.float32) @ projection[:, :, :3].transpose(0, 2, 1).astype(np.float32)
-        homogeneous += projection[:, None, :, 3].astype(np.float32)
-        return homogeneous[..., :2] / np.maximum(homogeneous[..., 2:], 1e-6), homogeneous[..., 2]
+def _color_table(mesh: Mesh, light: Light) -> np.ndarray:
+    """float32 (2F, 9), all faces from the front, then from behind: colour at corner 0, its change along both edges."""
+    table = np.concatenate(lit_corners(mesh, light))
+    table[:, 1:] -= table[:, :1]
+    return table.reshape(-1, 9)
 
-    def grid_rays(self, corner: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """Origins and directions, float32 (n * h * w, 3), through the pixel centres of a window per view.
 
-        Args:
-            corner: (n, 2) first (row, column) of each window. shape: (h, w) of all.
-        """
-        v = (corner[:, 0, None] + np.arange(shape[0]) + 0.5).astype(np.float32)[..., None]
-        u = (corner[:, 1, None] + np.arange(shape[1]) + 0.5).astype(np.float32)[..., None]
-        rays = []
-        for factors in (self._origins, self._directions):
-            along_rows, along_columns = v * factors[:, None, 1] + factors[:, None, 2], u * factors[:, None, 0]
-            rays.append((along_rows[:, :, None] + along_columns[:, None]).reshape(-1, 3))
-        return rays[0], rays[1]
+class _Outlines:
+    """A mesh's vertices, thinned out: enough to say which pixels hold one."""
 
-    def subsample_rays(self, view: np.ndarray, row: np.ndarray, column: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The same through the sub-samples of pixels, all (P,); (P * S, 3)."""
-        v, u = (row + 0.5).astype(np.float32)[:, None], (column + 0.5).astype(np.float32)[:, None]
-        rays = []
-        for factors in (self._origins, self._directions):
-            centers = u * factors[view, 0] + v * factors[view, 1] + factors[view, 2]
-            offsets = np.einsum("sk,nkd->nsd", SUBSAMPLES, factors[:, :2])
-            rays.append((centers[:, None] + offsets[view]).reshape(-1, 3))
-        return rays[0], rays[1]
+    def __init__(self, vertices: np.ndarray):
+        self._vertices = vertices
+        self._thinned: dict[float, np.ndarray] = {}
+
+    def at(self, footprint: float) -> np.ndarray:
+        """float32 (m, 3): of a dense mesh at most one vertex per cube of a pixel's width, rounded down to 2^-k."""
+        dense = len(self._vertices) > _DENSE
+        spacing = 2.0 ** np.floor(np.log2(footprint)) if dense and footprint > 0 else 0.0
+        if spacing not in self._thinned:
+            vertices = _thin_out(self._vertices, spacing) if spacing else self._vertices
+            self._thinned[spacing] = vertices.astype(np.float32)
+        return self._thinned[spacing]
 
 
 def _thin_out(vertices: np.ndarray, spacing: float) -> np.ndarray:
-    """At most one vertex per cube of side ``spacing``: enough to say which pixels hold a vertex."""
-    if len(vertices) < 1000:
-        return vertices
-    cells = np.floor((vertices + 1.5) / spacing).astype(np.int64)
-    side = cells.max() + 1
+    cells = np.floor((vertices - vertices.min(0)) / spacing).astype(np.int64)
+    side = int(cells.max()) + 1
     key = (cells[:, 0] * side + cells[:, 1]) * side + cells[:, 2]
     return vertices[np.unique(key, return_index=True)[1]]
 
 
-def _windows(pixels: np.ndarray, depth: np.ndarray, image_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where in the image the object lies, from the projections of its outline.
+# --- compiled --------------------------------------------------------------------------------------------------------
 
-    Returns:
-        corner int64 (n, 2), first (row, column), and size int64 (n, 2), (h, w).
+
+def _compiled(function):
+    """numba's njit, with what it compiled kept on disk; where there is no place for that, it compiles every time."""
+    try:
+        return njit(cache=True)(function)
+    except RuntimeError:
+        return njit(function)
+
+
+@njit
+def _aim(packet, lane, camera, u, v):
+    """Put the ray through pixel (u, v) on a lane."""
+    u, v = np.float32(u), np.float32(v)
+    for rows, line in ((ORIGIN, camera.origin), (DIRECTION, camera.direction)):
+        for axis in range(3):
+            packet.numbers[rows + axis, lane] = v * line[1, axis] + line[2, axis] + u * line[0, axis]
+    packet.numbers[FAR, lane] = np.inf
+    packet.words[GEOMETRY, lane] = MISS
+    packet.active[lane] = -1
+
+
+@njit
+def _idle(packet, lane):
+    packet.words[GEOMETRY, lane] = MISS
+    packet.active[lane] = 0
+
+
+@njit
+def _cast(packet, scene):
+    intersect16(packet.active.ctypes.data, scene, packet.numbers.ctypes.data, packet.query.ctypes.data)
+
+
+@njit
+def _hits(packet, lane):
+    return packet.words[GEOMETRY, lane] != MISS
+
+
+@njit
+def _color(packet, lane, colors):
+    """Colour of a hit, three numbers in [0, 255]."""
+    facing = np.float32(0)
+    for axis in range(3):
+        facing += packet.numbers[NORMAL + axis, lane] * packet.numbers[DIRECTION + axis, lane]
+    # A normal along the ray: the face shows its back.
+    row = packet.words[PRIMITIVE, lane] + (facing > 0) * (len(colors) // 2)
+    u, v = packet.numbers[U, lane], packet.numbers[V, lane]
+    return (
+        colors[row, 0] + u * colors[row, 3] + v * colors[row, 6],
+        colors[row, 1] + u * colors[row, 4] + v * colors[row, 7],
+        colors[row, 2] + u * colors[row, 5] + v * colors[row, 8],
+    )
+
+
+@njit
+def _project(points, projection, size, pixels):
+    """Pixels (column, row) of points into ``pixels``, -1 for those behind; the window around them."""
+    left, top, right, bottom = np.float32(np.inf), np.float32(np.inf), np.float32(-np.inf), np.float32(-np.inf)
+    behind = False
+    p = projection
+    for i in range(len(points)):
+        x, y, z = points[i, 0], points[i, 1], points[i, 2]
+        w = p[2, 0] * x + p[2, 1] * y + p[2, 2] * z + p[2, 3]
+        if w <= 0:
+            behind = True
+            pixels[i, 0] = pixels[i, 1] = -1
+            continue
+        u = (p[0, 0] * x + p[0, 1] * y + p[0, 2] * z + p[0, 3]) / w
+        v = (p[1, 0] * x + p[1, 1] * y + p[1, 2] * z + p[1, 3]) / w
+        left, right, top, bottom = min(left, u), max(right, u), min(top, v), max(bottom, v)
+        inside = u >= 0 and u < size and v >= 0 and v < size
+        pixels[i, 0] = np.int32(u) if inside else -1
+        pixels[i, 1] = np.int32(v) if inside else -1
+    if behind:  # the camera stands within the object: its projection bounds nothing
+        return 0, size, 0, size
+    return (
+        max(0, int(min(max(np.floor(top), -_MARGIN), size + _MARGIN)) - _MARGIN) // _TILE * _TILE,
+        min(size, int(min(max(np.ceil(bottom), -_MARGIN), size + _MARGIN)) + _MARGIN),
+        max(0, int(min(max(np.floor(left), -_MARGIN), size + _MARGIN)) - _MARGIN) // _TILE * _TILE,
+        min(size, int(min(max(np.ceil(right), -_MARGIN), size + _MARGIN)) + _MARGIN),
+    )
+
+
+@_compiled
+def _render_view(scene, packet, colors, camera, outline, rgba, depth, state, queue):
+    """Render one view into rgba uint8 (H, W, 4) and depth float32 (H, W), which are zero.
+
+    Args:
+        state: uint8 (H + 2, W + 2), queue: int32 (H * W, 2): memory to work in.
     """
-    margin = 3  # pixels; thinning moved the outline by up to a cube's diagonal
-    low = np.clip(np.floor(pixels.min(1)) - margin, 0, image_size)[:, ::-1].astype(np.int64)
-    high = np.clip(np.ceil(pixels.max(1)) + margin, 0, image_size)[:, ::-1].astype(np.int64)
-    within = (depth <= 0).any(1)  # the camera stands within the object: its projection bounds nothing
-    low[within], high[within] = 0, image_size
-    return low, high - low
+    pixels = np.empty((len(outline), 2), np.int32)
+    top, bottom, left, right = _project(outline, camera.projection, len(rgba), pixels)
+    state[top : bottom + 2, left : right + 2] = _QUEUED  # a border: nothing is found beyond it
+    state[top + 1 : bottom + 1, left + 1 : right + 1] = 0
+    _cast_centers(scene, packet, colors, camera, top, bottom, left, right, rgba, depth, state)
+    _mark_edges(top, bottom, left, right, rgba, state)
+    for i in range(len(pixels)):
+        column, row = pixels[i, 0], pixels[i, 1]
+        if column >= 0 and state[row + 1, column + 1] == 0:
+            state[row + 1, column + 1] = _QUEUED
+    count = _collect(top, bottom, left, right, state, queue)
+    _refine(scene, packet, colors, camera, rgba, state, queue, count)
 
 
-def _batches(size: np.ndarray) -> Iterator[np.ndarray]:
-    """Indices of views, of similar window sizes (n, 2), as many at a time as fit into a batch of rays."""
-    order = np.argsort(size[:, 0], kind="stable")
-    order = order[size[order].all(1)]  # leaves out views that do not see the object
+@njit
+def _cast_centers(scene, packet, colors, camera, top, bottom, left, right, rgba, depth, state):
+    for first_row in range(top, bottom, _TILE):
+        for first_column in range(left, right, _TILE):
+            for lane in range(PACKET):
+                row, column = first_row + lane // _TILE, first_column + lane % _TILE
+                _aim(packet, lane, camera, column + 0.5, row + 0.5)
+                if row >= bottom or column >= right:
+                    _idle(packet, lane)
+            _cast(packet, scene)
+            for lane in range(PACKET):
+                if _hits(packet, lane):
+                    row, column = first_row + lane // _TILE, first_column + lane % _TILE
+                    red, green, blue = _color(packet, lane, colors)
+                    rgba[row, column, 0] = np.uint8(red + np.float32(0.5))
+                    rgba[row, column, 1] = np.uint8(green + np.float32(0.5))
+                    rgba[row, column, 2] = np.uint8(blue + np.float32(0.5))
+                    rgba[row, column, 3] = 255
+                    depth[row, column] = packet.numbers[FAR, lane] + camera.near
+                    state[row + 1, column + 1] = _COVERED
+
+
+@njit
+def _mark_edges(top, bottom, left, right, rgba, state):
+    """Mark the pixels that differ from their neighbour on some side."""
+    for row in range(top, bottom):
+        for column in range(left, right):
+            for below, beside in ((0, 1), (1, 0)):
+                if row + below < bottom and column + beside < right:
+                    worst = 0
+                    for channel in range(4):
+                        difference = np.int32(rgba[row, column, channel]) - rgba[row + below, column + beside, channel]
+                        worst = max(worst, abs(difference))
+                    if worst > EDGE_CONTRAST:
+                        state[row + 1, column + 1] |= _QUEUED
+                        state[row + below + 1, column + beside + 1] |= _QUEUED
+
+
+@njit
+def _collect(top, bottom, left, right, state, queue):
+    """Put the marked pixels into the queue, block by block: packets of near rays are faster; returns how many."""
+    count = 0
+    for first_row in range(top, bottom, 2):
+        for first_column in range(left, right, 2):
+            for row in range(first_row, min(first_row + 2, bottom)):
+                for column in range(first_column, min(first_column + 2, right)):
+                    if state[row + 1, column + 1] & _QUEUED:
+                        queue[count, 0], queue[count, 1] = row, column
+                        count += 1
+    return count
+
+
+@njit
+def _refine(scene, packet, colors, camera, rgba, state, queue, count):
+    """Replace the queued pixels by the mean over their samples, queueing what they lead to."""
+    samples = len(SUBSAMPLES)
     start = 0
-    while start < len(order):
-        area = np.maximum.accumulate(size[order[start:]]).prod(1) * np.arange(1, len(order) - start + 1)
-        count = max(1, int(np.searchsorted(area, RAYS_PER_BATCH, "right")))
-        yield order[start : start + count]
-        start += count
+    while start < count:
+        end = min(start + PACKET // samples, count)
+        for lane in range(PACKET):
+            _idle(packet, lane)
+        for lane in range((end - start) * samples):
+            row, column = queue[start + lane // samples, 0], queue[start + lane // samples, 1]
+            u, v = column + SUBSAMPLES[lane % samples, 0], row + SUBSAMPLES[lane % samples, 1]
+            _aim(packet, lane, camera, u + 0.5, v + 0.5)
+        _cast(packet, scene)
+        for index in range(start, end):
+            row, column = queue[index, 0], queue[index, 1]
+            red, green = np.float32(rgba[row, column, 0]), np.float32(rgba[row, column, 1])
+            blue, alpha = np.float32(rgba[row, column, 2]), np.float32(rgba[row, column, 3])
+            for lane in range((index - start) * samples, (index - start + 1) * samples):
+                if _hits(packet, lane):
+                    more = _color(packet, lane, colors)
+                    red, green, blue, alpha = red + more[0], green + more[1], blue + more[2], alpha + np.float32(255)
+            for channel, total in enumerate((red, green, blue, alpha)):
+                rgba[row, column, channel] = np.uint8(total / np.float32(samples + 1) + np.float32(0.5))
+            if alpha > 0 and not state[row + 1, column + 1] & _COVERED:
+                # A part too thin for the centre ray continues in some neighbour that no ray has been near.
+                for near_row in range(row - 1, row + 2):
+                    for near_column in range(column - 1, column + 2):
+                        if state[near_row + 1, near_column + 1] == 0:
+                            state[near_row + 1, near_column + 1] = _QUEUED
+                            queue[count, 0], queue[count, 1] = near_row, near_column
+                            count += 1
+        start = end
 
 
-def _occupied(pixels: np.ndarray, depth: np.ndarray, corner: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """bool (n, h, w): pixels of each view's window that hold a point of the outline."""
-    occupied = np.zeros((len(pixels), *shape), bool)
-    column = np.floor(pixels[..., 0]).astype(np.int64) - corner[:, None, 1]
-    row = np.floor(pixels[..., 1]).astype(np.int64) - corner[:, None, 0]
-    inside = (row >= 0) & (row < shape[0]) & (column >= 0) & (column < shape[1]) & (depth > 0)
-    view, point = np.nonzero(inside)
-    occupied[view, row[view, point], column[view, point]] = True
-    return occupied
-
-
-def _render_windows(
-    traced: _TracedMesh, views: _Views, corner: np.ndarray, shape: tuple[int, int], occupied: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Render a window of each view: uint8 (n, h, w, 4) and depth float32 (n, h, w)."""
-    pixels = len(views) * shape[0] * shape[1]
-    rgba, z = np.zeros((pixels, 4), np.uint8), np.zeros(pixels, np.float32)
-    hit, parameter, color = traced.trace(*views.grid_rays(corner, shape))
-    rgba[hit, :3] = color + 0.5
-    rgba[hit, 3] = 255
-    z[hit] = parameter + views.near[hit // (shape[0] * shape[1])]
-    rgba = rgba.reshape(len(views), *shape, 4)
-    _refine(traced, views, corner, rgba, occupied)
-    return rgba, z.reshape(rgba.shape[:3])
-
-
-def _refine(traced: _TracedMesh, views: _Views, corner: np.ndarray, rgba: np.ndarray, occupied: np.ndarray) -> None:
-    """Replace pixels of ``rgba`` (n, h, w, 4) by the mean over sub-samples where one sample does not do, in place."""
-    n, h, w, _ = rgba.shape
-    covered = rgba[..., 3] > 0
-    todo = (occupied & ~covered) | _at_edges(rgba)
-    # A border around each window, so that following a thin part needs no bounds.
-    done = np.ones((n, h + 2, w + 2), bool)
-    done[:, 1:-1, 1:-1] = covered
-    steps = np.array([-w - 3, -w - 2, -w - 1, -1, 1, w + 1, w + 2, w + 3])
-    flat = rgba.reshape(-1, 4)
-    view, row, column = np.nonzero(todo)
-    for _ in range(_MAX_ROUNDS):
-        if not len(view):
-            return
-        done[view, row + 1, column + 1] = True
-        index = (view * h + row) * w + column
-        center = flat[index]
-        mean = _supersample(traced, views, view, corner[view, 0] + row, corner[view, 1] + column, center)
-        flat[index] = mean
-        # A part too thin for the centre ray continues in some neighbour that no ray has been near.
-        found = (center[:, 3] == 0) & (mean[:, 3] > 0)
-        bordered = ((view * (h + 2) + row + 1) * (w + 2) + column + 1)[found]
-        reached = (bordered[:, None] + steps).ravel()
-        reached = np.unique(reached[~done.ravel()[reached]])
-        view, rest = np.divmod(reached, (h + 2) * (w + 2))
-        row, column = np.divmod(rest, w + 2)
-        row, column = row - 1, column - 1
-
-
-def _at_edges(rgba: np.ndarray) -> np.ndarray:
-    """bool (n, h, w): pixels that differ from the next one in some direction, and that one."""
-    edges = np.zeros(rgba.shape[:3], bool)
-    for before, after in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:, :, :-1], np.s_[:, :, 1:])):
-        difference = np.maximum(rgba[before], rgba[after]) - np.minimum(rgba[before], rgba[after]) > EDGE_CONTRAST
-        differs = difference.view(np.uint32)[..., 0] > 0  # four truth values at once
-        edges[before] |= differs
-        edges[after] |= differs
-    return edges
-
-
-def _supersample(
-    traced: _TracedMesh, views: _Views, view: np.ndarray, row: np.ndarray, column: np.ndarray, center: np.ndarray
-) -> np.ndarray:
-    """Mean colour and coverage, uint8 (P, 4), of pixels whose centre sample is ``center`` (P, 4)."""
-    count = len(SUBSAMPLES)
-    hit, _, color = traced.trace(*views.subsample_rays(view, row, column))
-    samples = np.zeros((len(view) * count, 4), np.float32)
-    samples[hit, :3] = color
-    samples[hit, 3] = 255
-    samples = samples.reshape(-1, count * 4)
-    total = center + samples[:, :4]
-    for start in range(4, count * 4, 4):
-        total += samples[:, start : start + 4]
-    return (total / (count + 1) + 0.5).astype(np.uint8)
+def _compile_once(backend: EmbreeBackend) -> None:
+    """Compile, or load what was compiled before; of several processes one compiles and the others wait."""
+    triangle = Mesh(np.eye(3), np.array([[0, 1, 2]]), np.zeros((1, 3, 3), np.uint8), np.ones((1, 3, 3), np.float32))
+    folder = _render_view.stats.cache_path
+    with ExitStack() as stack:
+        if folder:
+            with suppress(OSError):  # without a lock every process compiles
+                lock = stack.enter_context(open(Path(folder, "compiling"), "w"))
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        with suppress(OSError):  # the disk is full: what is compiled is not kept
+            backend.render(triangle, np.eye(4)[None], np.eye(3)[None], 1)

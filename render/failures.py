@@ -35,6 +35,11 @@ _CAUSES = (
         "pip install embreex (there is none for aarch64: use egl)",
     ),
     (
+        r"No module named '(numba|llvmlite)",
+        "numba is not installed",
+        "pip install numba",
+    ),
+    (
         r"OSMesaCreateContextAttribs",
         "not offered: pyrender 0.1.45, the newest, requires PyOpenGL 3.1.0, which is too old for OSMesa (it has no "
         "OSMesaCreateContextAttribs); Mesa dropped OSMesa in version 25.1",

@@ -185,6 +185,18 @@ class TestDeterminism:
             np.testing.assert_array_equal(model.object_to_camera, new[name].object_to_camera)
 
 
+    def test_more_pairs_leave_the_first_ones_alone(self, tmp_path):
+        dense = trimesh.creation.icosphere(5)  # one that the ray tracer thins out, by the view's resolution
+        dense.export(tmp_path / "dense.ply")
+        views = ViewSettings(image_size=32, distance=(3, 40), fov_degrees=(5, 40))
+        for pairs in (2, 5):
+            config_ = config(tmp_path / str(pairs), tmp_path / "dense.ply", views=views, splits=(1, 0, 0))
+            render_dataset(dataclasses.replace(config_, pairs_per_model=pairs))
+        (few,), (many,) = (list(read_models(tmp_path / pairs / "train-00000.h5")) for pairs in ("2", "5"))
+        for name in ("rgba", "depth", "object_to_camera", "intrinsics"):
+            np.testing.assert_array_equal(getattr(few, name), getattr(many, name)[:2])
+
+
 def models_of(folder):
     """Model id -> (poses, images) of all its pairs, in order."""
     found = {}
