@@ -14,9 +14,16 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(path.name + TEMPORARY_SUFFIX)
 
 
-def publish(path: Path) -> None:
-    """Flush ``temporary_path(path)`` to the disk and rename it to ``path``."""
+def publish(path: Path, durable: bool = True) -> None:
+    """Rename ``temporary_path(path)`` to ``path``.
+
+    Args:
+        durable: force it to the disk first, so that it is whole even if the machine crashes; that takes a while.
+    """
     temporary = temporary_path(path)
+    if not durable:
+        os.replace(temporary, path)
+        return
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)

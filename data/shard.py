@@ -61,20 +61,22 @@ def write_shard(
     keypoint_names: Sequence[str] = (),
     depth_offset: float = 0.0,
     depth_scale: float = 1.0,
+    durable: bool = True,
 ) -> None:
-    """Write models to a shard, one at a time; ``path`` appears only when it is complete and on the disk.
+    """Write models to a shard, one at a time; ``path`` appears only when it is complete.
 
     Args:
         models: at least one; their ``semantic_keypoints`` rows follow ``keypoint_names``.
         settings: every option that shaped the data (JSON types).
         depth_offset, depth_scale: z-depth = offset + value * scale, object units.
+        durable: see :func:`data.atomic.publish`.
 
     Raises:
         ValueError: a model belongs to another split, has no pairs, or arrays of wrong shape or type.
         OSError: the disk is full or not writable; no file is left behind.
     """
     header = ShardHeader(split, canonical_json(settings), tuple(keypoint_names), depth_offset, depth_scale)
-    with ShardWriter(path, header) as writer:
+    with ShardWriter(path, header, durable=durable) as writer:
         for model in models:
             writer.append(model)
 
@@ -100,12 +102,14 @@ class ShardWriter:
 
     Args:
         codec: "gzip", which every HDF5 reads, or "zstd", faster to read, which needs hdf5plugin wherever it is read.
+        durable: see :func:`data.atomic.publish`.
     """
 
-    def __init__(self, path: Path, header: ShardHeader, codec: str = "gzip"):
+    def __init__(self, path: Path, header: ShardHeader, codec: str = "gzip", durable: bool = True):
         if header.split not in SPLITS:
             raise ValueError(f"split must be one of {SPLITS}, got {header.split!r}")
         self._path = Path(path)
+        self._durable = durable
         self._compression = _compression(codec)
         self.header = header
         self._models: list[ModelEntry] = []
@@ -135,7 +139,7 @@ class ShardWriter:
             if self._raw.error is not None:
                 raise self._raw.error
             if kind is None:
-                publish(self._path)
+                publish(self._path, self._durable)
         finally:
             temporary_path(self._path).unlink(missing_ok=True)
 

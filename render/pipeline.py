@@ -31,7 +31,7 @@ from data.atomic import write_bytes
 from data.errors import UserError
 from data.manifest import MANIFEST_NAME, SHARD_NAME, Failure, Manifest, file_sha256, load_manifest
 from data.schema import ModelPairs, split_of
-from data.shard import ShardReader, canonical_json, write_shard
+from data.shard import ShardReader, canonical_json, read_models, write_shard
 from render.backends import Backend, open_backend
 from render.doctor import resolve
 from render.mesh import Mesh
@@ -220,7 +220,9 @@ def render_model(config: RenderConfig, source: Source, mesh: Mesh, backend: Back
     poses, cameras = (np.stack(values) for values in zip(*(sample_pair(draw(), config.views) for draw in draws)))
     rgba, z = _render_pairs(config, mesh, backend, poses, cameras, draws)
     offset, scale = depth_coding(config.views)
-    depth = np.where(z > 0, np.clip(np.rint((z - offset) / scale), 1, 65535), 0).astype(np.uint16)
+    seen = z > 0
+    depth = np.zeros(z.shape, np.uint16)
+    depth[seen] = np.clip(np.rint((z[seen] - offset) / scale), 1, 65535)
     return ModelPairs(
         source.model_id,
         split_of(config.seed, source.model_id, config.splits),
@@ -356,7 +358,7 @@ def _finish(
     out = Path(config.out)
     parts = out / PARTS
     wanted = {_part(parts, s.model_id): s for s in sources if held.get(s.model_id, 0) < config.pairs_per_model}
-    missing = [source for path, source in wanted.items() if not path.exists()]
+    missing = [source for path, source in wanted.items() if not _is_whole(path)]
     failures = _render_missing(config, parts, missing, held, len(sources))
     ready = sorted(path for path in wanted if path.exists())
     sources_seen = {source.name for source in sources}
@@ -396,6 +398,19 @@ def _refuse_orphans(config: RenderConfig, held: Mapping[str, int], sources: list
 
 def _part(parts: Path, model_id: str) -> Path:
     return parts / f"{hashlib.sha256(model_id.encode()).hexdigest()[:32]}.h5"
+
+
+def _is_whole(part: Path) -> bool:
+    """Whether a part of an earlier run can be used. Parts are not forced to the disk one by one: a crash tears some."""
+    if not part.exists():
+        return False
+    try:
+        for _ in read_models(part):  # checks every byte
+            pass
+    except UserError:
+        part.unlink()
+        return False
+    return True
 
 
 def _render_missing(
@@ -452,7 +467,8 @@ def _render_part(
     model = render_model(config, source, mesh, backend, held.get(source.model_id, 0))
     path = _part(scratch, source.model_id)
     offset, scale = depth_coding(config.views)
-    write_shard(path, model.split, [model], data_settings(config), _keypoint_names(config, mesh), offset, scale)
+    settings, names = data_settings(config), _keypoint_names(config, mesh)
+    write_shard(path, model.split, [model], settings, names, offset, scale, durable=False)
     os.replace(path, _part(scratch.parent, source.model_id))
 
 

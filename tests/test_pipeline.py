@@ -13,7 +13,9 @@ import sys
 import threading
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
+import h5py
 import numpy as np
 import pytest
 import trimesh
@@ -319,6 +321,20 @@ class TestInterruption:
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr(render.pipeline, "assemble", assemble_a_little)
             render_dataset(config(out, meshes))
+        render_dataset(config(out, meshes))
+        assert contents(out) == contents(reference)
+
+    def test_parts_that_a_crash_of_the_machine_tore(self, reference, meshes, tmp_path, monkeypatch):
+        out = tmp_path / "data"
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+            patch.setattr(render.pipeline, "assemble", Mock(side_effect=RuntimeError))
+            render_dataset(config(out, meshes))
+        empty, half, flipped, *_ = sorted((out / ".parts").glob("*.h5"))
+        os.truncate(empty, 0)
+        os.truncate(half, half.stat().st_size // 2)
+        with open(flipped, "r+b") as file, h5py.File(flipped) as part:
+            file.seek(part["rgba"].id.get_chunk_info(0).byte_offset + 20)
+            file.write(b"\xff\x00\xff\x00")
         render_dataset(config(out, meshes))
         assert contents(out) == contents(reference)
 
