@@ -10,14 +10,12 @@ alone: neither on the views rendered with it, nor on those before.
 
 from __future__ import annotations
 
-import fcntl
-from contextlib import ExitStack, suppress
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
+from render.compiled import compile_once, compiled
 from render.embree_api import (
     DIRECTION, FAR, GEOMETRY, MISS, NORMAL, ORIGIN, PACKET, PRIMITIVE, Scene, U, V, intersect16, new_packet,
 )  # fmt: skip
@@ -42,7 +40,8 @@ class EmbreeBackend:
 
     def __init__(self):
         self._packet = new_packet()
-        _compile_once(self)
+        triangle = Mesh(np.eye(3), np.array([[0, 1, 2]]), np.zeros((1, 3, 3), np.uint8), np.ones((1, 3, 3), np.float32))
+        compile_once(_render_view, lambda: self.render(triangle, np.eye(4)[None], np.eye(3)[None], 1))
 
     def render(
         self,
@@ -128,14 +127,6 @@ def _thin_out(vertices: np.ndarray, spacing: float) -> np.ndarray:
 # --- compiled --------------------------------------------------------------------------------------------------------
 
 
-def _compiled(function):
-    """numba's njit, with what it compiled kept on disk; where there is no place for that, it compiles every time."""
-    try:
-        return njit(cache=True)(function)
-    except RuntimeError:
-        return njit(function)
-
-
 @njit
 def _aim(packet, lane, camera, u, v):
     """Put the ray through pixel (u, v) on a lane."""
@@ -209,7 +200,7 @@ def _project(points, projection, size, pixels):
     )
 
 
-@_compiled
+@compiled
 def _render_view(scene, packet, colors, camera, outline, rgba, depth, state, queue):
     """Render one view into rgba uint8 (H, W, 4) and depth float32 (H, W), which are zero.
 
@@ -316,15 +307,3 @@ def _refine(scene, packet, colors, camera, rgba, state, queue, count):
                             count += 1
         start = end
 
-
-def _compile_once(backend: EmbreeBackend) -> None:
-    """Compile, or load what was compiled before; of several processes one compiles and the others wait."""
-    triangle = Mesh(np.eye(3), np.array([[0, 1, 2]]), np.zeros((1, 3, 3), np.uint8), np.ones((1, 3, 3), np.float32))
-    folder = _render_view.stats.cache_path
-    with ExitStack() as stack:
-        if folder:
-            with suppress(OSError):  # without a lock every process compiles
-                lock = stack.enter_context(open(Path(folder, "compiling"), "w"))
-                fcntl.flock(lock, fcntl.LOCK_EX)
-        with suppress(OSError):  # the disk is full: what is compiled is not kept
-            backend.render(triangle, np.eye(4)[None], np.eye(3)[None], 1)

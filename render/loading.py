@@ -232,7 +232,9 @@ def _longest_side(meshes: list[tuple[trimesh.Trimesh, np.ndarray]]) -> float:
         faces, vertices = np.asarray(geometry.faces), np.asarray(geometry.vertices)
         if faces.min() < 0 or faces.max() >= len(vertices):
             raise MeshError(f"has faces with vertex indices outside 0 to {len(vertices) - 1}")
-        corners = trimesh.transform_points(vertices[np.unique(faces)], transform)
+        used = np.zeros(len(vertices), bool)
+        used[faces] = True
+        corners = trimesh.transform_points(vertices[used], transform)
         if not np.isfinite(corners).all():
             raise MeshError("has coordinates that are not finite")
         if np.abs(corners).max() > MAX_COORDINATE:

@@ -7,10 +7,6 @@ from functools import cached_property
 
 import numpy as np
 
-HARD_EDGE_DEGREES = 40.0
-# Around a vertex with more corners than this, faces are shaded flat: their work grows with the square of the number.
-MAX_SMOOTH_VALENCE = 256
-
 
 @dataclass(frozen=True)
 class Mesh:
@@ -70,6 +66,8 @@ def build_mesh(
     keep = np.linalg.norm(area_normals, axis=1) > 1e-14
     if not keep.any():
         raise ValueError("no face has an area")
+    from render.normals import corner_normals  # takes a moment to import, and only what builds meshes needs it
+
     faces, colors = faces[keep], colors[keep]
     keypoints = {name: (np.asarray(p, np.float64) - center) * scale for name, p in (semantic_keypoints or {}).items()}
     return Mesh(vertices, faces, colors, corner_normals(vertices, faces), keypoints)
@@ -79,8 +77,9 @@ def _fit_unit_box(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, 
     """Drop unused vertices, centre the bounding box and scale its longest side to 2."""
     if not len(faces):
         raise ValueError("the mesh has no faces")
-    used, index = np.unique(faces, return_inverse=True)
-    vertices, faces = vertices[used], index.reshape(faces.shape)
+    used = np.zeros(len(vertices), bool)
+    used[faces] = True
+    vertices, faces = vertices[used], (np.cumsum(used) - 1)[faces]
     center, scale = unit_box(vertices)
     return (vertices - center) * scale, faces, center, scale
 
@@ -93,48 +92,3 @@ def unit_box(vertices: np.ndarray) -> tuple[np.ndarray, float]:
         raise ValueError("all vertices coincide")
     return low + (high - low) / 2, 2 / side
 
-
-def corner_normals(vertices: np.ndarray, faces: np.ndarray, hard_edge_degrees: float = HARD_EDGE_DEGREES) -> np.ndarray:
-    """Shading normals per corner: smooth across soft edges, split at hard ones, blind to winding.
-
-    The normal of a corner is the angle-weighted mean of the normals of the faces around its vertex (vertices
-    merged by position) that lie within ``hard_edge_degrees`` of its own face; each is first turned to its own
-    face's side, so a mesh with inconsistent winding shades like a consistent one.
-
-    Args:
-        vertices: (V, 3). faces: (F, 3), none of them without an area.
-
-    Returns:
-        float32 (F, 3, 3) unit vectors.
-    """
-    corners = vertices[faces]
-    face_normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    face_normals /= np.linalg.norm(face_normals, axis=1, keepdims=True)
-    edges = np.roll(corners, -1, axis=1) - corners
-    edges /= np.maximum(np.linalg.norm(edges, axis=2, keepdims=True), 1e-30)
-    angles = np.arccos(np.clip(-np.einsum("fcd,fcd->fc", edges, np.roll(edges, 1, axis=1)), -1, 1))
-
-    own = np.repeat(face_normals.astype(np.float32), 3, axis=0)
-    share = own * angles.ravel()[:, None].astype(np.float32)
-    merged = _merge_by_position(vertices)[faces].ravel()
-    by_vertex = np.argsort(merged, kind="stable")
-    valence = np.bincount(merged)
-    start = np.cumsum(valence) - valence
-    threshold = np.cos(np.radians(hard_edge_degrees))
-    normals = own.copy()
-    for count in np.unique(valence[(valence > 1) & (valence <= MAX_SMOOTH_VALENCE)]):
-        around = by_vertex[
-            start[valence == count][:, None] + np.arange(count)
-        ]  # corners around vertices of one valence
-        for block in np.array_split(around, around.size * count // 2_000_000 + 1):
-            normal = own[block]
-            cosine = normal @ normal.transpose(0, 2, 1)
-            normals[block] = (np.sign(cosine) * (np.abs(cosine) >= threshold)) @ share[block]
-    normals /= np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-30)
-    return normals.reshape(len(faces), 3, 3)
-
-
-def _merge_by_position(vertices: np.ndarray) -> np.ndarray:
-    """int64 (V,): an index per distinct position (to 1e-6 of an object unit)."""
-    x, y, z = (np.round(vertices * 1e6).astype(np.int64) + 2**20).T  # 21 bits each: coordinates are in [-1, 1]
-    return np.unique((x << 42) | (y << 21) | z, return_inverse=True)[1].ravel()

@@ -11,8 +11,8 @@ import trimesh
 from data.errors import UserError
 from render import doctor
 from render.backends import open_backend
+from render.compiled import compiled
 from render.doctor import BackendReport, examine, resolve
-from render.embree import _compiled
 from render.loading import load_mesh
 from render.mesh import build_mesh
 from render.pipeline import RenderConfig, render_dataset
@@ -150,7 +150,7 @@ class TestImages:
 
     def test_compiles_where_nothing_can_be_kept(self, monkeypatch):
         monkeypatch.setattr("numba.core.caching.CompileResultCacheImpl._locator_classes", [])
-        assert _compiled(lambda x: x + 1)(1) == 2
+        assert compiled(lambda x: x + 1)(1) == 2
 
 
 class TestLight:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import trimesh
 
-from render.mesh import MAX_SMOOTH_VALENCE, build_mesh, corner_normals
+from render.mesh import build_mesh
+from render.normals import MAX_SMOOTH_VALENCE, corner_normals
 
 GREY = np.uint8(128)
 

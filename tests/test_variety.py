@@ -14,7 +14,8 @@ from data.errors import UserError
 from data.manifest import load_manifest
 from data.shard import read_models
 from render.backends import open_backend
-from render.mesh import build_mesh, corner_normals
+from render.mesh import build_mesh
+from render.normals import corner_normals
 from render.pipeline import RenderConfig, check_config, data_settings, pair_rng, render_dataset
 from render.shading import Light, lit_corners
 from render.shapes import generate
