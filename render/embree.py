@@ -40,6 +40,7 @@ class EmbreeBackend:
 
     def __init__(self):
         self._packet = new_packet()
+        self._shape: _Shape | None = None
         triangle = Mesh(np.eye(3), np.array([[0, 1, 2]]), np.zeros((1, 3, 3), np.uint8), np.ones((1, 3, 3), np.float32))
         compile_once(_render_view, lambda: self.render(triangle, np.eye(4)[None], np.eye(3)[None], 1))
 
@@ -52,18 +53,36 @@ class EmbreeBackend:
         light: Light = Light(),
     ) -> tuple[np.ndarray, np.ndarray]:
         """See :meth:`render.backends.Backend.render`."""
-        scene = Scene(mesh.vertices, mesh.faces)
+        shape = self._shape_of(mesh)
         colors = _color_table(mesh, light)
         cameras = _cameras(np.asarray(object_to_camera, np.float64), np.asarray(intrinsics, np.float64))
-        outlines = _Outlines(mesh.vertices)
         rgba = np.zeros((len(cameras), image_size, image_size, 4), np.uint8)
         depth = np.zeros(rgba.shape[:3], np.float32)
         state = np.zeros((image_size + 2, image_size + 2), np.uint8)
         queue = np.empty((image_size**2, 2), np.int32)
         for camera, view_rgba, view_depth in zip(cameras, rgba, depth):
-            outline = outlines.at(camera.footprint)
-            _render_view(scene.address, self._packet, colors, camera, outline, view_rgba, view_depth, state, queue)
+            outline = shape.outlines.at(camera.footprint)
+            _render_view(shape.scene.address, self._packet, colors, camera, outline, view_rgba, view_depth, state, queue)
         return rgba, depth
+
+    def _shape_of(self, mesh: Mesh) -> _Shape:
+        """Prepared for a mesh; that of the last call, if only colours or light differ."""
+        if self._shape is None or not self._shape.is_of(mesh):
+            self._shape = None  # its memory goes before more is taken
+            self._shape = _Shape(mesh)
+        return self._shape
+
+
+class _Shape:
+    """What a mesh's vertices and faces alone decide."""
+
+    def __init__(self, mesh: Mesh):
+        self._vertices, self._faces = mesh.vertices, mesh.faces
+        self.scene = Scene(mesh.vertices, mesh.faces)
+        self.outlines = _Outlines(mesh.vertices)
+
+    def is_of(self, mesh: Mesh) -> bool:
+        return self._vertices is mesh.vertices and self._faces is mesh.faces
 
 
 class _Camera(NamedTuple):

@@ -95,6 +95,16 @@ class TestDatasets:
             with pytest.raises(UserError, match=r"other settings \(variety\)"):
                 render_dataset(config(tmp_path / "data", other, models=1))
 
+    def test_a_backend_takes_no_pair_for_another(self, car):
+        """One that has rendered other looks and shapes of the mesh renders as a new one does."""
+        pose, camera = sample_pair(np.random.default_rng(5), ViewSettings(SIZE))
+        used = open_backend("embree")
+        for variety in (Variety(recolor=1.0), Variety(warp=1.0), Variety(), Variety(recolor=1.0)):
+            mesh, light = vary_object(car, Light(), variety, DRAWS[0])
+            shown, expected = (b.render(mesh, pose, camera, SIZE, light) for b in (used, open_backend("embree")))
+            np.testing.assert_array_equal(shown[0], expected[0])
+            np.testing.assert_array_equal(shown[1], expected[1])
+
     def test_both_views_show_one_shape(self, car):
         views, variety = ViewSettings(96, shift=0.0), Variety(stretch=0.4, warp=1.0)
         pose, camera = sample_pair(np.random.default_rng(5), views)
