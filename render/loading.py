@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import re
 import struct
 import warnings
@@ -27,6 +28,12 @@ MAX_FILE_BYTES = 2 << 30
 MAX_FACES = 5_000_000
 MAX_TEXTURE_PIXELS = 16384 * 8192
 MAX_COORDINATE = 1e9
+# trimesh takes time that grows with the square of these.
+MAX_MATERIALS = 4096  # of an OBJ file
+MAX_DEPTH = 256  # of nodes in one another, glTF
+_COMPRESSIONS = ("KHR_draco_mesh_compression", "EXT_meshopt_compression", "KHR_meshopt_compression")
+
+logging.getLogger("trimesh").addHandler(logging.NullHandler())  # what it has to say becomes a MeshError
 
 
 def load_mesh(
@@ -68,24 +75,35 @@ class _Assets(Resolver):
     """Gives trimesh the files that a mesh refers to, if they lie within ``root``; remembers what it could not give."""
 
     def __init__(self, path: Path, root: Path):
-        self._folder, self._root = path.parent, root.resolve()
+        # A mesh that a link in the folder leads to may refer to files beside it.
+        real = path.resolve()
+        self._folder = path.parent
+        self._root = root.resolve() if real.is_relative_to(root.resolve()) else _own_folder(real)
         self._problem: str | None = None
 
     def get(self, name: str) -> bytes:
         # Some exporters write options before a texture's name, quote it, or use back slashes.
         name = name.split()[-1] if name.lstrip().startswith("-") else name.strip().strip('"')
-        path = (self._folder / name.replace("\\", "/")).resolve()
-        if not path.exists():
-            path = (self._folder / unquote(name)).resolve()  # glTF refers by URI
+        shown = repr(name if len(name) <= 100 else name[:100] + "…")
+        try:
+            path = (self._folder / name.replace("\\", "/")).resolve()
+            if not path.exists():
+                path = (self._folder / unquote(name)).resolve()  # glTF refers by URI
+            is_file = path.is_file()
+        except (OSError, ValueError):  # too long, or holds a zero byte
+            self._fail(f"refers to {shown}, which is no name of a file")
         if not path.is_relative_to(self._root):
-            self._fail(f"refers to {name!r}, outside the folder that was given")
-        if not path.is_file():
-            self._fail(f"refers to {name!r}, which is missing")
+            self._fail(f"refers to {shown}, outside the folder that was given")
+        if not is_file:
+            self._fail(f"refers to {shown}, which is missing")
         if path.stat().st_size > MAX_FILE_BYTES:
-            self._fail(f"refers to {name!r}, which is larger than {MAX_FILE_BYTES >> 30} GiB")
-        content = path.read_bytes()
+            self._fail(f"refers to {shown}, which is larger than {MAX_FILE_BYTES >> 30} GiB")
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            self._fail(f"refers to {shown}, which cannot be read ({error.strerror})")
         if path.suffix.lower() not in (".mtl", ".bin"):
-            self.check_image(content, repr(name))
+            self.check_image(content, shown)
         return content
 
     def check_image(self, content: bytes, name: str) -> None:
@@ -132,8 +150,10 @@ def _read_parts(path: Path, assets: _Assets) -> list[Painted]:
         _check_gltf(content, assets)
     elif kind == "ply":
         _check_ply(content)
-    elif kind == "obj" and _has_odd_index(content):
-        content = _absolute_indices(content)
+    elif kind == "obj":
+        _check_materials(content)
+        if _has_odd_index(content):
+            content = _absolute_indices(content)
     scene = trimesh.load_scene(io.BytesIO(content), file_type=kind, resolver=assets, process=False)
     del content
     meshes = []
@@ -171,6 +191,10 @@ def _check_gltf(content: bytes, assets: _Assets) -> None:
     else:
         header = content
     header = json.loads(header)
+    for extension in header.get("extensionsRequired", []):
+        if extension in _COMPRESSIONS:
+            raise MeshError(f"is compressed ({extension}), which is not supported: save it without")
+    _check_depth(header.get("nodes", []))
     components = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
     numbers = sum(accessor["count"] * components[accessor["type"]] for accessor in header.get("accessors", []))
     if numbers > 16 * MAX_FACES:
@@ -183,6 +207,16 @@ def _check_gltf(content: bytes, assets: _Assets) -> None:
             assets.check_image(binary[start : start + view["byteLength"]], str(number))
 
 
+def _check_depth(nodes: list[dict]) -> None:
+    children = [set(node.get("children", ())) for node in nodes]
+    level = set(range(len(nodes))).difference(*children)
+    for _ in range(MAX_DEPTH):
+        level = set().union(*(children[node] for node in level))
+        if not level:
+            return
+    raise MeshError(f"has nodes more than {MAX_DEPTH} deep in one another")
+
+
 def _check_ply(content: bytes) -> None:
     """Refuse a header that declares more elements than the file has bytes."""
     header = content[: content.find(b"end_header")]
@@ -190,6 +224,13 @@ def _check_ply(content: bytes) -> None:
         words = line.split()
         if len(words) == 3 and words[0] == b"element" and int(words[2]) > len(content):
             raise MeshError(f"declares {int(words[2])} elements in a file of {len(content)} bytes")
+
+
+def _check_materials(content: bytes) -> None:
+    if content.count(b"usemtl") > MAX_MATERIALS:
+        count = len(set(re.findall(rb"^usemtl[ \t]+(.*)", content, re.MULTILINE)))
+        if count > MAX_MATERIALS:
+            raise MeshError(f"has {count} materials, more than {MAX_MATERIALS}")
 
 
 # A face of an OBJ file with an index that is 0 or negative.
@@ -215,13 +256,14 @@ def _absolute_indices(content: bytes) -> bytes:
             corners = [[int(index) if index else None for index in word.split(b"/")] for word in words[1:]]
             if any(index == 0 for corner in corners for index in corner):
                 raise MeshError("has faces with vertex index 0 (they count from 1)")
-            absolute = (
-                "/".join(
-                    "" if i is None else str(i if i > 0 else i + counts[kind] + 1) for i, kind in zip(corner, kinds)
-                )
+            absolute = [
+                [None if i is None else i if i > 0 else i + counts[kind] + 1 for i, kind in zip(corner, kinds)]
                 for corner in corners
-            )
-            lines[number] = b"f " + " ".join(absolute).encode()
+            ]
+            if any(i is not None and i < 1 for corner in absolute for i in corner):
+                raise MeshError("has faces with vertex indices that count back beyond the first vertex")
+            words = ("/".join("" if i is None else str(i) for i in corner) for corner in absolute)
+            lines[number] = b"f " + " ".join(words).encode()
     return b"\n".join(lines)
 
 

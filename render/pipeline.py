@@ -13,6 +13,8 @@ import hashlib
 import json
 import os
 import shutil
+import socket
+import tempfile
 import time
 import uuid
 from collections import Counter
@@ -33,6 +35,7 @@ from data.manifest import MANIFEST_NAME, SHARD_NAME, Failure, Manifest, file_sha
 from data.schema import ModelPairs, split_of
 from data.shard import ShardReader, canonical_json, read_models, write_shard
 from render.backends import Backend, open_backend
+from render.cluster import connected, run_tasks_on_ray
 from render.doctor import resolve
 from render.mesh import Mesh
 from render.shading import Light, check_light
@@ -76,7 +79,8 @@ class RenderConfig:
     strict: bool = False  # a mesh that cannot be used is an error, instead of an entry in `failures`
     # How the work is done; these shape no byte of the data.
     grow: bool = False  # OUT holds fewer models or fewer pairs of each: keep its shards and render what is missing
-    workers: int | None = None  # processes; by default one per core
+    workers: int | None = None  # processes; by default one per core, here or of the cluster
+    ray: str | None = None  # address of a Ray cluster to work on: HOST:PORT, ray://HOST:PORT or auto
     task: tuple[int, int] | None = None  # (I, N): only every N-th model, from the I-th; `merge` joins the parts
     progress: bool = True  # show a progress bar
 
@@ -113,17 +117,40 @@ def render_dataset(config: RenderConfig) -> RenderSummary:
         Interrupted: Ctrl-C; the same call goes on where it stopped.
     """
     check_config(config)
-    config = replace(config, backend=resolve(config.backend))
+    config = replace(_with_absolute_paths(config), backend=_backend(config))
     sources = _for_task(_sources(config), config.task)
     _refuse_strangers(config, sources)
     settings = data_settings(config)
     out = Path(config.out)
-    with _io_errors_named(out), _locked(out):
+    with connected(config.ray), _io_errors_named(out), _locked(out):
         manifest = _existing_manifest(out, config, settings)
         held = _count_pairs(out, manifest)
         _refuse_orphans(config, held, sources)
         _claim(out, settings)
-        return _finish(config, manifest, held, sources)
+        return _finish(config, settings, manifest, held, sources)
+
+
+def _backend(config: RenderConfig) -> str:
+    """The backend to use. ``auto`` goes on with the one that OUT was begun with, on whatever machine that was."""
+    out, begun = Path(config.out), {}
+    if config.backend == "auto":
+        if (out / MANIFEST_NAME).exists():
+            begun = load_manifest(out).settings
+        elif (out / PARTS / SETTINGS).exists():
+            begun = json.loads((out / PARTS / SETTINGS).read_bytes())
+    return resolve(begun.get("backend", config.backend))
+
+
+def _with_absolute_paths(config: RenderConfig) -> RenderConfig:
+    """Paths that mean the same in every process, on every machine."""
+    pictures = config.variety.background_images
+    variety = replace(config.variety, background_images=pictures and Path(pictures).absolute())
+    return replace(
+        config,
+        meshes=config.meshes and Path(config.meshes).absolute(),
+        annotations=config.annotations and Path(config.annotations).absolute(),
+        variety=variety,
+    )
 
 
 def check_config(config: RenderConfig) -> None:
@@ -352,26 +379,32 @@ def _mesh_of(config: RenderConfig, source: Source, annotations: Annotations) -> 
 
 
 def _finish(
-    config: RenderConfig, manifest: Manifest, held: Mapping[str, int], sources: list[Source]
+    config: RenderConfig, settings: dict, manifest: Manifest, held: Mapping[str, int], sources: list[Source]
 ) -> RenderSummary:
     """Render what is missing, assemble, and clear the parts away."""
     out = Path(config.out)
     parts = out / PARTS
     wanted = {_part(parts, s.model_id): s for s in sources if held.get(s.model_id, 0) < config.pairs_per_model}
     missing = [source for path, source in wanted.items() if not _is_whole(path)]
-    failures = _render_missing(config, parts, missing, held, len(sources))
+    failures = _render_missing(config, settings, parts, missing, held, len(sources))
     ready = sorted(path for path in wanted if path.exists())
     sources_seen = {source.name for source in sources}
     kept = [failure for failure in manifest.failures if failure.source not in sources_seen]
-    if not ready and not manifest.models and sources:
+    if not ready and not manifest.models and sources and config.task is None:  # a task may hold bad meshes alone
+        _clear(parts)
         raise UserError(
             f"{config.meshes or config.category}: none of the {len(sources)} models could be rendered, the first "
             f"because {failures[0].reason}: {failures[0].source}"
         )
-    complete = replace(manifest, settings=data_settings(config), failures=kept + failures)
+    complete = replace(manifest, settings=settings, failures=kept + failures)
     unchanged = (complete.settings, set(complete.failures)) == (manifest.settings, set(manifest.failures))
     if ready or not unchanged or not (out / MANIFEST_NAME).exists():
-        manifest = assemble(out, ready, complete)
+        try:
+            manifest = assemble(out, ready, complete)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                "interrupted: all models are rendered and kept: run the same command again to write the shards"
+            ) from None
     _clear(parts)
     pairs = sum(shard.pairs for shard in manifest.shards)
     return RenderSummary(len(manifest.models), pairs, len(missing) - len(failures), manifest.failures)
@@ -414,17 +447,12 @@ def _is_whole(part: Path) -> bool:
 
 
 def _render_missing(
-    config: RenderConfig, parts: Path, missing: list[Source], held: Mapping[str, int], total: int
+    config: RenderConfig, settings: dict, parts: Path, missing: list[Source], held: Mapping[str, int], total: int
 ) -> list[Failure]:
     """Render models into parts, without the pairs that are held already; returns those that could not be."""
-    # Workers write in a folder of this run's own: one that outlives a killed run cannot disturb the next.
-    scratch = parts / f"run-{uuid.uuid4().hex}"
-    scratch.mkdir()
     failures: list[Failure] = []
-    done = total - len(missing)
-    workers = min(config.workers or _cores(), len(missing))
-    outcomes = run_tasks(partial(_open_renderer, config, scratch, held), missing, workers)
-    with tqdm(total=total, initial=done, unit="model", desc="render", disable=not config.progress) as bar:
+    outcomes = _render_parts(config, settings, parts, missing, held)
+    with tqdm(total=total, initial=total - len(missing), unit="model", desc="render", disable=not config.progress) as bar:
         try:
             for source, outcome in outcomes:
                 if isinstance(outcome, (MeshError, WorkerDied)):
@@ -433,10 +461,12 @@ def _render_missing(
                         raise UserError(f"{source.name}: {outcome}: mend or remove it, or leave --strict out")
                 elif isinstance(outcome, Exception):
                     raise outcome
+                elif outcome is not None:
+                    write_bytes(_part(parts, source.model_id), outcome)
                 bar.update()
         except KeyboardInterrupt:
-            done = bar.n
             bar.close()
+            done = total - sum(not _part(parts, source.model_id).exists() for source in missing)
             raise Interrupted(
                 f"interrupted: {done} of {total} models are done and kept: run the same command again to go on"
             ) from None
@@ -445,31 +475,64 @@ def _render_missing(
     return failures
 
 
+def _render_parts(
+    config: RenderConfig, settings: dict, parts: Path, sources: list[Source], held: Mapping[str, int]
+) -> Iterator[tuple[Source, Exception | bytes | None]]:
+    """Yields what became of each model: None if it has its part, the bytes to write there, or what went wrong."""
+    if config.ray:
+        yield from run_tasks_on_ray(partial(_open_sender, config, settings, held), sources, config.workers)
+    else:
+        # Workers write in a folder of this run's own: one that outlives a killed run cannot disturb the next.
+        scratch = parts / f"run-{uuid.uuid4().hex}"
+        scratch.mkdir()
+        workers = min(config.workers or _cores(), len(sources))
+        yield from run_tasks(partial(_open_renderer, config, settings, held, scratch), sources, workers)
+
+
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _open_renderer(config: RenderConfig, scratch: Path, held: Mapping[str, int]):
-    """Runs in a worker: what it does with one task."""
-    backend = open_backend(config.backend)
-    return partial(_render_part, config, scratch, held, _annotations(config), backend)
+def _open_renderer(config: RenderConfig, settings: dict, held: Mapping[str, int], scratch: Path):
+    """Runs in a worker: what it does with one model."""
+    render_part = partial(_render_part, config, settings, held, _annotations(config), open_backend(config.backend))
+
+    def work(source: Source) -> None:
+        path = render_part(scratch, source)
+        os.replace(path, scratch.parent / path.name)
+
+    return work
+
+
+def _open_sender(config: RenderConfig, settings: dict, held: Mapping[str, int]):
+    """Runs on another machine: what it does with one model; no file is shared, but the meshes."""
+    if config.meshes and not config.meshes.exists():
+        raise UserError(f"ray: {config.meshes} is not there on node {socket.gethostname()}: put it there on every node")
+    render_part = partial(_render_part, config, settings, held, _annotations(config), open_backend(config.backend))
+
+    def work(source: Source) -> bytes:
+        with tempfile.TemporaryDirectory() as folder:
+            return render_part(Path(folder), source).read_bytes()
+
+    return work
 
 
 def _render_part(
     config: RenderConfig,
-    scratch: Path,
+    settings: dict,
     held: Mapping[str, int],
     annotations: Annotations,
     backend: Backend,
+    folder: Path,
     source: Source,
-) -> None:
+) -> Path:
+    """Render a model into a shard of its own in ``folder``."""
     mesh = _mesh_of(config, source, annotations)
     model = render_model(config, source, mesh, backend, held.get(source.model_id, 0))
-    path = _part(scratch, source.model_id)
+    path = _part(folder, source.model_id)
     offset, scale = depth_coding(config.views)
-    settings, names = data_settings(config), _keypoint_names(config, mesh)
-    write_shard(path, model.split, [model], settings, names, offset, scale, durable=False)
-    os.replace(path, _part(scratch.parent, source.model_id))
+    write_shard(path, model.split, [model], settings, _keypoint_names(config, mesh), offset, scale, durable=False)
+    return path
 
 
 # --- the folder ------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ ROOT = Path(cli.__file__).parent
 CONTRACT = {
     "render": (
         "OUT",
-        "--category --meshes --models --pairs-per-model --image-size --seed --workers --splits --task --backend "
+        "--category --meshes --models --pairs-per-model --image-size --seed --workers --splits --task --ray --backend "
         "--strict",
     ),
     "train": ("DATASET... RUN", "--preset --keypoints --steps --batch-size --seed --device --resume"),

@@ -175,7 +175,7 @@ class TestColors:
         assert 10_000 < len(load_mesh(path).faces) < 500_000
 
 
-def gltf(accessors, views=(), meshes=None, images=()):
+def gltf(accessors, views=(), meshes=None, images=(), **others):
     header = {
         "asset": {"version": "2.0"},
         "accessors": accessors,
@@ -184,7 +184,7 @@ def gltf(accessors, views=(), meshes=None, images=()):
         "meshes": meshes or [{"primitives": [{"attributes": {"POSITION": 0}}]}],
         "nodes": [{"mesh": 0}],
         "scenes": [{"nodes": [0]}],
-    }
+    } | others
     return json.dumps(header).encode()
 
 
@@ -242,6 +242,13 @@ BAD = {
     "escape.obj": (("mtllib ../../../../../../etc/passwd\n" + QUAD + "f 1 2 3\n").encode(), "outside"),
     "absolute.obj": (("mtllib /etc/passwd\n" + QUAD + "f 1 2 3\n").encode(), "outside"),
     "url.obj": (("mtllib http://example.com/a.mtl\n" + QUAD + "f 1 2 3\n").encode(), "missing"),
+    "back.obj": (b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf -1 -2 -9\n", "count back"),
+    "materials.obj": (QUAD.encode() + b"".join(b"usemtl %d\nf 1 2 3\n" % i for i in range(5000)), "5000 materials"),
+    "nested.gltf": (gltf([], nodes=[{"children": [i + 1]} for i in range(999)] + [{}]), "deep"),
+    "circle.glb": (glb(gltf([], nodes=[{"mesh": 0, "children": [1]}, {"children": [0]}])), ""),
+    "draco.glb": (glb(gltf([], extensionsRequired=["KHR_draco_mesh_compression"])), "compressed"),
+    "name.gltf": (gltf([], images=[{"uri": "a" * 5000}]), "no name of a file"),
+    "device.gltf": (gltf([], images=[{"uri": "/dev/zero"}]), "outside"),
     "escape.gltf": (gltf([{"componentType": 5126, "count": 3, "type": "VEC3"}], images=[{"uri": "../../x.png"}]), "outside"),
 }  # fmt: skip
 
@@ -288,6 +295,12 @@ class TestBadMeshes:
         (tmp_path / "meshes" / "texture.png").symlink_to(tmp_path / "secret.png")
         with pytest.raises(MeshError, match="outside"):
             load_mesh(path)
+
+    def test_a_mesh_that_a_link_leads_to_may_use_files_beside_it(self, tmp_path):
+        textured_quad(tmp_path / "elsewhere" / "id")
+        (tmp_path / "meshes").mkdir()
+        (tmp_path / "meshes" / "id").symlink_to(tmp_path / "elsewhere" / "id")
+        assert len(load_mesh(tmp_path / "meshes" / "id" / "quad.obj", tmp_path / "meshes").faces) > 1000
 
     def test_too_many_faces(self, tmp_path, monkeypatch):
         monkeypatch.setattr(loading, "MAX_FACES", 10)

@@ -30,7 +30,7 @@ ROOMS = ("render", "train", "data")
 SOURCES = [ROOT / "cli.py", *(path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py")))]
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 # Distributions by the name that is imported, where the two differ. PyOpenGL comes with pyrender, which pins it.
-DISTRIBUTIONS = {"PIL": "pillow", "OpenGL": "pyrender", "tomllib": "tomli"}
+DISTRIBUTIONS = {"PIL": "pillow", "OpenGL": "pyrender", "grpc": "grpcio", "tomllib": "tomli"}
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 
 

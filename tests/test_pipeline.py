@@ -27,7 +27,7 @@ from data.manifest import load_manifest
 from data.schema import split_of
 from data.shard import read_models
 from data.verify import verify
-from render.pipeline import RenderConfig, check_config, pair_rng, parse_task, render_dataset
+from render.pipeline import Interrupted, RenderConfig, check_config, pair_rng, parse_task, render_dataset
 from render.sources import Source
 from render.views import ViewSettings, sample_pair
 from render.workers import WorkerDied, _environment_of_workers, run_tasks
@@ -156,6 +156,13 @@ class TestDeterminism:
         parts = [tmp_path / str(i) for i in range(3)]
         for i, part in enumerate(parts):
             render_dataset(config(part, meshes, task=(i + 1, 3)))
+        merge(tmp_path / "data", parts)
+        assert contents(tmp_path / "data") == contents(reference)
+
+    def test_tasks_of_bad_meshes_alone_merged(self, reference, meshes, tmp_path):
+        parts = [tmp_path / str(i) for i in range(12)]  # more than there are meshes
+        for i, part in enumerate(parts):
+            render_dataset(config(part, meshes, task=(i + 1, 12)))
         merge(tmp_path / "data", parts)
         assert contents(tmp_path / "data") == contents(reference)
 
@@ -338,6 +345,11 @@ class TestInterruption:
         render_dataset(config(out, meshes))
         assert contents(out) == contents(reference)
 
+    def test_ctrl_c_while_assembling_says_how_to_go_on(self, meshes, tmp_path, monkeypatch):
+        with monkeypatch.context() as patch, pytest.raises(Interrupted, match="all models are rendered.*run the same"):
+            patch.setattr(render.pipeline, "assemble", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            render_dataset(config(tmp_path / "data", meshes, models=1))
+
     def test_killed_while_clearing_up(self, reference, meshes, tmp_path):
         out = Path(shutil.copytree(reference, tmp_path / "data"))
         (out / ".parts" / "run-0").mkdir(parents=True)
@@ -392,6 +404,19 @@ class TestRefusals:
             render_dataset(config(tmp_path / "data", meshes))
         with pytest.raises(UserError, match="seed"):
             render_dataset(config(tmp_path / "data", meshes, seed=1))
+
+    @pytest.mark.parametrize("finished", [True, False])
+    def test_auto_goes_on_with_the_backend_of_the_dataset(self, meshes, tmp_path, monkeypatch, finished):
+        out = tmp_path / "data"
+        if not finished:
+            monkeypatch.setattr(render.pipeline, "assemble", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with contextlib.suppress(KeyboardInterrupt):
+            render_dataset(config(out, meshes, models=1))
+        monkeypatch.undo()
+        monkeypatch.setattr(render.pipeline, "resolve", lambda name: "egl" if name == "auto" else name)  # another machine
+        assert render_dataset(config(out, meshes, models=1)).rendered == 0
+        with pytest.raises(UserError, match=r"other settings \(backend\)"):
+            render_dataset(config(out, meshes, models=1, backend="egl"))
 
     def test_a_second_run(self, meshes, tmp_path):
         (tmp_path / ".parts").mkdir()
@@ -551,17 +576,17 @@ def test_a_mesh_that_kills_its_worker_is_a_failure(meshes, tmp_path, monkeypatch
 
     settings = config(tmp_path / "data", meshes)
     settings.backend = "embree"
-    scratch = []
+    setups = []
 
     def run(task: Source):
-        work = render.pipeline._open_renderer(settings, scratch[0], {})
+        work = setups[0]()
         try:
             return work(task)
         except Exception as error:
             return error
 
     def spy(setup, tasks, workers):
-        scratch.append(setup.args[1])
+        setups.append(setup)
         return no_setup_in_this_process(setup, tasks, workers)
 
     monkeypatch.setattr(render.pipeline, "run_tasks", spy)
