@@ -1,22 +1,27 @@
 """How fast views are rendered, side by side with the loop that pyrender's documentation shows.
 
-    python benchmarks/render.py                        # built-in shapes, written to OBJ files first
+    python benchmarks/render.py                        # built-in shapes, written to PLY files first
     python benchmarks/render.py --meshes DIR [DIR...]  # ShapeNetCore category folders or any folders of meshes
 
-Every figure is of a whole command in a process of its own: start-up, loading, rendering, compression (gzip 1) and
+Our figures are of the whole command in processes of its own: start-up, loading, rendering, compression (gzip 1) and
 writing. RGBA and depth of pairs of views are stored by all. The peer reads the same meshes, with one OffscreenRenderer
-and one `render` call per view.
+and one `render` call per view; it renders fewer of them, so its start-up and loading are left out of its time. Peer and
+ours take turns, several rounds; figures are medians. Processor time tells the same on a machine that is busy otherwise.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 
 PEER = """
 import sys
+import time
 import h5py, numpy as np, pyrender, trimesh
 from data.schema import split_of
 from render.pipeline import pair_rng
@@ -34,6 +40,7 @@ from pathlib import Path
 
 folder, out, models, pairs, size = Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:])
 renderer = pyrender.OffscreenRenderer(size, size)
+clock = cpu = 0
 sources = discover(folder)[:models]
 with h5py.File(out, "w") as file:
     packed = {"compression": "gzip", "compression_opts": 1}
@@ -47,6 +54,7 @@ with h5py.File(out, "w") as file:
         scene = pyrender.Scene(bg_color=[0, 0, 0, 0], ambient_light=[0.3] * 3)
         scene.add(pyrender.Mesh.from_trimesh(loaded))
         light = scene.add(pyrender.DirectionalLight(intensity=3.0))
+        clock, cpu = clock - time.perf_counter(), cpu - time.process_time()
         for pair in range(pairs):
             poses, cameras = sample_pair(pair_rng(0, source.model_id, pair), ViewSettings(size))
             for view in range(2):
@@ -59,33 +67,52 @@ with h5py.File(out, "w") as file:
                 scene.remove_node(node)
                 rgba[number * pairs + pair, view] = color
                 depth[number * pairs + pair, view] = np.where(z > 0, (z - 20) * 3000, 0)
+        clock, cpu = clock + time.perf_counter(), cpu + time.process_time()
+print(clock, cpu)
 """
 
 
-def run(command: list[str]) -> tuple[float, float]:
-    """Seconds and peak memory (MiB, largest process) of a command."""
+class Cost(NamedTuple):
+    """Of a command: seconds of the clock, of all its processors, and the memory (MiB) of its largest process."""
+
+    clock: float
+    cpu: float
+    memory: float
+
+
+def run(command: list[str]) -> tuple[Cost, str]:
+    """What a command cost and printed."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYOPENGL_PLATFORM": "egl"}
-    start = time.perf_counter()
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    errors = process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(errors.decode()[-2000:])
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        start = time.perf_counter()
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=errors)
+        _, status, usage = os.wait4(process.pid, 0)
+        clock = time.perf_counter() - start
+        output.seek(0)
+        errors.seek(0)
+        if status:
+            raise SystemExit(errors.read()[-2000:])
+        return Cost(clock, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024), output.read()
 
 
-def ours(meshes: Path, models: int, pairs: int, size: int = 128, workers: int | None = None, backend: str = "embree"):
+def ours(
+    meshes: Path, models: int, pairs: int, size: int = 128, workers: int | None = None, backend: str = "embree"
+) -> Cost:
     with tempfile.TemporaryDirectory() as folder:
         command = [
             sys.executable, str(ROOT / "cli.py"), "render", folder, "--meshes", str(meshes), "--models", str(models),
             "--pairs-per-model", str(pairs), "--image-size", str(size), "--backend", backend,
         ]  # fmt: skip
-        return run(command + (["--workers", str(workers)] if workers else []))
+        return run(command + (["--workers", str(workers)] if workers else []))[0]
 
 
-def peer(meshes: Path, models: int, pairs: int, size: int = 128):
+def peer(meshes: Path, models: int, pairs: int, size: int = 128) -> Cost:
     with tempfile.TemporaryDirectory() as folder:
-        return run([sys.executable, "-c", PEER, str(meshes), f"{folder}/out.h5", str(models), str(pairs), str(size)])
+        whole, printed = run(
+            [sys.executable, "-c", PEER, str(meshes), f"{folder}/out.h5", str(models), str(pairs), str(size)]
+        )
+    clock, cpu = map(float, printed.split()[-2:])
+    return Cost(clock, cpu, whole.memory)
 
 
 def write_shapes(folder: Path, count: int) -> list[Path]:
@@ -103,15 +130,17 @@ def write_shapes(folder: Path, count: int) -> list[Path]:
     return [folder / category for category in CATEGORIES]
 
 
-def write_ball(folder: Path, faces: int) -> Path:
-    """A dented ball of at least so many faces, alone in a folder."""
+def write_balls(folder: Path, faces: int, count: int) -> Path:
+    """Dented balls of about so many faces, alone in a folder."""
     import trimesh
 
-    mesh = trimesh.creation.icosphere(int(np.ceil(np.log(faces / 20) / np.log(4))))
-    mesh.vertices *= 1 + 0.1 * np.sin(9 * mesh.vertices).prod(1, keepdims=True)
-    target = folder / f"ball-{len(mesh.faces)}"
+    target = folder / f"{faces} faces"
     target.mkdir()
-    mesh.export(target / "ball.ply")
+    side = round((faces / 4) ** 0.5)
+    for index in range(count):
+        mesh = trimesh.creation.uv_sphere(count=[side, side])
+        mesh.vertices *= 1 + 0.1 * np.sin((9 + index) * mesh.vertices).prod(1, keepdims=True)
+        mesh.export(target / f"{index}.ply")
     return target
 
 
@@ -119,46 +148,66 @@ def row(*cells: object) -> None:
     print("| " + " | ".join(str(cell) for cell in cells) + " |", flush=True)
 
 
-def report(name: str, views: int, measured: tuple[float, float], reference: float | None) -> float:
-    """Print a line of the table; returns views per second."""
-    rate = views / measured[0]
-    row(name, f"{rate:.0f}", f"{rate / reference:.1f}" if reference else "", f"{measured[1]:.0f}")
-    return rate
+def compare(rounds: int, candidates: dict[str, tuple[int, Callable[[], Cost]]]) -> None:
+    """Measure candidates (name -> number of views, command) in turn, and print a row for each; the first is the peer."""
+    costs: dict[str, list[Cost]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, (_, command) in candidates.items():
+            costs[name].append(command())
+    reference = None
+    for name, (views, _) in candidates.items():
+        clock, cpu, memory = (statistics.median(values) / views for values in zip(*costs[name]))
+        reference = reference or (clock, cpu)
+        ratios = (f"{reference[0] / clock:.1f}", f"{reference[1] / cpu:.1f}") if (clock, cpu) != reference else ("", "")
+        row(name, f"{1 / clock:.0f}", ratios[0], f"{1000 * cpu:.2f}", ratios[1], f"{memory * views:.0f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--meshes", type=Path, nargs="+", help="folders of meshes, by default built-in shapes")
-    parser.add_argument("--models", type=int, default=40, help="models per folder (the peer renders a tenth of them)")
+    parser.add_argument("--models", type=int, default=160, help="models per folder, at most")
     parser.add_argument("--pairs", type=int, default=16, help="pairs per model")
+    parser.add_argument("--peer-models", type=int, default=3, help="models that the peer renders")
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--backends", nargs="+", default=["embree"], help="embree, egl")
     parser.add_argument("--scaling", action="store_true", help="also by workers, image size and number of faces")
     arguments = parser.parse_args()
-    models, pairs = arguments.models, arguments.pairs
-    few = max(1, models // 10)
     with tempfile.TemporaryDirectory() as scratch:
-        folders = arguments.meshes or write_shapes(Path(scratch), models)
-        row("command", "views/s", "times the peer", "peak MiB per process")
-        row("---", "---", "---", "---")
-        for folder in folders:
-            reference = report(f"{folder.name}, peer", 2 * few * pairs, peer(folder, few, pairs), None)
-            for backend in arguments.backends:
-                measured = ours(folder, models, pairs, backend=backend)
-                report(f"{folder.name}, {backend}", 2 * models * pairs, measured, reference)
-        if not arguments.scaling:
-            return
-        folder = folders[0]
-        for workers in (1, 2, 4, 8, 16):
-            if workers <= 2 * (os.cpu_count() or 1):
-                measured = ours(folder, models, pairs, workers=workers)
-                report(f"{folder.name}, {workers} workers", 2 * models * pairs, measured, None)
-        for size in (64, 128, 256):
-            reference = report(f"{folder.name}, {size} px, peer", 2 * few * pairs, peer(folder, few, pairs, size), None)
-            report(f"{folder.name}, {size} px", 2 * models * pairs, ours(folder, models, pairs, size), reference)
-        for faces in (20_000, 200_000, 1_000_000):
-            ball = write_ball(Path(scratch), faces)
-            reference = report(f"{ball.name}, peer", 2 * pairs, peer(ball, 1, pairs), None)
-            report(ball.name, 8 * 2 * pairs, ours(ball, 1, 8 * pairs), reference)
+        benchmark(Path(scratch), arguments)
+
+
+def benchmark(scratch: Path, arguments: argparse.Namespace) -> None:
+    from render.sources import discover
+
+    pairs, rounds, few = arguments.pairs, arguments.rounds, arguments.peer_models
+    row("command", "views/s", "times the peer", "processor ms per view", "times the peer", "peak MiB per process")
+    row("---", "---", "---", "---", "---", "---")
+
+    def versus_peer(name: str, folder: Path, models: int, pairs: int, peer_models: int, peer_pairs: int, size: int = 128):
+        views = 2 * peer_models * peer_pairs
+        commands = {f"{name}, peer": (views, partial(peer, folder, peer_models, peer_pairs, size))}
+        for backend in arguments.backends:
+            command = partial(ours, folder, models, pairs, size, backend=backend)
+            commands[f"{name}, {backend}"] = (2 * models * pairs, command)
+        compare(rounds, commands)
+
+    folders = arguments.meshes or write_shapes(scratch, arguments.models)
+    for folder in folders:
+        models = min(arguments.models, len(discover(folder)))
+        versus_peer(folder.name, folder, models, pairs, min(few, models), pairs)
+    if not arguments.scaling:
+        return
+    folder = folders[0]
+    models = min(arguments.models, len(discover(folder)))
+    for workers in (1, 2, 4, 8, 16):
+        if workers <= (os.cpu_count() or 1):
+            command = partial(ours, folder, models, pairs, workers=workers)
+            compare(1, {f"{folder.name}, workers: {workers}": (2 * models * pairs, command)})
+    for size in (64, 256):
+        versus_peer(f"{folder.name}, {size} px", folder, models, pairs, 1, pairs, size)
+    for faces in (200_000, 1_000_000):
+        balls = write_balls(scratch, faces, 2)
+        versus_peer(balls.name, balls, 2, 8 * pairs, 1, max(1, pairs // 4))
 
 
 if __name__ == "__main__":
