@@ -108,7 +108,8 @@ def training_step(dataset: PairDataset) -> Iterator:
     from train import losses
     from train.batches import make_batch
     from train.config import make_config
-    from train.trainer import augment, build_network, forward, make_optimizer
+    from train.optimizer import make_optimizer
+    from train.trainer import augment, build_network, forward
 
     config = make_config("cpu")
     network = build_network(config)

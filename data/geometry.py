@@ -125,6 +125,18 @@ def procrustes(source: Tensor, target: Tensor, weights: Tensor | None = None) ->
     return _NearestRotation.apply(target.transpose(-1, -2) @ (weights * source))
 
 
+def pair_weights(sigma: Tensor) -> Tensor:
+    """Weights of keypoints for :func:`procrustes`, from their uncertainties in both views: 1 / (σ₀² + σ₁²).
+
+    Args:
+        sigma: (*, 2, N) standard deviations.
+
+    Returns:
+        (*, N).
+    """
+    return 1 / sigma.square().sum(-2)
+
+
 class _NearestRotation(torch.autograd.Function):
     """Rotation R maximising tr(Rᵀ M): R = U diag(1, 1, det UVᵀ) Vᵀ for M = U S Vᵀ.
 

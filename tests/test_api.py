@@ -20,7 +20,7 @@ def project(points, k):
 
 
 def known(points, calibrated=True):
-    return Keypoints(np.zeros_like(points), points, np.zeros(1, bool), calibrated, None)
+    return Keypoints(np.zeros_like(points), points, None, np.zeros(1, bool), calibrated, None)
 
 
 def test_lift_with_the_training_camera_is_its_unprojection():

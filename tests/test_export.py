@@ -42,11 +42,12 @@ def test_onnxruntime_agrees_with_the_detector_for_any_batch(preset, tmp_path):
     expected = Detector.load(run).detect(rgba)
     for batch in (1, 3):
         image = (rgba[:batch] / 255).astype(np.float32).transpose(0, 3, 1, 2)
-        keypoints, heatmaps, axis_ends, flags = session.run(None, {"image": image})
+        keypoints, heatmaps, axis_ends, flags, *sigma = session.run(None, {"image": image})
         assert np.allclose(keypoints, expected.keypoints[:batch], atol=1e-3)
         assert np.allclose(heatmaps, expected.heatmaps[:batch], atol=1e-5)
         assert np.allclose(axis_ends, expected.orientation[:batch], atol=1e-3)
         assert np.array_equal(flags.astype(bool), expected.flags[:batch])
+        assert len(sigma) == (preset == "cpu") and all(np.allclose(s, expected.sigma[:batch], rtol=1e-3) for s in sigma)
 
 
 def test_metadata_tell_a_consumer_what_it_needs(tmp_path):

@@ -140,3 +140,37 @@ def test_objective_weighs_every_term():
     terms = {name: torch.full((2,), 10.0**i) for i, name in enumerate(names)}
     expected = 1 + 0.2 * 10 + 100 + 1000 + 0.5 * 1e4 + 1e5
     torch.testing.assert_close(losses.objective(terms, losses.LossWeights()), torch.full((2,), expected))
+
+
+def test_uncertainty_is_least_where_it_equals_the_residuals():
+    rotation = random_rotation(1)
+    first = torch.randn(1, 4, 3, dtype=torch.double)
+    residual = torch.tensor([[0.1, 0, 0], [-0.1, 0, 0], [0, 0.2, 0], [0, -0.2, 0]], dtype=torch.double)
+    second = first @ rotation.transpose(-1, -2) + residual + 5.0  # an offset of all does not count
+    points = torch.stack([first, second], dim=1)
+    variance = residual.square().sum(-1) / 3  # per coordinate
+    best = (variance / 2).sqrt().expand(1, 2, 4)
+    at = {factor: losses.uncertainty(points, factor * best, rotation).item() for factor in (0.8, 1.0, 1.25)}
+    assert at[1.0] == pytest.approx(1.5 * (1 + variance.log().mean().item()), rel=1e-9)
+    assert at[1.0] < min(at[0.8], at[1.25])
+
+
+def test_pose_counts_keypoints_by_their_uncertainty():
+    rotation = random_rotation(1)
+    first = torch.randn(1, 6, 3, dtype=torch.double)
+    second = first @ rotation.transpose(-1, -2)
+    second[0, 0] += 1.0
+    points = torch.stack([first, second], dim=1)
+    sigma = torch.full((1, 2, 6), 0.1, dtype=torch.double)
+    equal = losses.relative_pose(points, rotation)
+    torch.testing.assert_close(losses.relative_pose(points, rotation, sigma=sigma), equal)
+    sigma[0, 1, 0] = 100.0
+    assert losses.relative_pose(points, rotation, sigma=sigma).item() < 1e-4 < equal.item()
+
+
+def test_uncertainty_gradients():
+    rotation = random_rotation(2)
+    points = torch.randn(2, 2, 4, 3, dtype=torch.double, requires_grad=True)
+    sigma = (0.1 + torch.rand(2, 2, 4, dtype=torch.double)).requires_grad_()
+    assert torch.autograd.gradcheck(losses.uncertainty, (points, sigma, rotation))
+    assert torch.autograd.gradcheck(lambda p, s: losses.relative_pose(p, rotation, sigma=s), (points, sigma))

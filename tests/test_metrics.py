@@ -227,3 +227,15 @@ def test_symmetry_does_not_hide_other_errors():
     for text in ("y", "y:0", "w:2", "y:-1", "y:x"):
         with pytest.raises(ValueError):
             metrics.Symmetry(text)
+
+
+def test_relative_rotation_listens_to_certain_keypoints():
+    generator = np.random.default_rng(3)
+    first = generator.normal(size=(6, 3))
+    motion = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    second = first @ motion.T
+    second[0] += 1
+    sigma = np.full((2, 6), 0.1)
+    sigma[0, 0] = 1e4
+    assert not np.allclose(metrics.relative_rotation(np.stack([first, second])), motion, atol=1e-2)
+    assert np.allclose(metrics.relative_rotation(np.stack([first, second]), sigma), motion, atol=1e-4)

@@ -50,7 +50,8 @@ def test_prediction_shapes_and_training_gradients(network):
     assert found.heatmaps.shape == (3, 7, side, side)
     assert found.axis_ends.shape == (3, axes, 2, 2)
     torch.testing.assert_close(found.heatmaps.sum((2, 3)), torch.ones(3, 7))
-    (found.keypoints.square().sum() + found.heatmaps.square().sum() + found.axis_ends.square().sum()).backward()
+    outputs = [found.keypoints, found.heatmaps, found.axis_ends, *([found.sigma] if network.predicts_sigma else [])]
+    sum(output.square().sum() for output in outputs).backward()
     missing = [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None]
     assert not missing
 
@@ -87,3 +88,19 @@ def test_presets_build(preset):
     network = build_network(config)
     images = torch.rand(1, network.in_channels, config.image_size, config.image_size)
     assert network.eval()(images).keypoints.shape == (1, config.keypoints, 3)
+
+
+def test_evaluation_says_the_same_of_an_image_and_of_its_mirror_image():
+    network = CompactNetwork(2, width=8).eval()
+    images = torch.rand(2, 4, 64, 64)
+    ends, mirrored = network(images).axis_ends, network(images.flip(-1)).axis_ends
+    x_axis, z_axis = (mirrored * torch.tensor([-1.0, 1.0])).unbind(1)
+    torch.testing.assert_close(ends, torch.stack([x_axis.flip(1), z_axis], dim=1))
+    network.mirror_average = False
+    assert not torch.allclose(network(images).axis_ends, ends)
+
+
+def test_uncertainty_is_a_positive_length_per_keypoint():
+    network = CompactNetwork(3, width=8)
+    assert (network(torch.rand(2, 4, 64, 64)).sigma > 0).all()
+    assert PaperNetwork(3, width=4).eval()(torch.rand(2, 3, 16, 16)).sigma is None

@@ -25,7 +25,8 @@ from train import trainer
 from train.config import config_from_dict, make_config
 from train.detector import Detector
 from train.eval.evaluate import evaluate
-from train.trainer import flag_anneal, learning_rate, make_optimizer, train
+from train.optimizer import make_optimizer
+from train.trainer import flag_anneal, learning_rate, train
 
 ROOT = Path(__file__).parents[1]
 STEPS = 8
@@ -126,7 +127,7 @@ def test_starting_from_other_weights(dataset, finished_run, tmp_path):
     config = small_config(init_from=str(finished_run), learning_rate=0.0, weight_decay=0.0, steps=1)
     train(config, [dataset], tmp_path / "run")
     ours, theirs = weights(tmp_path / "run"), weights(finished_run)
-    assert torch.equal(ours["heatmap_head.weight"], theirs["heatmap_head.weight"])
+    assert torch.equal(ours["head.weight"], theirs["head.weight"])
 
 
 @pytest.mark.parametrize("name", ["config.json", "checkpoint.pt", "model.safetensors", "metrics.jsonl"])
@@ -228,7 +229,7 @@ def test_paper_preset_is_the_papers():
     assert (config.steps, config.batch_size, config.learning_rate) == (200_000, 256, 1e-3)
     assert (config.delta, config.noise, config.gradient_clip) == (0.05, 0.1, 5.0)
     assert dataclasses.asdict(config.weights) == dict(
-        consistency=1, pose=0.2, separation=1, silhouette=1, variance=0.5, orientation=1
+        consistency=1, pose=0.2, separation=1, silhouette=1, variance=0.5, orientation=1, uncertainty=0
     )
     # annealed linearly between steps 30 000 and 60 000
     assert [flag_anneal(config, step) for step in (0, 30_000, 45_000, 60_000, 199_999)] == [1, 1, 0.5, 0, 0]
@@ -242,10 +243,11 @@ def test_learning_rate_warms_up_and_decays():
     assert learning_rate(config, 99) < 1e-3
 
 
-def test_weight_decay_spares_biases_and_norms():
+@pytest.mark.parametrize("optimizer", ("adam", "muon"))
+def test_weight_decay_spares_biases_and_norms(optimizer):
     network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
-    decayed, spared = make_optimizer(small_config(weight_decay=0.1), network).param_groups
-    assert [p.ndim for p in decayed["params"]] == [4] and decayed["weight_decay"] == 0.1
+    decayed, spared = make_optimizer(small_config(weight_decay=0.1, optimizer=optimizer), network).param_groups
+    assert [p.numel() for p in decayed["params"]] == [18] and decayed["weight_decay"] == 0.1
     assert {p.ndim for p in spared["params"]} == {1} and spared["weight_decay"] == 0
 
 

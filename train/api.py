@@ -38,6 +38,8 @@ class Keypoints:
             (the object's longest side = 2).
         points: float64 (N, 3) in the camera frame, see :func:`lift`. In the unit of ``object_length`` where that was
             given, else in object units.
+        sigma: float64 (N,), standard deviation of each coordinate of a point that the network expects, in the points' unit;
+            None of a network that expects none.
         flags: bool (A,), the orientation flags the keypoints were decoded with.
         calibrated: whether the camera's intrinsics were given. Without them ``points`` are as from a camera like the
             training's that looks at the object, so directions hold and the distance means nothing.
@@ -46,6 +48,7 @@ class Keypoints:
 
     keypoints: np.ndarray
     points: np.ndarray
+    sigma: np.ndarray | None
     flags: np.ndarray
     calibrated: bool
     framed: FramedImage
@@ -108,9 +111,13 @@ def detect(
 
 
 def relative_pose(first: Keypoints, second: Keypoints) -> RelativePose:
-    """The rotation and translation that best align two detections of one object (Procrustes, eq. 3 of the paper)."""
+    """The rotation and translation that best align two detections of one object (Procrustes, eq. 3 of the paper).
+
+    Keypoints count by their uncertainties where both detections tell them.
+    """
     points = np.stack([first.points, second.points])
-    rotation = metrics.relative_rotation(points)
+    known = first.sigma is not None and second.sigma is not None
+    rotation = metrics.relative_rotation(points, np.stack([first.sigma, second.sigma]) if known else None)
     centers = points.mean(1)
     moved = (first.points - centers[0]) @ rotation.T
     return RelativePose(
@@ -136,8 +143,10 @@ def detect_framed(
             left, top, side = framed[i].box
             keypoints = found.keypoints[row].astype(np.float64)
             keypoints[:, :2] = keypoints[:, :2] * (side / size) + (left, top)
-            points = lift(keypoints, framed[i].box, detector.config, intrinsics) * (object_length / 2)
-            results[i] = Keypoints(keypoints, points, found.flags[row], intrinsics is not None, framed[i])
+            unit = object_length / 2
+            points = lift(keypoints, framed[i].box, detector.config, intrinsics) * unit
+            sigma = None if found.sigma is None else found.sigma[row].astype(np.float64) * unit
+            results[i] = Keypoints(keypoints, points, sigma, found.flags[row], intrinsics is not None, framed[i])
     return [results[i] for i in range(len(framed))]
 
 

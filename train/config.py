@@ -18,6 +18,7 @@ class LossWeights:
     silhouette: float = 1.0
     variance: float = 0.5
     orientation: float = 1.0
+    uncertainty: float = 0.0  # ours: likelihood of the residuals under the predicted uncertainties
 
 
 @dataclass
@@ -36,6 +37,7 @@ class TrainConfig:
     # Optimisation
     steps: int = 200_000
     batch_size: int = 256  # pairs
+    optimizer: str = "adam"  # "adam", or "muon": Muon on weight matrices and kernels, Adam on the rest
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
     warmup_steps: int = 0
@@ -52,6 +54,7 @@ class TrainConfig:
     noise: float = 0.1  # standard deviation added to points before the pose term, object units
     anneal_start: float = 0.15  # share of the steps after which the flag starts to move from truth to prediction
     anneal_end: float = 0.3  # share of the steps after which it is the prediction's alone
+    flag_margin: float = 1.0  # the prediction counts only where the axis' x in the camera frame is within this of 0
     # Augmentation
     mirror: bool = False  # mirror both views of half of the pairs, left and right of the object exchanged
     color_jitter: float = 0.0  # strength of random brightness, hue and saturation per view
@@ -65,15 +68,17 @@ class TrainConfig:
 _COMPACT = dict(
     network="compact",
     axes=("x", "z"),
-    learning_rate=4e-3,
+    optimizer="muon",
+    learning_rate=6e-3,
     weight_decay=1e-4,
     cosine_decay=True,
     precision="auto",
-    weights=LossWeights(pose=2.0, silhouette=2.0, orientation=6.0),
+    weights=LossWeights(pose=2.0, silhouette=2.0, orientation=6.0, uncertainty=0.02),
     delta=0.1,
     noise=0.05,
-    anneal_start=0.5,
-    anneal_end=0.6,
+    anneal_start=0.4,
+    anneal_end=0.5,
+    flag_margin=0.3,
     mirror=True,
     color_jitter=0.3,
 )
@@ -82,7 +87,7 @@ PRESETS: dict[str, dict] = {
     "cpu": dict(
         **_COMPACT,
         image_size=64,
-        width=16,
+        width=24,
         steps=7000,
         batch_size=16,
         warmup_steps=200,

@@ -100,7 +100,7 @@ class Detector:
         rgba = torch.as_tensor(np.asarray(rgba))
         height, width = rgba.shape[1:3]
         parts = [self._forward(rgba[i : i + BATCH_SIZE]) for i in range(0, len(rgba), BATCH_SIZE)]
-        keypoints, heatmaps, ends, flags = (torch.cat(part).cpu() for part in zip(*parts))
+        keypoints, heatmaps, ends, flags, *sigma = (torch.cat(part).cpu() for part in zip(*parts))
         to_pixels = torch.tensor([width / 2, height / 2])
         keypoints[..., :2] = (keypoints[..., :2] + 1) * to_pixels
         return Detections(
@@ -108,6 +108,7 @@ class Detector:
             heatmaps=heatmaps.numpy(),
             orientation=((ends + 1) * to_pixels).numpy(),
             flags=flags.bool().numpy(),
+            sigma=sigma[0].numpy() if sigma else None,
         )
 
     def _forward(self, rgba: Tensor) -> tuple[Tensor, ...]:
@@ -115,7 +116,8 @@ class Detector:
         # Convolutions may sum in another order for another batch size, so every batch is filled to the same one.
         padded = torch.cat([images, images.new_zeros(BATCH_SIZE - len(images), *images.shape[1:])])
         found = self.network(padded)
-        return tuple(x[: len(rgba)] for x in (found.keypoints, found.heatmaps, found.axis_ends, found.flags))
+        parts = (found.keypoints, found.heatmaps, found.axis_ends, found.flags, found.sigma)
+        return tuple(x[: len(rgba)] for x in parts if x is not None)
 
 
 def find_run(run: str | Path) -> Path:

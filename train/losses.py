@@ -9,13 +9,11 @@ Equations are those of arXiv 1807.03146.
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data.geometry import procrustes, project, rotation_distance, transform_points, unproject
+from data.geometry import pair_weights, procrustes, project, rotation_distance, transform_points, unproject
 from train import distributed
 from train.config import LossWeights
 from train.networks import Prediction, pixel_grid
@@ -37,19 +35,40 @@ def consistency(keypoints: Tensor, transforms: Tensor, intrinsics: Tensor) -> Te
     return error.mean(-1).sum(1)
 
 
-def relative_pose(points: Tensor, rotation: Tensor, noise: float = 0.0) -> Tensor:
+def relative_pose(points: Tensor, rotation: Tensor, noise: float = 0.0, sigma: Tensor | None = None) -> Tensor:
     """Relative pose (eq. 2 and 3): angle between the true rotation and the one Procrustes recovers.
 
     Args:
         points: (B, 2, N, 3) camera-frame keypoints. rotation: (B, 3, 3) from view 0 to view 1.
         noise: standard deviation of the Gaussian noise on all coordinates, in object units.
+        sigma: (B, 2, N) uncertainties that weight the keypoints, or None for equal weights.
 
     Returns:
         (B,) radians.
     """
     if noise:
         points = points + noise * distributed.randn(*points.shape, dtype=points.dtype, device=points.device)
-    return rotation_distance(procrustes(points[:, 0], points[:, 1]), rotation)
+    weights = None if sigma is None else pair_weights(sigma)
+    return rotation_distance(procrustes(points[:, 0], points[:, 1], weights), rotation)
+
+
+def uncertainty(points: Tensor, sigma: Tensor, rotation: Tensor) -> Tensor:
+    """Negative log-likelihood of what is left between the two views' points after the true rotation.
+
+    Residuals are taken as Gaussian, with variance σ² per coordinate from each view (Kendall and Gal, arXiv 1703.04977,
+    eq. 5). Both point sets are centred first: an offset common to all keypoints, above all in depth, cannot be seen.
+
+    Args:
+        points: (B, 2, N, 3) camera-frame keypoints. sigma: (B, 2, N), object units.
+        rotation: (B, 3, 3) from view 0 to view 1.
+
+    Returns:
+        (B,) mean over keypoints; the constant is left out.
+    """
+    centered = points - points.mean(-2, keepdim=True)
+    residual = centered[:, 0] @ rotation.transpose(-1, -2) - centered[:, 1]
+    variance = sigma.square().sum(1)
+    return (residual.square().sum(-1) / (2 * variance) + 1.5 * variance.log()).mean(-1)
 
 
 def separation(points: Tensor, delta: float) -> Tensor:
@@ -108,9 +127,14 @@ def axis_directions(object_to_camera: Tensor, axes: tuple[str, ...]) -> Tensor:
     return torch.stack([object_to_camera[..., :3, "xyz".index(axis)] for axis in axes], dim=-2)
 
 
+def axis_rightward(object_to_camera: Tensor, axes: tuple[str, ...]) -> Tensor:
+    """How far object axes point to the camera's right: their x in the camera frame, (*, 4, 4) -> (*, A) in [-1, 1]."""
+    return axis_directions(object_to_camera, axes)[..., 0]
+
+
 def true_flags(object_to_camera: Tensor, axes: tuple[str, ...]) -> Tensor:
     """1 where an object axis points to the camera's right: (*, 4, 4) -> (*, A)."""
-    return (axis_directions(object_to_camera, axes)[..., 0] > 0).to(object_to_camera.dtype)
+    return (axis_rightward(object_to_camera, axes) > 0).to(object_to_camera.dtype)
 
 
 def orientation(axis_ends: Tensor, true_axis_ends: Tensor) -> Tensor:
@@ -143,22 +167,27 @@ def pair_terms(
         axes: object axes the network predicts. delta, noise: of :func:`separation` and :func:`relative_pose`.
 
     Returns:
-        name of each term (the fields of :class:`LossWeights`) -> (B,).
+        name of each term (the fields of :class:`LossWeights`) -> (B,); "uncertainty" only where the network tells its own.
     """
     keypoints = torch.stack([v.keypoints for v in views], dim=1)
     heatmaps = torch.stack([v.heatmaps for v in views], dim=1)
     axis_ends = torch.stack([v.axis_ends for v in views], dim=1)
     points = unproject(intrinsics, keypoints)
-    return {
+    rotation = transforms[:, 0, :3, :3]
+    sigma = None if views[0].sigma is None else torch.stack([v.sigma for v in views], dim=1)
+    terms = {
         "consistency": consistency(keypoints, transforms, intrinsics),
-        "pose": relative_pose(points, transforms[:, 0, :3, :3], noise),
+        "pose": relative_pose(points, rotation, noise, sigma),
         "separation": separation(points, delta),
         "silhouette": silhouette(heatmaps, F.adaptive_avg_pool2d(mask, heatmaps.shape[-2:])),
         "variance": variance(heatmaps, keypoints),
         "orientation": orientation(axis_ends, axis_end_projections(object_to_camera, intrinsics, axes)),
     }
+    if sigma is not None:
+        terms["uncertainty"] = uncertainty(points, sigma, rotation)
+    return terms
 
 
 def objective(terms: dict[str, Tensor], weights: LossWeights) -> Tensor:
     """Weighted sum of per-item terms: dict of (B,) -> (B,)."""
-    return sum(weight * terms[name] for name, weight in asdict(weights).items())
+    return sum(getattr(weights, name) * term for name, term in terms.items())

@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+LOG_SIGMA = -2.5  # of an untrained network's keypoints; what it learns is the difference, at most 4 either way
+
 
 @dataclass
 class Prediction:
@@ -25,12 +27,15 @@ class Prediction:
         heatmaps: (B, N, h, w), each map sums to 1.
         axis_ends: (B, A, 2, 2) projections (x, y) of the + and − end of each axis at distance 1 from the origin.
         flags: (B, A) in {0, 1}, those the keypoints were decoded with.
+        sigma: (B, N) standard deviation that the network expects of each coordinate of a keypoint, object units;
+            None where it does not say.
     """
 
     keypoints: Tensor
     heatmaps: Tensor
     axis_ends: Tensor
     flags: Tensor
+    sigma: Tensor | None = None
 
     def deal(self, views: int) -> list[Prediction]:
         """Of images whose views alternate, one prediction a view."""
@@ -70,7 +75,8 @@ def flags_from_axis_ends(axis_ends: Tensor) -> Tensor:
 class KeypointNetwork(nn.Module):
     """Common part of all networks: from heat and depth maps to keypoints.
 
-    Subclasses define ``encode(images) -> (features, axis_ends)`` and ``decode(features, flags) -> (logits, depths)``.
+    Subclasses define ``encode(images) -> (features, axis_ends)`` and ``decode(features, flags) -> maps``: the logits of
+    the heat maps, the depth maps and, where the network tells its uncertainty, maps of log σ; all (B, N, h, w).
 
     Args:
         num_keypoints: N.
@@ -80,11 +86,15 @@ class KeypointNetwork(nn.Module):
     Attributes:
         normalizes_views_apart: in training the two views of a pair pass one after the other, each with batch statistics
             of its own, as the official code has it; else as one batch, which is faster.
+        predicts_sigma: whether the network tells how much its keypoints err.
+        mirror_average: in evaluation, predict axis ends from the image and from its mirror image, and average.
         bfloat16: run the convolutions in bfloat16; weights, soft-argmax and results keep the images' precision.
     """
 
     in_channels: int
     normalizes_views_apart = False
+    mirror_average = False
+    predicts_sigma = False
     bfloat16 = False
 
     def __init__(self, num_keypoints: int, camera_distance: float, axes: tuple[str, ...]):
@@ -93,26 +103,35 @@ class KeypointNetwork(nn.Module):
         self.camera_distance = camera_distance
         self.axes = axes
 
-    def forward(self, images: Tensor, true_flags: Tensor | None = None, anneal: float = 0.0) -> Prediction:
+    def forward(self, images: Tensor, true_flags: Tensor | None = None, anneal: float | Tensor = 0.0) -> Prediction:
         """Detect keypoints.
 
         Args:
             images: (B, C, H, W) in [0, 1], RGB or RGB and alpha, colour composited on black.
             true_flags: (B, A) in {0, 1}, or None to rely on the predicted ones.
-            anneal: weight of the true flags; the flag fed is round(anneal·true + (1 − anneal)·predicted).
+            anneal: weight of the true flags, one for all or (B, A); the flag fed is round(anneal·true + (1 − anneal)·predicted).
         """
         with self._autocast(images):
             features, axis_ends = self.encode(images)
+            if self.mirror_average and not self.training:
+                axis_ends = (axis_ends + self._axis_ends_of_mirrored(images)) / 2
         axis_ends = axis_ends.to(images.dtype)
         flags = flags_from_axis_ends(axis_ends.detach())
         if true_flags is not None:
             flags = torch.round(anneal * true_flags + (1 - anneal) * flags)
         with self._autocast(images):
-            logits, depths = self.decode(features, flags)
-        heatmaps, depths = spatial_softmax(logits.to(images.dtype)), depths.to(images.dtype)
+            logits, *maps = (m.to(images.dtype) for m in self.decode(features, flags))
+        heatmaps = spatial_softmax(logits)
         uv = expectation(heatmaps, pixel_grid(*heatmaps.shape[-2:], like=heatmaps))
-        z = self.camera_distance - (heatmaps * depths).flatten(2).sum(-1, keepdim=True)
-        return Prediction(torch.cat([uv, z], dim=-1), heatmaps, axis_ends, flags)
+        depth, *log_sigma = ((heatmaps * m).flatten(2).sum(-1) for m in maps)
+        z = self.camera_distance - depth
+        sigma = (LOG_SIGMA + log_sigma[0].clamp(-4, 4)).exp() if log_sigma else None
+        return Prediction(torch.cat([uv, z.unsqueeze(-1)], dim=-1), heatmaps, axis_ends, flags, sigma)
+
+    def _axis_ends_of_mirrored(self, images: Tensor) -> Tensor:
+        """Axis ends (B, A, 2, 2) as the mirrored images show them: a mirrored object's right was its left."""
+        ends = self.encode(images.flip(-1))[1] * images.new_tensor([-1.0, 1.0])
+        return torch.stack([e.flip(1) if axis == "x" else e for e, axis in zip(ends.unbind(1), self.axes)], dim=1)
 
     def _autocast(self, images: Tensor) -> torch.autocast:
         return torch.autocast(images.device.type, torch.bfloat16, enabled=self.bfloat16)
@@ -223,6 +242,23 @@ def flag_combination(flags: Tensor) -> Tensor:
     return combined
 
 
+class TopDownBlock(nn.Module):
+    """One level of the decoder: the coarser level, enlarged, is added to a skip connection, then refined.
+
+    The flags modulate the result, see :class:`FlagModulation`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, num_axes: int):
+        super().__init__()
+        self.lateral = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        self.merge = ConvBlock(out_channels, out_channels)
+        self.modulate = FlagModulation(num_axes, out_channels)
+
+    def forward(self, x: Tensor, skip: Tensor, flags: Tensor) -> Tensor:
+        x = F.interpolate(self.lateral(x), size=skip.shape[-2:], mode="nearest")
+        return F.relu(self.modulate(self.merge(x + skip), flags))
+
+
 class CompactNetwork(KeypointNetwork):
     """One encoder–decoder for orientation and keypoints, maps at half the input's resolution.
 
@@ -234,7 +270,9 @@ class CompactNetwork(KeypointNetwork):
     """
 
     in_channels = 4
-    MULTIPLIERS = (1, 2, 4, 4)
+    mirror_average = True
+    predicts_sigma = True
+    MULTIPLIERS = (1, 2, 4, 6)
     BLOCKS = (1, 1, 1)  # residual blocks of the encoder at 1/4, 1/8 and 1/16 of the input's resolution
 
     def __init__(
@@ -262,11 +300,9 @@ class CompactNetwork(KeypointNetwork):
         )
         self.bottom = FlagModulation(len(axes), widths[-1])
         self.global_context = nn.Linear(bottleneck, widths[-1])
-        self.up = nn.ModuleList(ConvBlock(a + b, b) for a, b in zip(widths[:0:-1], widths[-2::-1]))
-        self.modulate = nn.ModuleList(FlagModulation(len(axes), b) for b in widths[-2::-1])
+        self.up = nn.ModuleList(TopDownBlock(a, b, len(axes)) for a, b in zip(widths[:0:-1], widths[-2::-1]))
         self.refine = ConvBlock(width, width)
-        self.heatmap_head = nn.Conv2d(width, num_keypoints, 3, padding=1)
-        self.depth_head = nn.Conv2d(width, num_keypoints, 3, padding=1)
+        self.head = nn.Conv2d(width, 3 * num_keypoints, 3, padding=1)
 
     def encode(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         levels = [self.stem(images)]
@@ -275,11 +311,9 @@ class CompactNetwork(KeypointNetwork):
         axis_ends = self.axis_head(levels[-1]).view(-1, len(self.axes), 2, 2)
         return levels, axis_ends
 
-    def decode(self, features: list[Tensor], flags: Tensor) -> tuple[Tensor, Tensor]:
+    def decode(self, features: list[Tensor], flags: Tensor) -> tuple[Tensor, ...]:
         *skips, x = features
         x = F.relu(self.bottom(x + self.global_context(x.flatten(1))[:, :, None, None], flags))
-        for up, modulate, skip in zip(self.up, self.modulate, reversed(skips)):
-            x = F.interpolate(x, size=skip.shape[-2:], mode="nearest")
-            x = F.relu(modulate(up(torch.cat([x, skip], dim=1)), flags))
-        x = self.refine(x)
-        return self.heatmap_head(x), self.depth_head(x)
+        for up, skip in zip(self.up, reversed(skips)):
+            x = up(x, skip, flags)
+        return self.head(self.refine(x)).chunk(3, dim=1)

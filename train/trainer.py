@@ -59,6 +59,7 @@ from train.detector import (
 from train.eval import metrics
 from train.eval.overlays import draw_grid
 from train.networks import KeypointNetwork
+from train.optimizer import Optimizers, make_optimizer
 
 CHECKPOINT_NAME = "checkpoint.pt"
 PREVIOUS_NAME = "checkpoint-previous.pt"
@@ -261,11 +262,13 @@ def forward(network: KeypointNetwork, batch: PairBatch, config: TrainConfig, ste
     network.train()
     images = batch.images[:, :, : network.in_channels]
     flags = losses.true_flags(batch.object_to_camera, network.axes)
-    anneal = flag_anneal(config, step)
+    # Far from where a flag changes, a wrong one is a plain mistake, and teaches the keypoints nothing.
+    near = losses.axis_rightward(batch.object_to_camera, network.axes).abs() <= config.flag_margin
+    anneal = torch.where(near, flag_anneal(config, step), 1.0)
     if network.normalizes_views_apart:
-        views = [network(images[:, i], flags[:, i], anneal) for i in range(2)]
+        views = [network(images[:, i], flags[:, i], anneal[:, i]) for i in range(2)]
     else:
-        views = network(images.flatten(0, 1), flags.flatten(0, 1), anneal).deal(2)
+        views = network(images.flatten(0, 1), flags.flatten(0, 1), anneal.flatten(0, 1)).deal(2)
     return losses.pair_terms(
         views,
         batch.object_to_camera,
@@ -298,16 +301,6 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.learning_rate * warmup * decay
 
 
-def make_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
-    """Adam with decoupled weight decay on the weights of convolutions and linear layers alone."""
-    trainable = [p for p in network.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
-
-
 class MovingAverage:
     """Exponential moving average of a network's weights and statistics, which forgets its start quickly.
 
@@ -335,7 +328,7 @@ class MovingAverage:
 
 
 def save_checkpoint(
-    run: Path, step: int, network: nn.Module, average: MovingAverage, optimizer: torch.optim.Optimizer, data: str
+    run: Path, step: int, network: nn.Module, average: MovingAverage, optimizer: Optimizers, data: str
 ) -> None:
     """Write ``model.safetensors``, then ``checkpoint.pt``, each atomically; the checkpoint before is kept.
 
@@ -360,7 +353,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    run: Path, steps: int, network: nn.Module, average: MovingAverage, optimizer: torch.optim.Optimizer, data: str
+    run: Path, steps: int, network: nn.Module, average: MovingAverage, optimizer: Optimizers, data: str
 ) -> int:
     """Restore the state of a run from its newest checkpoint; a run that was stopped before the first one starts anew.
 
@@ -490,7 +483,8 @@ class Logger:
         found = detector.detect(stored["rgba"].flatten(0, 1))
         keypoints = found.keypoints.reshape(len(chosen), 2, *found.keypoints.shape[1:])
         points = metrics.camera_points(keypoints, stored["intrinsics"].numpy())
-        errors = metrics.angular_error(metrics.relative_rotation(points), stored["R"].numpy())
+        sigma = None if found.sigma is None else found.sigma.reshape(keypoints.shape[:3])
+        errors = metrics.angular_error(metrics.relative_rotation(points, sigma), stored["R"].numpy())
         true_flags = losses.true_flags(stored["object_to_camera"], detector.network.axes).flatten(0, 1).bool().numpy()
         values = {
             "validation_error_mean_deg": float(errors.mean()),

@@ -43,17 +43,19 @@ def object_points(keypoints: np.ndarray, intrinsics: np.ndarray, object_to_camer
     return geometry.transform_points(camera_to_object, in_camera).numpy()
 
 
-def relative_rotation(points: np.ndarray) -> np.ndarray:
+def relative_rotation(points: np.ndarray, sigma: np.ndarray | None = None) -> np.ndarray:
     """Rotation from view 0 to view 1 recovered from the two keypoint sets alone (Procrustes, eq. 3).
 
     Args:
         points: (*, 2, N, 3) keypoints of both views, each in its own camera frame.
+        sigma: (*, 2, N) their uncertainties, which weight them; None for equal weights.
 
     Returns:
         float64 (*, 3, 3), a proper rotation.
     """
     both = _tensor(points)
-    return geometry.procrustes(both[..., 0, :, :], both[..., 1, :, :]).numpy()
+    weights = None if sigma is None else geometry.pair_weights(_tensor(sigma))
+    return geometry.procrustes(both[..., 0, :, :], both[..., 1, :, :], weights).numpy()
 
 
 def angular_error(estimated: np.ndarray, truth: np.ndarray) -> np.ndarray:

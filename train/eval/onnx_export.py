@@ -18,7 +18,7 @@ OPSET = 17
 TOLERANCE = 1e-4  # half images in u and v, object units in z
 
 INPUT = "image"
-OUTPUTS = ("keypoints", "heatmaps", "axis_ends", "flags")
+OUTPUTS = ("keypoints", "heatmaps", "axis_ends", "flags", "sigma")  # the last one of networks that predict it
 CONVENTIONS = {
     INPUT: "float32 (batch, 4, size, size): red, green, blue, alpha in [0, 1], colour composited on black "
     "(premultiplied); the object framed as in training",
@@ -27,6 +27,8 @@ CONVENTIONS = {
     "heatmaps": "float32 (batch, N, h, w): each sums to 1 over the image",
     "axis_ends": "float32 (batch, A, 2, 2): projections (u, v), pixels, of the + and - end of each orientation axis",
     "flags": "float32 (batch, A): 1 where an axis' + end lies to the right of its - end",
+    "sigma": "float32 (batch, N): standard deviation that the network expects of each coordinate of a keypoint, object "
+    "units, an offset common to all keypoints left aside",
     "object_frame": "+y up, -z front, +x to the object's own right",
     "camera_frame": "+x right, +y down, +z forward",
 }
@@ -40,11 +42,16 @@ class ExportedDetector(nn.Module):
         self.network = detector.network
         self.half = detector.image_size / 2
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    @property
+    def outputs(self) -> list[str]:
+        return [name for name in OUTPUTS if name != "sigma" or self.network.predicts_sigma]
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         found = self.network(image[:, : self.network.in_channels])
         uv, z = found.keypoints[..., :2], found.keypoints[..., 2:]
         keypoints = torch.cat([(uv + 1) * self.half, z], dim=-1)
-        return keypoints, found.heatmaps, (found.axis_ends + 1) * self.half, found.flags
+        values = (keypoints, found.heatmaps, (found.axis_ends + 1) * self.half, found.flags, found.sigma)
+        return values[: len(self.outputs)]
 
 
 def export_onnx(run: str | Path, path: str | Path) -> float | None:
@@ -95,8 +102,8 @@ def _trace(model: ExportedDetector, path: Path, image_size: int) -> None:
             (example,),
             path,
             input_names=[INPUT],
-            output_names=list(OUTPUTS),
-            dynamic_axes={name: {0: "batch"} for name in (INPUT, *OUTPUTS)},
+            output_names=model.outputs,
+            dynamic_axes={name: {0: "batch"} for name in (INPUT, *model.outputs)},
             opset_version=OPSET,
             dynamo=False,
         )

@@ -39,7 +39,8 @@ class Predictions:
 
 DESCRIPTIONS = {
     "keypoints": "float32 (P, 2, N, 3): (u, v, z) in pixels of the dataset's images and object units of depth",
-    "R_estimated": "float64 (P, 3, 3): rotation from view 0 to view 1 recovered from the keypoints (Procrustes)",
+    "R_estimated": "float64 (P, 3, 3): rotation from view 0 to view 1 recovered from the keypoints (Procrustes, "
+    "weighted by the confidence where there is one)",
     "angular_error_deg": "float64 (P,): geodesic angle between R_estimated and the true R, degrees",
     "axis_ends": "float32 (P, 2, A, 2, 2): predicted projections (u, v) of the + and - end of each axis, pixels",
     "flags": "bool (P, 2, A): predicted orientation flags, true where an axis' + end lies right of its - end",
@@ -81,7 +82,8 @@ def predict_split(detector, dataset, batch_size: int = BATCH_SIZE, progress: boo
         heatmaps.append((maps / maps.max((-2, -1), keepdims=True)).astype(np.float16))
     joined = {name: np.concatenate(parts) for name, parts in rows.items()}
     points = metrics.camera_points(joined["keypoints"], dataset.intrinsics.numpy())
-    estimated = metrics.relative_rotation(points)
+    confidence = joined.get("confidence")
+    estimated = metrics.relative_rotation(points, None if confidence is None else 1 / confidence)
     return Predictions(
         **joined,
         R_estimated=estimated,

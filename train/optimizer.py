@@ -1,0 +1,79 @@
+"""What the settings call an optimiser: Adam, or Muon for kernels and matrices with Adam for the rest."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from train.config import TrainConfig
+
+
+def make_optimizer(config: TrainConfig, network: nn.Module) -> Optimizers:
+    """The optimiser of ``config`` for the network's trainable parameters; weight decay is decoupled and spares vectors.
+
+    The learning rate means the same for both: Muon's updates are scaled to the size of Adam's.
+    """
+    trainable = [p for p in network.parameters() if p.requires_grad]
+    matrices, vectors = [p for p in trainable if p.ndim > 1], [p for p in trainable if p.ndim <= 1]
+    settings = dict(lr=config.learning_rate, weight_decay=config.weight_decay)
+    if config.optimizer == "muon":
+        first = muon(matrices, **settings)
+    else:
+        first = torch.optim.AdamW(matrices, fused=True, **settings)
+    return Optimizers(trainable, first, torch.optim.AdamW(vectors, fused=True, lr=config.learning_rate, weight_decay=0.0))
+
+
+def muon(weights: list[nn.Parameter], **settings) -> torch.optim.Muon:
+    """Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) for weights of two or more dimensions.
+
+    PyTorch's takes matrices alone: it is given views of the weights as (output channels, all the rest), and before each
+    step the same views of their gradients.
+    """
+    matrices = [nn.Parameter(_as_matrix(w.detach(), w)) for w in weights]
+    optimizer = torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw", **settings)
+
+    def lend_gradients(*_) -> None:
+        for matrix, weight in zip(matrices, weights, strict=True):
+            matrix.grad = _as_matrix(weight.grad.contiguous(memory_format=_memory_format(weight)), weight)
+
+    optimizer.register_step_pre_hook(lend_gradients)
+    return optimizer
+
+
+def _as_matrix(values: Tensor, weight: Tensor) -> Tensor:
+    """View of ``values``, laid out in memory like ``weight`` (O, ...), as (O, the rest)."""
+    if _memory_format(weight) is torch.channels_last:
+        values = values.permute(0, 2, 3, 1)
+    return values.view(len(values), -1)
+
+
+def _memory_format(weight: Tensor) -> torch.memory_format:
+    return torch.contiguous_format if weight.is_contiguous() else torch.channels_last
+
+
+class Optimizers:
+    """Several optimisers of one network, used as one.
+
+    Attributes:
+        param_groups: those of all.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter], *optimizers: torch.optim.Optimizer):
+        self._parameters, self._optimizers = parameters, optimizers
+        self.param_groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+
+    def zero_grad(self) -> None:
+        for parameter in self._parameters:
+            parameter.grad = None
+
+    def step(self) -> None:
+        for optimizer in self._optimizers:
+            optimizer.step()
+
+    def state_dict(self) -> list[dict]:
+        return [optimizer.state_dict() for optimizer in self._optimizers]
+
+    def load_state_dict(self, states: list[dict]) -> None:
+        for optimizer, state in zip(self._optimizers, states, strict=True):
+            optimizer.load_state_dict(state)
+        self.param_groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
