@@ -42,6 +42,7 @@ VARIANTS = {
     "without-separation": "--weight-separation 0",
     "without-silhouette": "--weight-silhouette 0",
     "without-variance": "--weight-variance 0",
+    "supervised": "--supervised --no-mirror",
     "3-keypoints": "--keypoints 3",
     "5-keypoints": "--keypoints 5",
     "20-keypoints": "--keypoints 20",

@@ -142,6 +142,14 @@ def test_objective_weighs_every_term():
     torch.testing.assert_close(losses.objective(terms, losses.LossWeights()), torch.full((2,), expected))
 
 
+def test_supervision_counts_the_labels_there_are():
+    points = torch.zeros(1, 2, 3, 3)
+    labels = torch.zeros(1, 2, 3, 3)
+    labels[0, 0, 0] = torch.tensor([0.0, 0.3, 0.4])  # 0.25 over two labels
+    labels[0, 0, 2] = float("nan")
+    assert losses.supervision(points, labels).item() == pytest.approx(0.125)
+
+
 def test_uncertainty_is_least_where_it_equals_the_residuals():
     rotation = random_rotation(1)
     first = torch.randn(1, 4, 3, dtype=torch.double)

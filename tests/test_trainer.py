@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from data.dataset import PairDataset
 from data.errors import UserError
 from render.pipeline import RenderConfig, render_dataset
 from render.views import ViewSettings
@@ -249,6 +250,16 @@ def test_weight_decay_spares_biases_and_norms(optimizer):
     decayed, spared = make_optimizer(small_config(weight_decay=0.1, optimizer=optimizer), network).param_groups
     assert [p.numel() for p in decayed["params"]] == [18] and decayed["weight_decay"] == 0.1
     assert {p.ndim for p in spared["params"]} == {1} and spared["weight_decay"] == 0
+
+
+def test_supervised_runs_learn_the_labels_there_are(dataset, tmp_path):
+    with pytest.raises(UserError, match="--no-mirror"):
+        train(small_config(supervised=True), [dataset], tmp_path / "run")
+    train(small_config(supervised=True, mirror=False), [dataset], tmp_path / "run")
+    names = PairDataset(dataset, "train").keypoint_names
+    assert Detector.load(tmp_path / "run").num_keypoints == len(names) > 0
+    line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])
+    assert "supervision" in line and "consistency" not in line
 
 
 def test_it_learns(tmp_path):

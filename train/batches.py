@@ -20,6 +20,7 @@ class PairBatch:
         images: (B, 2, 4, H, W) in [0, 1], RGB composited on black and alpha. mask: (B, 2, H, W) in {0, 1}.
         object_to_camera, transforms: (B, 2, 4, 4); ``transforms[:, i]`` takes camera i to camera 1−i.
         intrinsics: (B, 2, 3, 3) for normalised image coordinates.
+        labels: (B, 2, S, 3) semantic keypoints in the camera frames, NaN where there is none; None where not asked for.
     """
 
     images: Tensor
@@ -27,9 +28,10 @@ class PairBatch:
     object_to_camera: Tensor
     transforms: Tensor
     intrinsics: Tensor
+    labels: Tensor | None = None
 
     def to(self, device: str | torch.device) -> PairBatch:
-        return PairBatch(**{name: tensor.to(device) for name, tensor in vars(self).items()})
+        return PairBatch(**{name: x if x is None else x.to(device) for name, x in vars(self).items()})
 
 
 def resize_images(rgba: Tensor, size: int) -> Tensor:

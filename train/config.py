@@ -18,6 +18,7 @@ class LossWeights:
     silhouette: float = 1.0
     variance: float = 0.5
     orientation: float = 1.0
+    supervision: float = 1.0  # with --supervised: squared distance to the semantic keypoints
     uncertainty: float = 0.0  # ours: likelihood of the residuals under the predicted uncertainties
 
 
@@ -49,6 +50,7 @@ class TrainConfig:
     precision: str = "float32"  # of the convolutions: "float32", "bfloat16", or "auto": bfloat16 where it is native
     init_from: str | None = None  # run folder or shipped name whose weights training starts from
     # Objective
+    supervised: bool = False  # learn the dataset's semantic keypoints instead of discovering some: the paper's baseline
     weights: LossWeights = field(default_factory=LossWeights)
     delta: float = 0.05  # squared distance below which keypoints repel each other (δ²), squared object units
     noise: float = 0.1  # standard deviation added to points before the pose term, object units

@@ -71,6 +71,20 @@ def uncertainty(points: Tensor, sigma: Tensor, rotation: Tensor) -> Tensor:
     return (residual.square().sum(-1) / (2 * variance) + 1.5 * variance.log()).mean(-1)
 
 
+def supervision(points: Tensor, labels: Tensor) -> Tensor:
+    """Squared distance to labelled keypoints, those of the supervised baseline (Table 1, rows a and b).
+
+    Args:
+        points: (B, 2, N, 3) camera-frame keypoints. labels: (B, 2, N, 3), NaN where an object has no such part.
+
+    Returns:
+        (B,) mean over the labelled keypoints, summed over views.
+    """
+    known = ~labels.isnan().any(-1)
+    squared = (points - labels.nan_to_num()).square().sum(-1) * known
+    return (squared.sum(-1) / known.sum(-1).clamp(min=1)).sum(1)
+
+
 def separation(points: Tensor, delta: float) -> Tensor:
     """Hinge on squared 3D distances below ``delta`` (eq. 6; δ² of the paper), over all ordered pairs of keypoints.
 
@@ -158,6 +172,7 @@ def pair_terms(
     axes: tuple[str, ...],
     delta: float,
     noise: float,
+    labels: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """All terms for a batch of pairs.
 
@@ -165,6 +180,7 @@ def pair_terms(
         views: predictions of view 0 and view 1. object_to_camera, transforms: (B, 2, 4, 4).
         intrinsics: (B, 2, 3, 3), normalised. mask: (B, 2, H, W) in {0, 1}, reduced to the maps' size by area.
         axes: object axes the network predicts. delta, noise: of :func:`separation` and :func:`relative_pose`.
+        labels: (B, 2, N, 3) to learn from in place of the geometry of the pair, see :func:`supervision`.
 
     Returns:
         name of each term (the fields of :class:`LossWeights`) -> (B,); "uncertainty" only where the network tells its own.
@@ -183,6 +199,9 @@ def pair_terms(
         "variance": variance(heatmaps, keypoints),
         "orientation": orientation(axis_ends, axis_end_projections(object_to_camera, intrinsics, axes)),
     }
+    if labels is not None:
+        points = points.detach()  # uncertainties are learned from the pair, keypoints are not
+        terms = {"supervision": supervision(unproject(intrinsics, keypoints), labels), "orientation": terms["orientation"]}
     if sigma is not None:
         terms["uncertainty"] = uncertainty(points, sigma, rotation)
     return terms

@@ -42,6 +42,7 @@ from tqdm import tqdm
 from data.atomic import write_bytes
 from data.dataset import PairDataset, PairSampler, make_loader
 from data.errors import UserError
+from data.geometry import transform_points
 from train import distributed, losses
 from train.batches import PairBatch, jitter_colors, make_batch, mirror_pairs
 from train.config import TrainConfig
@@ -88,6 +89,8 @@ def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = F
     pairs = PairDataset(datasets, "train")
     validation = open_validation(datasets)
     config.camera_distance, config.focal_length = typical_camera(pairs)
+    if config.supervised:
+        require_labels(config, pairs)
     if distributed.is_main():
         check_run_folder(config, run, resume)
     distributed.barrier()
@@ -114,6 +117,9 @@ def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = F
             torch.manual_seed(config.seed * 1_000_003 + step)
             stored = {name: tensor.to(device, non_blocking=True) for name, tensor in stored.items()}
             batch = make_batch(stored["rgba"], stored["object_to_camera"], stored["intrinsics"], config.image_size)
+            if config.supervised:
+                points = pairs.semantic_keypoints.to(device)[stored["model_index"]].unsqueeze(1).expand(-1, 2, -1, -1)
+                batch.labels = transform_points(batch.object_to_camera, points)
             terms = forward(replica, augment(batch, config), config, step)
             loss = losses.objective(terms, config.weights).mean()
             for group in optimizer.param_groups:
@@ -170,6 +176,19 @@ def open_validation(datasets: list[Path]) -> PairDataset | None:
         return PairDataset(datasets, "val")
     except UserError:
         return None
+
+
+def require_labels(config: TrainConfig, pairs: PairDataset) -> None:
+    """Set the number of keypoints to that of the labels.
+
+    Raises:
+        UserError: there are no labels, or they are to be mirrored.
+    """
+    config.keypoints = len(pairs.keypoint_names)
+    if not config.keypoints:
+        raise UserError(f"{pairs.folders[0]}: has no semantic keypoints to learn: render it with --annotations")
+    if config.mirror:
+        raise UserError("--supervised: a mirrored object's left and right keypoints are exchanged: add --no-mirror")
 
 
 def typical_camera(pairs: PairDataset) -> tuple[float, float]:
@@ -278,6 +297,7 @@ def forward(network: KeypointNetwork, batch: PairBatch, config: TrainConfig, ste
         network.axes,
         config.delta,
         config.noise,
+        batch.labels,
     )
 
 
