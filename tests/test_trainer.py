@@ -228,7 +228,7 @@ def test_config_survives_json():
 def test_paper_preset_is_the_papers():
     config = make_config("paper")
     assert (config.steps, config.batch_size, config.learning_rate) == (200_000, 256, 1e-3)
-    assert (config.delta, config.noise, config.gradient_clip) == (0.05, 0.1, 5.0)
+    assert (config.delta, config.noise, config.noise_end, config.gradient_clip) == (0.05, 0.1, 0.1, 5.0)
     assert dataclasses.asdict(config.weights) == dict(
         consistency=1, pose=0.2, separation=1, silhouette=1, variance=0.5, orientation=1, uncertainty=0
     )

@@ -53,7 +53,8 @@ class TrainConfig:
     supervised: bool = False  # learn the dataset's semantic keypoints instead of discovering some: the paper's baseline
     weights: LossWeights = field(default_factory=LossWeights)
     delta: float = 0.05  # squared distance below which keypoints repel each other (δ²), squared object units
-    noise: float = 0.1  # standard deviation added to points before the pose term, object units
+    noise: float = 0.1  # standard deviation added to points before the pose term, object units: in the first step
+    noise_end: float = 0.1  # the same in the last step; it changes linearly
     anneal_start: float = 0.15  # share of the steps after which the flag starts to move from truth to prediction
     anneal_end: float = 0.3  # share of the steps after which it is the prediction's alone
     flag_margin: float = 1.0  # the prediction counts only where the axis' x in the camera frame is within this of 0
@@ -78,6 +79,7 @@ _COMPACT = dict(
     weights=LossWeights(pose=2.0, silhouette=2.0, orientation=6.0, uncertainty=0.02),
     delta=0.1,
     noise=0.05,
+    noise_end=0.01,
     anneal_start=0.4,
     anneal_end=0.5,
     flag_margin=0.3,

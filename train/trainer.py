@@ -296,7 +296,7 @@ def forward(network: KeypointNetwork, batch: PairBatch, config: TrainConfig, ste
         batch.mask,
         network.axes,
         config.delta,
-        config.noise,
+        config.noise + (config.noise_end - config.noise) * step / config.steps,
         batch.labels,
     )
 
