@@ -230,7 +230,7 @@ def test_paper_preset_is_the_papers():
     assert (config.steps, config.batch_size, config.learning_rate) == (200_000, 256, 1e-3)
     assert (config.delta, config.noise, config.noise_end, config.gradient_clip) == (0.05, 0.1, 0.1, 5.0)
     assert dataclasses.asdict(config.weights) == dict(
-        consistency=1, pose=0.2, separation=1, silhouette=1, variance=0.5, orientation=1, uncertainty=0
+        consistency=1, pose=0.2, separation=1, silhouette=1, variance=0.5, orientation=1, supervision=1, uncertainty=0
     )
     # annealed linearly between steps 30 000 and 60 000
     assert [flag_anneal(config, step) for step in (0, 30_000, 45_000, 60_000, 199_999)] == [1, 1, 0.5, 0, 0]
