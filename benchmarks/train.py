@@ -1,0 +1,174 @@
+"""How fast training is beside the paper's network, and where a step's time goes: python benchmarks/train.py
+
+Rows take turns, several rounds, one thread; the figure is the median, in seconds of CPU time, which other programs on the
+machine hardly touch. The peer is the network of --preset paper (tests/test_golden.py: the official graph's numbers) in the
+same framework, at the paper's 128 pixels and at our 64, also with our bfloat16. A step is all of it: loading from memory,
+augmentation, forward, objective, backward, clipping, optimiser, average. The peers' batches are smaller, for they take long.
+
+With --race SECONDS it also trains --preset cpu until the median error of validation pairs is below 10 degrees, at most for
+so long, and --preset paper (--batch-size 16) for the time that took: python benchmarks/train.py --race 1200
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from data.dataset import PairDataset, PairSampler, make_loader
+from render.pipeline import RenderConfig, render_dataset
+from render.views import ViewSettings
+from train import losses
+from train.batches import make_batch
+from train.config import TrainConfig, make_config
+from train.detector import build_network
+from train.optimizer import make_optimizer
+from train.trainer import MovingAverage, augment, forward, uses_bfloat16
+
+GOAL_DEGREES = 10
+PHASES = ("loading", "augmentation", "forward, objective", "backward", "clip, optimiser", "average")
+
+
+def steps(config: TrainConfig, pairs: PairDataset) -> Iterator[list[float]]:
+    """Training steps as ``train.trainer`` takes them; gives the CPU seconds of each of ``PHASES``."""
+    torch.manual_seed(0)
+    network = build_network(config).to(memory_format=torch.channels_last)
+    network.bfloat16 = uses_bfloat16(config, "cpu")
+    average = MovingAverage(network, config.average_decay)
+    optimizer = make_optimizer(config, network)
+    loader = iter(make_loader(pairs, PairSampler(len(pairs), config.batch_size, 0, 10**6)))
+    while True:
+        marks = [time.process_time()]
+        stored = next(loader)
+        marks.append(time.process_time())
+        batch = make_batch(stored["rgba"], stored["object_to_camera"], stored["intrinsics"], config.image_size)
+        batch = augment(batch, config)
+        marks.append(time.process_time())
+        terms = forward(network, batch, config, 0)
+        loss = losses.objective(terms, config.weights).mean()
+        marks.append(time.process_time())
+        optimizer.zero_grad()
+        loss.backward()
+        marks.append(time.process_time())
+        nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip, foreach=True)
+        optimizer.step()
+        marks.append(time.process_time())
+        average.update(0)
+        marks.append(time.process_time())
+        yield [after - before for before, after in zip(marks, marks[1:])]
+
+
+def compare(pairs: dict[int, PairDataset], rounds: int, peer_batch: int) -> None:
+    ours = make_config("cpu")
+    rows = {f"--preset cpu, {ours.image_size} px, batch {ours.batch_size}": ours}
+    for size, precision in ((128, "float32"), (64, "float32"), (64, "bfloat16")):
+        peer = make_config("paper", image_size=size, batch_size=peer_batch, precision=precision)
+        rows[f"the paper's network, {size} px, {precision}, batch {peer_batch}"] = peer
+    running = {name: steps(config, pairs[config.image_size]) for name, config in rows.items()}
+    times: dict[str, list[list[float]]] = {name: [] for name in rows}
+    for run in running.values():
+        next(run)
+    for _ in range(rounds):
+        for name, run in running.items():
+            times[name] += [next(run) for _ in range(5 if rows[name] is ours else 1)]
+    rates = {
+        name: rows[name].batch_size / statistics.median(sum(step) for step in taken) for name, taken in times.items()
+    }
+    first = next(iter(rates.values()))
+    for name, rate in rates.items():
+        print(f"{name:52s} {rate:8.2f} pairs/s" + ("" if rate == first else f"   ours is {first / rate:.0f} times as fast"))
+
+    print("where the time of a step of --preset cpu goes:")
+    taken = next(iter(times.values()))
+    medians = [statistics.median(step[i] for step in taken) for i in range(len(PHASES))]
+    for phase, seconds in zip(PHASES, medians):
+        print(f"{phase:20s} {seconds * 1e3:7.2f} ms {seconds / sum(medians):6.1%}")
+    profiled = next(iter(running.values()))
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        for _ in range(5):
+            next(profiled)
+    shares = {event.key: event.self_cpu_time_total for event in profiler.key_averages()}
+    total = sum(shares.values())
+    print("operators of the same step, by torch.profiler:")
+    shown = {"Procrustes' SVD": sum(v for k, v in shares.items() if "svd" in k or "NearestRotation" in k)}
+    shown |= dict(sorted(shares.items(), key=lambda item: -item[1])[:8])
+    for name, value in shown.items():
+        print(f"{name:40s} {value / total:6.1%}")
+
+
+def race(dataset: Path, folder: Path, limit: float) -> None:
+    """Time that --preset cpu takes to the goal, and where --preset paper is after as long."""
+    seconds = train_until_goal(dataset, folder / "ours", limit, "--preset", "cpu", "--validate-every", "100")
+    train_until_goal(dataset, folder / "paper", seconds, "--preset", "paper", "--batch-size", "16", "--validate-every", "20")
+
+
+def train_until_goal(dataset: Path, run: Path, limit: float, *options: str) -> float:
+    """Train until the goal, at most ``limit`` seconds of wall time; gives the time it took."""
+    command = [sys.executable, ROOT / "cli.py", "train", dataset, run, "--device", "cpu", "--log-every", "10", *options]
+    start = time.monotonic()
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None and time.monotonic() - start < limit and not reached(run):
+            time.sleep(0.5)
+        seconds = time.monotonic() - start
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+    errors = medians(run)
+    done = "not even one validation" if not errors else f"median {errors[-1][1]:.1f} degrees at step {errors[-1][0]}"
+    print(f"{' '.join(options)}: {done} after {seconds:.0f} s", flush=True)
+    return seconds
+
+
+def medians(run: Path) -> list[tuple[int, float]]:
+    """(step, median error in degrees) of the validations so far."""
+    path = run / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    logged = [json.loads(line) for line in lines if line.endswith("\n")]
+    name = "validation_error_median_deg"
+    return [(line["step"], line[name]) for line in logged if name in line]
+
+
+def reached(run: Path) -> bool:
+    return any(error < GOAL_DEGREES for _, error in medians(run))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--peer-batch", type=int, default=4, help="pairs per step of the paper's network")
+    parser.add_argument("--models", type=int, default=64, help="built-in aeroplanes; --race needs a thousand or more")
+    parser.add_argument("--race", type=float, metavar="SECONDS", help="see above")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        if arguments.race:
+            race(render(Path(folder) / "planes", max(arguments.models, 1500), 64), Path(folder), arguments.race)
+            return
+        torch.set_num_threads(1)
+        print(f"{os.cpu_count()} cores, one used, PyTorch {torch.__version__}")
+        sets = {size: render(Path(folder) / str(size), arguments.models, size) for size in (64, 128)}
+        pairs = {size: PairDataset(folder, "train").load() for size, folder in sets.items()}
+        compare(pairs, arguments.rounds, arguments.peer_batch)
+
+
+def render(folder: Path, models: int, size: int) -> Path:
+    views = ViewSettings(image_size=size)
+    render_dataset(RenderConfig(folder, category="airplane", models=models, pairs_per_model=8, views=views))
+    return folder
+
+
+if __name__ == "__main__":
+    main()
