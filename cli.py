@@ -441,7 +441,7 @@ def export(run: str, file: Path) -> None:
 @click.argument("out", type=PATH)
 @click.argument("datasets", metavar="DATASET...", type=PATH, nargs=-1, required=True)
 @click.option(
-    "--codec", help='of the images: "gzip", or "zstd", which reads faster but needs hdf5plugin [default: gzip]'
+    "--codec", help='of the images: "gzip", or "zstd", which is smaller but needs hdf5plugin to be read [default: gzip]'
 )
 def merge(out: Path, datasets: tuple[Path, ...], **options) -> None:
     """Join datasets of one category.

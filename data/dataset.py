@@ -306,7 +306,7 @@ class PairLoader:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
-        if not self.num_workers:
+        if not self.num_workers or self.dataset.model_index.device.type != "cpu":  # a GPU does not need them
             yield from map(self.dataset.batch, self.sampler)
             return
         options = {"prefetch_factor": 2, **self._options}

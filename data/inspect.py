@@ -327,6 +327,12 @@ def _format_settings(settings: dict, prefix: str) -> list[str]:
     for name, value in settings.items():
         if isinstance(value, dict):
             lines += _format_settings(value, f"{prefix}{name}.")
+        elif name == "merged":  # of several datasets: what they share, then what is each one's own
+            shared = {key: own for key, own in value[0].items() if all(other.get(key) == own for other in value)}
+            lines += _format_settings(shared, prefix)
+            for number, settings in enumerate(value, start=1):
+                own = {key: setting for key, setting in settings.items() if key not in shared}
+                lines += _format_settings(own, f"{prefix}dataset {number}: ")
         else:
             lines.append(f"{prefix}{name} = {value}")
     return lines

@@ -101,7 +101,7 @@ class ShardWriter:
     """Context manager that collects models into a new shard and publishes it on a clean exit.
 
     Args:
-        codec: "gzip", which every HDF5 reads, or "zstd", faster to read, which needs hdf5plugin wherever it is read.
+        codec: "gzip", which every HDF5 reads, or "zstd", a little smaller, which needs hdf5plugin wherever it is read.
         durable: see :func:`data.atomic.publish`.
     """
 
@@ -225,6 +225,7 @@ class ShardWriter:
         if self.header.keypoint_names:
             points = self._write_table("semantic_keypoints", np.stack(self._keypoints))
             points.attrs["names"] = list(self.header.keypoint_names)
+            points.attrs["names_utf8"] = _strings(self.header.keypoint_names)  # a checksum covers these
         self._write_table("model_source", _strings([m.source for m in self._models]))
         self._write_table("model_faces", np.array([m.faces for m in self._models], np.int64))
         self._write_table("model_geometry", _strings([m.geometry for m in self._models]))
@@ -308,7 +309,7 @@ class ShardReader:
         self.header = ShardHeader(
             str(attributes["split"]),
             canonical_json(json.loads(attributes["settings"])),
-            tuple(points.attrs["names"]) if points is not None else (),
+            _keypoint_names(points.attrs) if points is not None else (),
             float(depth["depth_offset"]),
             float(depth["depth_scale"]),
         )
@@ -460,7 +461,14 @@ def _describe(dataset: h5py.Dataset, name: str) -> None:
         dataset.attrs["units"] = FIELDS[name].units
 
 
-def _strings(values: list[str]) -> np.ndarray:
+def _keypoint_names(attributes: h5py.AttributeManager) -> tuple[str, ...]:
+    names = tuple(map(str, attributes["names"]))
+    if "names_utf8" in attributes and names != tuple(name.decode() for name in attributes["names_utf8"]):
+        raise ValueError("the names of the keypoints are damaged")
+    return names
+
+
+def _strings(values: Sequence[str]) -> np.ndarray:
     # Fixed length: strings of variable length live in a heap that no checksum covers.
     encoded = [value.encode() for value in values]
     return np.array(encoded, h5py.string_dtype("utf-8", max(1, *map(len, encoded))))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import pickle
 import random
+import re
 import time
 from collections import Counter
 from multiprocessing.reduction import ForkingPickler
@@ -259,6 +260,22 @@ def test_a_flipped_bit_is_an_error_or_does_no_harm(tmp_path):
             assert all(torch.equal(got[name], tensors[name]) for name in tensors)
             outcomes["harmless"] += 1
     assert outcomes["error"] > 50
+
+
+def test_a_damaged_name_of_a_keypoint_is_an_error(tmp_path):
+    # The attribute's strings lie where HDF5 has no checksum, so no random flip need ever hit them.
+    folder = make_dataset(tmp_path / "set", range(3), pairs=2, split="train")
+    (path,) = folder.glob("*.h5")
+    content = path.read_bytes()
+    places = [place.start() for place in re.finditer(KEYPOINTS[0].encode(), content)]
+    assert len(places) == 2
+    for place in places:
+        for offset in range(len(KEYPOINTS[0])):
+            flipped = bytearray(content)
+            flipped[place + offset] ^= 1
+            path.write_bytes(flipped)
+            with pytest.raises(UserError, match=r"train-00000\.h5: damaged"):
+                PairDataset(folder, "train")
 
 
 def test_truncated_shards_are_refused(tmp_path):

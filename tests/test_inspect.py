@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.assemble import assemble
+from data.assemble import assemble, merge
 from data.dataset import PairDataset
 from data.errors import UserError
 from data.inspect import _COLORS, _common_points, contact_sheet, describe, format_description
 from data.manifest import Failure
 from data.schema import ModelPairs
 from data.shard import write_shard
-from tests.made_up_pairs import make_dataset, make_manifest, make_model, write_part
+from tests.made_up_pairs import SETTINGS, make_dataset, make_manifest, make_model, write_part
 
 SIZE, FOV, DISTANCE = 64, 5.0, 30.0
 OFFSET, SCALE = 27.0, 1e-4
@@ -97,6 +97,15 @@ def test_counts_failures_and_duplicates(tmp_path):
     text = format_description(summary)
     for expected in ("6 models", "18 pairs", "bad.obj: no faces", "model-001", "image_size = 16", "nose, tail"):
         assert expected in text
+
+
+def test_settings_of_merged_datasets_are_told_apart(tmp_path):
+    first = make_dataset(tmp_path / "a", range(2))
+    second = make_dataset(tmp_path / "b", range(2, 4), settings={**SETTINGS, "seed": 7})
+    merge(tmp_path / "m", [first, second])
+    lines = format_description(describe(tmp_path / "m")).splitlines()
+    for expected in ("  image_size = 16", "  dataset 1: seed = 0", "  dataset 2: seed = 7"):
+        assert lines.count(expected) == 1
 
 
 def test_an_empty_dataset_can_be_described(tmp_path):
