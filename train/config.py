@@ -92,7 +92,7 @@ PRESETS: dict[str, dict] = {
         **_COMPACT,
         image_size=64,
         width=24,
-        steps=7000,
+        steps=5000,
         batch_size=16,
         warmup_steps=200,
         average_decay=0.998,
