@@ -7,6 +7,7 @@ processes computes what a single one does, up to rounding. Everything here works
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import time
@@ -62,6 +63,7 @@ def process_group() -> Iterator[None]:
             raise SystemExit(130) from None
         raise
     finally:
+        gc.collect()  # a replica in a reference cycle holds on to the group, and the group's threads must end before Python does
         dist.destroy_process_group()
 
 
