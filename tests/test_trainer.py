@@ -23,7 +23,7 @@ from render.pipeline import RenderConfig, render_dataset
 from render.views import ViewSettings
 from tests.made_up_pairs import make_dataset
 from train import trainer
-from train.config import config_from_dict, make_config
+from train.config import CHOICES, config_from_dict, make_config
 from train.detector import Detector
 from train.eval.evaluate import evaluate
 from train.optimizer import make_optimizer
@@ -218,6 +218,12 @@ def test_unknown_preset_and_setting():
         make_config("big")
     with pytest.raises(UserError, match="unknown training setting 'speed'"):
         make_config("cpu", speed=2)
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_unknown_names_in_settings(name):
+    with pytest.raises(UserError, match=f"{name} 'best' is unknown: choose one of "):
+        make_config("cpu", **{name: "best"})
 
 
 def test_config_survives_json():

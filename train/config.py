@@ -111,17 +111,29 @@ PRESETS: dict[str, dict] = {
 }
 
 
+# Settings that name one of several things.
+CHOICES = {
+    "network": ("paper", "compact"),
+    "optimizer": ("adam", "muon"),
+    "device": ("auto", "cpu", "cuda"),
+    "precision": ("float32", "bfloat16", "auto"),
+}
+
+
 def make_config(preset: str, **overrides) -> TrainConfig:
     """Settings of a preset with some replaced.
 
     Raises:
-        UserError: unknown preset or setting.
+        UserError: unknown preset or setting, or a name that is none of its ``CHOICES``.
     """
     if preset not in PRESETS:
         raise UserError(f"preset {preset!r} is unknown: choose one of {', '.join(PRESETS)}")
     known = {f.name for f in dataclasses.fields(TrainConfig)}
     if unknown := set(overrides) - known:
         raise UserError(f"unknown training setting {sorted(unknown)[0]!r}: see `train --help`")
+    for name, choices in CHOICES.items():
+        if name in overrides and overrides[name] not in choices:
+            raise UserError(f"{name} {overrides[name]!r} is unknown: choose one of {', '.join(choices)}")
     return TrainConfig(**{"preset": preset, **PRESETS[preset], **overrides})
 
 
