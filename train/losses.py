@@ -200,8 +200,8 @@ def pair_terms(
         "orientation": orientation(axis_ends, axis_end_projections(object_to_camera, intrinsics, axes)),
     }
     if labels is not None:
+        terms = {"supervision": supervision(points, labels), "orientation": terms["orientation"]}
         points = points.detach()  # uncertainties are learned from the pair, keypoints are not
-        terms = {"supervision": supervision(unproject(intrinsics, keypoints), labels), "orientation": terms["orientation"]}
     if sigma is not None:
         terms["uncertainty"] = uncertainty(points, sigma, rotation)
     return terms

@@ -52,15 +52,15 @@ def _memory_format(weight: Tensor) -> torch.memory_format:
 
 
 class Optimizers:
-    """Several optimisers of one network, used as one.
-
-    Attributes:
-        param_groups: those of all.
-    """
+    """Several optimisers of one network, used as one."""
 
     def __init__(self, parameters: list[nn.Parameter], *optimizers: torch.optim.Optimizer):
         self._parameters, self._optimizers = parameters, optimizers
-        self.param_groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+
+    @property
+    def param_groups(self) -> list[dict]:
+        """Those of all."""
+        return [group for optimizer in self._optimizers for group in optimizer.param_groups]
 
     def zero_grad(self) -> None:
         for parameter in self._parameters:
@@ -76,4 +76,3 @@ class Optimizers:
     def load_state_dict(self, states: list[dict]) -> None:
         for optimizer, state in zip(self._optimizers, states, strict=True):
             optimizer.load_state_dict(state)
-        self.param_groups = [group for optimizer in self._optimizers for group in optimizer.param_groups]
