@@ -1,10 +1,11 @@
 """From stored pairs to network input."""
 
+import pytest
 import torch
 
-from data.geometry import pair_transforms, project, transform_points
+from data.geometry import normalize_intrinsics, pair_transforms, project, transform_points
 from tests.test_geometry import random_rotation, rigid
-from train.batches import jitter_colors, make_batch, mirror_pairs, resize_images
+from train.batches import crop, decode_images, jitter_colors, make_batch, object_squares, resize_images, uncrop
 
 
 def stored_pairs(count: int = 4, size: int = 16):
@@ -20,7 +21,7 @@ def stored_pairs(count: int = 4, size: int = 16):
 
 def test_resize_by_area_is_the_mean():
     rgba = (torch.rand(2, 8, 8, 4) * 255).to(torch.uint8)
-    small = resize_images(rgba, 4)
+    small = resize_images(decode_images(rgba), 4)
     expected = rgba.float().reshape(2, 4, 2, 4, 2, 4).mean((2, 4)).permute(0, 3, 1, 2) / 255
     torch.testing.assert_close(small, expected)
 
@@ -36,22 +37,44 @@ def test_batch_geometry_is_that_of_the_stored_pairs():
     assert torch.equal(batch.mask, (rgba[..., 3] > 0).float())
 
 
-def test_mirrored_pairs_show_the_mirrored_object():
-    rgba, poses, intrinsics = stored_pairs()
-    batch = make_batch(rgba, poses, intrinsics, image_size=16)
-    chosen = torch.tensor([True, False, True, False])
-    mirrored = mirror_pairs(batch, chosen)
-    for name in vars(batch).keys() - {"labels"}:
-        assert torch.equal(getattr(mirrored, name)[1], getattr(batch, name)[1]), name
-    assert torch.equal(mirrored.images[0], batch.images[0].flip(-1))
+def test_the_square_around_an_object():
+    alpha = torch.zeros(3, 16, 32)
+    alpha[0, 4:8, 10:20] = 1
+    alpha[1, 2:14, 5] = 0.5
+    alpha[2, :, :] = 0.05  # too faint to count
+    squares = object_squares(alpha, margin=1.5)
+    expected = [[-0.0625, -0.25, 1.5 * 10 / 32], [-0.65625, 0.0, 1.5 * 12 / 16], [0.0, 0.0, 1.0]]
+    torch.testing.assert_close(squares, torch.tensor(expected))
 
-    points = torch.rand(4, 5, 3) - 0.5
-    seen = [project(b.intrinsics, transform_points(b.object_to_camera, p.unsqueeze(1).expand(-1, 2, -1, -1)))
-            for b, p in ((batch, points), (mirrored, points * torch.tensor([-1.0, 1, 1])))]  # fmt: skip
-    torch.testing.assert_close(seen[1][0], seen[0][0] * torch.tensor([-1.0, 1, 1]), atol=1e-4, rtol=0)
-    torch.testing.assert_close(torch.det(mirrored.object_to_camera[0, 0, :3, :3]), torch.tensor(1.0))
-    moved = transform_points(mirrored.transforms[:, 0], transform_points(mirrored.object_to_camera[:, 0], points))
-    torch.testing.assert_close(moved, transform_points(mirrored.object_to_camera[:, 1], points), atol=1e-4, rtol=0)
+
+def test_a_crop_shows_its_square_and_goes_back_there():
+    images = torch.zeros(2, 1, 32, 32)
+    images[0, 0, 8:16, 4:12] = images[1, 0, 20:28, 22:30] = torch.rand(8, 8)
+    squares = torch.tensor([[-0.5, -0.25, 0.25], [0.625, 0.5, 0.25]])
+    crops = crop(images, squares, 8)
+    torch.testing.assert_close(crops[0, 0], images[0, 0, 8:16, 4:12])
+    torch.testing.assert_close(crops[1, 0], images[1, 0, 20:28, 22:30])
+    torch.testing.assert_close(uncrop(crops, squares, 32), images)
+    assert (crop(images, torch.tensor([[-3.0, 0, 0.5]] * 2), 8) == 0).all()
+
+
+@pytest.mark.parametrize("size", [16, 64])
+def test_geometry_of_a_batch_of_objects(size):
+    """What is seen in a pixel of the framed images is what the intrinsics and the zoom say."""
+    rgba, poses, intrinsics = stored_pairs(size=32)
+    rgba[:, :, :, :20] = rgba[:, :, 25:] = 0
+    batch = make_batch(rgba, poses, intrinsics, size, margin=1.25)
+    points = torch.rand(4, 2, 5, 3) - 0.5
+    whole = project(normalize_intrinsics(intrinsics, 32, 32).float(), transform_points(poses.float(), points))[..., :2]
+    framed = project(batch.intrinsics, transform_points(batch.object_to_camera, points))[..., :2]
+    squares = object_squares(rgba[..., 3].flatten(0, 1) / 255, 1.25).unflatten(0, (4, 2))
+    torch.testing.assert_close(framed, whole - squares[:, :, None, :2], atol=1e-4, rtol=0)
+    torch.testing.assert_close(batch.zoom, squares[..., 2])
+    assert batch.images.shape == (4, 2, 4, size, size)
+    covered = batch.images[:, :, 3].flatten(0, 1) > 0.1
+    outline = object_squares(covered.float(), 1.0)
+    torch.testing.assert_close(outline[:, :2], torch.zeros(8, 2), atol=3 / size, rtol=0)
+    torch.testing.assert_close(outline[:, 2], torch.full((8,), 1 / 1.25), atol=3 / size, rtol=0)
 
 
 def test_color_jitter_leaves_silhouette_and_background():

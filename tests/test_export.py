@@ -37,9 +37,11 @@ def test_onnxruntime_agrees_with_the_detector_for_any_batch(preset, tmp_path):
     run = make_run(tmp_path / "run", preset)
     assert export_onnx(run, tmp_path / "model.onnx") < 1e-4
     session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
-    rgba = np.random.default_rng(0).integers(0, 256, (3, SIZE, SIZE, 4), np.uint8)
+    detector = Detector.load(run)
+    rgba = np.random.default_rng(0).integers(0, 256, (3, detector.image_size, detector.image_size, 4), np.uint8)
+    rgba[:, :5] = rgba[:, :, :7] = 0  # objects that do not fill the image
     rgba[..., :3] = rgba[..., :3] // 2 * (rgba[..., 3:] > 127)
-    expected = Detector.load(run).detect(rgba)
+    expected = detector.detect(rgba)
     for batch in (1, 3):
         image = (rgba[:batch] / 255).astype(np.float32).transpose(0, 3, 1, 2)
         keypoints, heatmaps, axis_ends, flags, *sigma = session.run(None, {"image": image})
@@ -67,8 +69,8 @@ def test_metadata_tell_a_consumer_what_it_needs(tmp_path):
 def test_the_documented_consumer_finds_the_detectors_keypoints(tmp_path, monkeypatch):
     run = make_run(tmp_path / "run", "cpu")
     export_onnx(run, tmp_path / "detector.onnx")
-    rgba = np.zeros((SIZE, SIZE, 4), np.uint8)
-    rgba[6:26, 5:27] = np.random.default_rng(0).integers(40, 256, (20, 22, 4), np.uint8)
+    rgba = np.zeros((2 * SIZE, 2 * SIZE, 4), np.uint8)
+    rgba[12:52, 10:54] = np.random.default_rng(0).integers(40, 256, (40, 44, 4), np.uint8)
     Image.fromarray(rgba).save(tmp_path / "view.png")
     program = re.search(r"```python\n(.*?)```", (Path(__file__).parents[1] / "docs/onnx.md").read_text(), re.DOTALL)[1]
     assert len(program.strip().splitlines()) <= 20

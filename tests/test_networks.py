@@ -8,11 +8,15 @@ from train.detector import build_network
 from train.networks import (
     CompactNetwork,
     PaperNetwork,
+    Prediction,
     expectation,
     flag_combination,
     flags_from_axis_ends,
+    mirror_axis_ends,
+    mirror_flags,
     pixel_grid,
     spatial_softmax,
+    twins,
 )
 
 
@@ -41,11 +45,11 @@ def test_flags_and_their_combination():
 
 @pytest.mark.parametrize("network", [PaperNetwork(7, width=4), CompactNetwork(7, width=8)], ids=["paper", "compact"])
 def test_prediction_shapes_and_training_gradients(network):
-    size = 64
+    size = 96
     images = torch.rand(3, network.in_channels, size, size)
     axes = len(network.axes)
     found = network(images)
-    side = size if isinstance(network, PaperNetwork) else size // 2
+    side = size if isinstance(network, PaperNetwork) else size // 4
     assert found.keypoints.shape == (3, 7, 3)
     assert found.heatmaps.shape == (3, 7, side, side)
     assert found.axis_ends.shape == (3, axes, 2, 2)
@@ -58,7 +62,7 @@ def test_prediction_shapes_and_training_gradients(network):
 
 def test_true_flags_win_until_the_prediction_has_half_the_weight():
     network = CompactNetwork(2, width=8).eval()
-    images = torch.rand(4, 4, 64, 64)
+    images = torch.rand(4, 4, 96, 96)
     predicted = network(images).flags
     opposite = 1 - predicted
     assert torch.equal(network(images, opposite, anneal=0.6).flags, opposite)
@@ -67,14 +71,14 @@ def test_true_flags_win_until_the_prediction_has_half_the_weight():
 
 def test_flags_change_the_keypoints():
     network = CompactNetwork(2, width=8).eval()
-    images = torch.rand(1, 4, 64, 64)
+    images = torch.rand(1, 4, 96, 96)
     points = [network(images, torch.tensor([flags]), 1.0).keypoints for flags in ([0.0, 0.0], [0.0, 1.0], [1.0, 0.0])]
     assert not torch.allclose(points[0], points[1]) and not torch.allclose(points[0], points[2])
 
 
 def test_bfloat16_convolutions_keep_float32_results():
     network = CompactNetwork(3, width=8).eval()
-    images = torch.rand(2, 4, 64, 64)
+    images = torch.rand(2, 4, 96, 96)
     reference = network(images)
     network.bfloat16 = True
     found = network(images)
@@ -90,17 +94,67 @@ def test_presets_build(preset):
     assert network.eval()(images).keypoints.shape == (1, config.keypoints, 3)
 
 
-def test_evaluation_says_the_same_of_an_image_and_of_its_mirror_image():
-    network = CompactNetwork(2, width=8).eval()
-    images = torch.rand(2, 4, 64, 64)
-    ends, mirrored = network(images).axis_ends, network(images.flip(-1)).axis_ends
-    x_axis, z_axis = (mirrored * torch.tensor([-1.0, 1.0])).unbind(1)
-    torch.testing.assert_close(ends, torch.stack([x_axis.flip(1), z_axis], dim=1))
-    network.mirror_average = False
-    assert not torch.allclose(network(images).axis_ends, ends)
+def assert_mirror_images(found: Prediction, mirrored: Prediction, axes: tuple[str, ...]) -> None:
+    for name, value in vars(mirrored.mirror(axes)).items():
+        torch.testing.assert_close(getattr(found, name), value, atol=1e-4, rtol=1e-4, msg=name)
+
+
+def test_twins():
+    assert twins(1) == [0] and twins(2) == [0, 1] and twins(3) == [1, 0, 2]
+    assert twins(10) == [1, 0, 3, 2, 5, 4, 7, 6, 8, 9]
+
+
+def test_mirroring_twice_changes_nothing():
+    network = CompactNetwork(5, width=8)
+    found = network(torch.rand(2, 4, 96, 96))
+    mirrored = found.mirror(network.axes)
+    assert not torch.allclose(found.keypoints, mirrored.keypoints)
+    assert_mirror_images(found, mirrored, network.axes)
+
+
+def test_evaluation_says_the_mirror_image_of_a_mirror_image():
+    images = torch.rand(2, 4, 96, 96)
+    zoom = torch.tensor([0.5, 0.7])
+    network = CompactNetwork(5, width=8, mirror=True).eval()
+    assert_mirror_images(network(images, zoom=zoom), network(images.flip(-1), zoom=zoom), network.axes)
+    network.mirror = False
+    assert not torch.allclose(network(images).axis_ends, network(images.flip(-1)).mirror(network.axes).axis_ends)
+
+
+def test_mirrored_views_of_a_batch():
+    """The network sees the mirror image of the chosen ones, with that one's flags, and its answer is mirrored back."""
+    network = CompactNetwork(5, width=8).eval()
+    images, flags = torch.rand(4, 4, 96, 96), torch.tensor([[0.0, 1], [1, 0], [1, 1], [0, 0]])
+    mirrored = torch.tensor([True, False, True, False])
+    found = network(images, flags, 1.0, mirrored=mirrored)
+    assert torch.equal(found.flags, flags)
+    torch.testing.assert_close(found.keypoints[1::2], network(images, flags, 1.0).keypoints[1::2])
+    other = network(images.flip(-1), mirror_flags(flags, network.axes), 1.0).mirror(network.axes)
+    torch.testing.assert_close(found.keypoints[::2], other.keypoints[::2])
+    torch.testing.assert_close(found.heatmaps[::2], other.heatmaps[::2])
+
+
+def test_flags_of_a_mirror_image():
+    """Of a mirrored object the + end of x is where the − end was; other axes stay with their ends."""
+    ends = torch.tensor([[[[0.5, 0.1], [-0.5, 0.2]], [[0.3, 0.0], [-0.3, 0.0]]]])
+    axes = ("x", "z")
+    mirrored = mirror_axis_ends(ends, axes)
+    torch.testing.assert_close(mirrored[0, 0], torch.tensor([[0.5, 0.2], [-0.5, 0.1]]))
+    torch.testing.assert_close(mirrored[0, 1], torch.tensor([[-0.3, 0.0], [0.3, 0.0]]))
+    assert torch.equal(flags_from_axis_ends(mirrored), mirror_flags(flags_from_axis_ends(ends), axes))
+
+
+def test_zoom_scales_what_is_seen():
+    network = CompactNetwork(3, width=8, camera_distance=20).eval()
+    images, zoom = torch.rand(2, 4, 96, 96), torch.tensor([0.5, 0.25])
+    whole, part = network(images), network(images, zoom=zoom)
+    torch.testing.assert_close(part.keypoints[..., :2], whole.keypoints[..., :2] * zoom[:, None, None])
+    torch.testing.assert_close(part.keypoints[..., 2] - 20, (whole.keypoints[..., 2] - 20) * zoom[:, None], atol=1e-5, rtol=0)
+    torch.testing.assert_close(part.sigma, whole.sigma * zoom[:, None])
+    assert torch.equal(part.axis_ends, whole.axis_ends)
 
 
 def test_uncertainty_is_a_positive_length_per_keypoint():
     network = CompactNetwork(3, width=8)
-    assert (network(torch.rand(2, 4, 64, 64)).sigma > 0).all()
+    assert (network(torch.rand(2, 4, 96, 96)).sigma > 0).all()
     assert PaperNetwork(3, width=4).eval()(torch.rand(2, 3, 16, 16)).sigma is None

@@ -220,6 +220,15 @@ def test_unknown_preset_and_setting():
         make_config("cpu", speed=2)
 
 
+def test_settings_that_no_network_can_have():
+    with pytest.raises(UserError, match="image_size 72: with reduction 4, give a multiple of 32"):
+        make_config("cpu", image_size=72)
+    with pytest.raises(UserError, match="margin 0.5: give 1 to 10"):
+        make_config("cpu", margin=0.5)
+    with pytest.raises(UserError, match="reduction 3 is unknown: choose one of 2, 4, 8"):
+        make_config("cpu", reduction=3)
+
+
 @pytest.mark.parametrize("name", CHOICES)
 def test_unknown_names_in_settings(name):
     with pytest.raises(UserError, match=f"{name} 'best' is unknown: choose one of "):

@@ -19,7 +19,8 @@ class PairBatch:
     Attributes:
         images: (B, 2, 4, H, W) in [0, 1], RGB composited on black and alpha. mask: (B, 2, H, W) in {0, 1}.
         object_to_camera, transforms: (B, 2, 4, 4); ``transforms[:, i]`` takes camera i to camera 1−i.
-        intrinsics: (B, 2, 3, 3) for normalised image coordinates.
+        intrinsics: (B, 2, 3, 3) for normalised coordinates of the stored images, but (0, 0) at the centre of ``images``.
+        zoom: (B, 2) side of the square of the stored image that ``images`` show, over the side of all of it.
         labels: (B, 2, S, 3) semantic keypoints in the camera frames, NaN where there is none; None where not asked for.
     """
 
@@ -28,15 +29,20 @@ class PairBatch:
     object_to_camera: Tensor
     transforms: Tensor
     intrinsics: Tensor
+    zoom: Tensor
     labels: Tensor | None = None
 
     def to(self, device: str | torch.device) -> PairBatch:
         return PairBatch(**{name: x if x is None else x.to(device) for name, x in vars(self).items()})
 
 
-def resize_images(rgba: Tensor, size: int) -> Tensor:
-    """uint8 (n, H, W, 4) to float (n, 4, size, size) in [0, 1], reduced by area or enlarged bilinearly."""
-    images = rgba.permute(0, 3, 1, 2).contiguous().float() / 255  # planes: several times as fast to change colours of
+def decode_images(rgba: Tensor) -> Tensor:
+    """uint8 (B, H, W, 4) to float (B, 4, H, W) in [0, 1]."""
+    return rgba.permute(0, 3, 1, 2).contiguous().float() / 255  # planes: several times as fast to change colours of
+
+
+def resize_images(images: Tensor, size: int) -> Tensor:
+    """(B, C, H, W) to (B, C, size, size), reduced by area or enlarged bilinearly."""
     if images.shape[-2:] == (size, size):
         return images
     if min(images.shape[-2:]) >= size:
@@ -44,44 +50,82 @@ def resize_images(rgba: Tensor, size: int) -> Tensor:
     return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
 
 
-def make_batch(rgba: Tensor, object_to_camera: Tensor, intrinsics: Tensor, image_size: int) -> PairBatch:
+def object_squares(alpha: Tensor, margin: float) -> Tensor:
+    """The square around the object in each image.
+
+    Args:
+        alpha: (B, H, W) coverage. margin: side of the square over the longer side of the object's bounding box.
+
+    Returns:
+        (B, 3) as (x, y, half side), normalised image coordinates; the whole image where nothing is covered.
+    """
+    bounds = []
+    for dim in (-2, -1):
+        covered = alpha.amax(dim) > _SOLID
+        pixels = torch.arange(covered.shape[-1], device=alpha.device, dtype=alpha.dtype) * (2 / covered.shape[-1]) - 1
+        low = torch.where(covered, pixels, 1.0).amin(-1)
+        high = torch.where(covered, pixels, -1.0).amax(-1) + 2 / covered.shape[-1]
+        bounds.append(torch.stack([low, high]))
+    low, high = torch.stack(bounds, dim=-1)
+    half = margin / 2 * (high - low).amax(-1, keepdim=True)
+    squares = torch.cat([(low + high) / 2, half], dim=-1)
+    return torch.where(half > 0, squares, _WHOLE_IMAGE.to(alpha))
+
+
+_SOLID = 0.1  # coverage of pixels that count
+_WHOLE_IMAGE = torch.tensor([0.0, 0.0, 1.0])  # as a square, see :func:`object_squares`
+
+
+def crop(images: Tensor, squares: Tensor, size: int) -> Tensor:
+    """Resample squares of images bilinearly: (B, C, H, W) and (B, 3) -> (B, C, size, size); zero outside the image."""
+    x = (torch.arange(size, device=images.device, dtype=images.dtype) * 2 + 1) / size - 1
+    grid = torch.stack([x.expand(size, size), x[:, None].expand(size, size)], dim=-1)
+    return F.grid_sample(images, grid * squares[:, None, None, 2:] + squares[:, None, None, :2], align_corners=False)
+
+
+def uncrop(images: Tensor, squares: Tensor, size: int) -> Tensor:
+    """Put squares back where :func:`crop` took them: (B, C, h, w) and (B, 3) -> (B, C, size, size), whole images."""
+    inverse = torch.cat([-squares[:, :2], torch.ones_like(squares[:, 2:])], dim=-1) / squares[:, 2:]
+    return crop(images, inverse, size)
+
+
+def frame_objects(images: Tensor, size: int, margin: float) -> tuple[Tensor, Tensor]:
+    """What a network is shown of whole images.
+
+    Args:
+        images: (B, 4, H, W), alpha last. margin: see :func:`object_squares`; 0 for the whole image.
+
+    Returns:
+        (B, 4, size, size) and the squares (B, 3) that these show.
+    """
+    if not margin:
+        return resize_images(images, size), _WHOLE_IMAGE.to(images).expand(images.shape[0], 3)
+    images = resize_images(images, min(images.shape[-1], 2 * size))  # sampling skips pixels of a much larger one
+    squares = object_squares(images[:, 3], margin)
+    return crop(images, squares, size), squares
+
+
+def make_batch(
+    rgba: Tensor, object_to_camera: Tensor, intrinsics: Tensor, image_size: int, margin: float = 0.0
+) -> PairBatch:
     """Turn stored pairs into network input.
 
     Args:
         rgba: uint8 (B, 2, H, W, 4). object_to_camera: float64 (B, 2, 4, 4).
         intrinsics: float64 (B, 2, 3, 3) in pixels of ``rgba``.
+        image_size: side of the input. margin: see :func:`frame_objects`.
     """
-    images = resize_images(rgba.flatten(0, 1), image_size).unflatten(0, rgba.shape[:2])
+    framed = frame_objects(decode_images(rgba.flatten(0, 1)), image_size, margin)
+    images, squares = (x.unflatten(0, rgba.shape[:2]) for x in framed)
+    centered = normalize_intrinsics(intrinsics, *rgba.shape[2:4]).float()
+    centered[..., :2, 2] -= squares[..., :2]
     return PairBatch(
         images=images,
         mask=(images[:, :, 3] > 0).float(),
         object_to_camera=object_to_camera.float(),
         transforms=pair_transforms(object_to_camera).float(),
-        intrinsics=normalize_intrinsics(intrinsics, *rgba.shape[2:4]).float(),
-    )
-
-
-def mirror_pairs(batch: PairBatch, chosen: Tensor) -> PairBatch:
-    """Mirror both views of the chosen pairs about the image's vertical axis.
-
-    The picture of a mirrored object: its right is the original's left, so with M = diag(−1, 1, 1) on both the camera
-    and the object side, R becomes M R M and t becomes M t. No keypoints need to be exchanged.
-
-    Args:
-        chosen: bool (B,).
-    """
-    mirror = torch.ones(4, device=batch.images.device)  # filled there: a copy from the host would wait for the GPU
-    mirror[0] = -1
-    conjugate = mirror[:, None] * mirror
-    flip_center = torch.ones(3, 3, device=mirror.device)
-    flip_center[0, 2] = -1  # the principal point, measured from the image's centre
-    pick = chosen[:, None, None, None]
-    return PairBatch(
-        images=torch.where(pick[..., None], batch.images.flip(-1), batch.images),
-        mask=torch.where(pick, batch.mask.flip(-1), batch.mask),
-        object_to_camera=torch.where(pick, batch.object_to_camera * conjugate, batch.object_to_camera),
-        transforms=torch.where(pick, batch.transforms * conjugate, batch.transforms),
-        intrinsics=torch.where(pick, batch.intrinsics * flip_center, batch.intrinsics),
+        intrinsics=centered,
+        zoom=squares[..., 2],
     )
 
 

@@ -30,7 +30,9 @@ class TrainConfig:
     # Network
     network: str = "paper"  # "paper" or "compact"
     keypoints: int = 10
-    image_size: int = 128  # side of the network's input; the dataset's images are reduced to it by area
+    image_size: int = 128  # side of the network's input
+    margin: float = 0.0  # side of the square around the object that the network sees, over the object's; 0: whole image
+    reduction: int = 4  # the compact network's maps are so many times smaller than its input: 2, 4 or 8
     width: int = 64  # channels of the paper's trunk, or of the compact network's finest level
     axes: tuple[str, ...] = ("x",)  # object axes with an orientation flag
     camera_distance: float = 30.0  # object units; taken from the dataset
@@ -59,7 +61,7 @@ class TrainConfig:
     anneal_end: float = 0.3  # share of the steps after which it is the prediction's alone
     flag_margin: float = 1.0  # the prediction counts only where the axis' x in the camera frame is within this of 0
     # Augmentation
-    mirror: bool = False  # mirror both views of half of the pairs, left and right of the object exchanged
+    mirror: bool = False  # show the network half of the views mirrored: keypoints are learned in pairs of mirror images
     color_jitter: float = 0.0  # strength of random brightness, hue and saturation per view
     # Logging, in steps
     log_every: int = 50
@@ -70,6 +72,7 @@ class TrainConfig:
 # Where our presets depart from the paper, and why, is told in the README.
 _COMPACT = dict(
     network="compact",
+    margin=1.15,
     axes=("x", "z"),
     optimizer="muon",
     learning_rate=6e-3,
@@ -90,7 +93,7 @@ PRESETS: dict[str, dict] = {
     "paper": {},
     "cpu": dict(
         **_COMPACT,
-        image_size=64,
+        image_size=96,
         width=24,
         steps=5000,
         batch_size=16,
@@ -117,6 +120,7 @@ CHOICES = {
     "optimizer": ("adam", "muon"),
     "device": ("auto", "cpu", "cuda"),
     "precision": ("float32", "bfloat16", "auto"),
+    "reduction": (2, 4, 8),
 }
 
 
@@ -124,7 +128,7 @@ def make_config(preset: str, **overrides) -> TrainConfig:
     """Settings of a preset with some replaced.
 
     Raises:
-        UserError: unknown preset or setting, or a name that is none of its ``CHOICES``.
+        UserError: unknown preset or setting, or a value that none of its ``CHOICES`` or the network allows.
     """
     if preset not in PRESETS:
         raise UserError(f"preset {preset!r} is unknown: choose one of {', '.join(PRESETS)}")
@@ -133,8 +137,14 @@ def make_config(preset: str, **overrides) -> TrainConfig:
         raise UserError(f"unknown training setting {sorted(unknown)[0]!r}: see `train --help`")
     for name, choices in CHOICES.items():
         if name in overrides and overrides[name] not in choices:
-            raise UserError(f"{name} {overrides[name]!r} is unknown: choose one of {', '.join(choices)}")
-    return TrainConfig(**{"preset": preset, **PRESETS[preset], **overrides})
+            raise UserError(f"{name} {overrides[name]!r} is unknown: choose one of {', '.join(map(str, choices))}")
+    config = TrainConfig(**{"preset": preset, **PRESETS[preset], **overrides})
+    step = 8 * config.reduction
+    if config.network == "compact" and (config.image_size < step or config.image_size % step):
+        raise UserError(f"image_size {config.image_size}: with reduction {config.reduction}, give a multiple of {step}")
+    if config.margin and not 1 <= config.margin <= 10:
+        raise UserError(f"margin {config.margin}: give 1 to 10, or 0 for the whole image")
+    return config
 
 
 def config_from_dict(values: dict) -> TrainConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,9 @@ from torch import Tensor
 
 from data.atomic import write_bytes
 from data.errors import UserError
-from train.batches import resize_images
+from train.batches import decode_images, frame_objects, uncrop
 from train.config import TrainConfig, config_from_dict
-from train.networks import CompactNetwork, KeypointNetwork, PaperNetwork
+from train.networks import CompactNetwork, KeypointNetwork, PaperNetwork, Prediction
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 CONFIG_NAME = "config.json"
@@ -49,7 +49,10 @@ def build_network(config: TrainConfig) -> KeypointNetwork:
     """A freshly initialised network for these settings."""
     if config.network == "paper":
         return PaperNetwork(config.keypoints, config.camera_distance, config.width)
-    return CompactNetwork(config.keypoints, config.camera_distance, config.width, config.image_size, config.axes)
+    return CompactNetwork(
+        config.keypoints, config.camera_distance, config.width, config.image_size, config.axes, config.reduction,
+        config.mirror,
+    )  # fmt: skip
 
 
 class Detector:
@@ -70,7 +73,8 @@ class Detector:
 
     @property
     def image_size(self) -> int:
-        return self.config.image_size
+        """Side of square images that hold all that the network can use, pixels."""
+        return self.config.image_size * (2 if self.config.margin else 1)
 
     @classmethod
     def load(cls, run: str | Path, device: str = "cpu") -> Detector:
@@ -112,12 +116,34 @@ class Detector:
         )
 
     def _forward(self, rgba: Tensor) -> tuple[Tensor, ...]:
-        images = resize_images(rgba.to(self.device), self.image_size)[:, : self.network.in_channels]
+        images = decode_images(rgba.to(self.device))
         # Convolutions may sum in another order for another batch size, so every batch is filled to the same one.
         padded = torch.cat([images, images.new_zeros(BATCH_SIZE - len(images), *images.shape[1:])])
-        found = self.network(padded)
+        found = self.find(padded)
         parts = (found.keypoints, found.heatmaps, found.axis_ends, found.flags, found.sigma)
         return tuple(x[: len(rgba)] for x in parts if x is not None)
+
+    def find(self, images: Tensor) -> Prediction:
+        """What the network says of whole images.
+
+        Args:
+            images: (B, 4, H, W), RGB premultiplied by alpha, and alpha, in [0, 1].
+
+        Returns:
+            Keypoints, heat maps and axis ends in normalised coordinates of the whole images.
+        """
+        framed, squares = frame_objects(images, self.config.image_size, self.config.margin)
+        found = self.network(framed[:, : self.network.in_channels], zoom=squares[:, 2])
+        heatmaps, center = found.heatmaps, squares[:, None, :2]
+        if self.config.margin:
+            heatmaps = uncrop(heatmaps, squares, 2 * heatmaps.shape[-1])  # finer, for it covers more
+            heatmaps = heatmaps / heatmaps.sum((-2, -1), keepdim=True).clamp(min=1e-12)  # 0: all of it is outside
+        return replace(
+            found,
+            keypoints=torch.cat([found.keypoints[..., :2] + center, found.keypoints[..., 2:]], dim=-1),
+            axis_ends=found.axis_ends + center.unsqueeze(1),
+            heatmaps=heatmaps,
+        )
 
 
 def find_run(run: str | Path) -> Path:

@@ -114,17 +114,20 @@ def silhouette(heatmaps: Tensor, mask: Tensor) -> Tensor:
     return -torch.log(inside + 1e-12).mean(-1).sum(1)
 
 
-def variance(heatmaps: Tensor, keypoints: Tensor) -> Tensor:
+def variance(heatmaps: Tensor, keypoints: Tensor, zoom: Tensor | None = None) -> Tensor:
     """Variance of each heat map about its mean (eq. 8), in squared normalised image units.
 
     Args:
-        heatmaps: (B, 2, N, h, w). keypoints: (B, 2, N, 3), u and v normalised.
+        heatmaps: (B, 2, N, h, w). keypoints: (B, 2, N, 3), u and v normalised, from the centre of the maps.
+        zoom: (B, 2) side of the square that the maps cover, in images; 1 by default.
 
     Returns:
         (B,) mean over keypoints, summed over views.
     """
     grid = pixel_grid(*heatmaps.shape[-2:], like=heatmaps)
     mean_square = (heatmaps * grid.square().sum(0)).flatten(3).sum(-1)
+    if zoom is not None:
+        mean_square = mean_square * zoom.square().unsqueeze(-1)
     return (mean_square - keypoints[..., :2].square().sum(-1)).mean(-1).sum(1)
 
 
@@ -173,6 +176,7 @@ def pair_terms(
     delta: float,
     noise: float,
     labels: Tensor | None = None,
+    zoom: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """All terms for a batch of pairs.
 
@@ -181,6 +185,7 @@ def pair_terms(
         intrinsics: (B, 2, 3, 3), normalised. mask: (B, 2, H, W) in {0, 1}, reduced to the maps' size by area.
         axes: object axes the network predicts. delta, noise: of :func:`separation` and :func:`relative_pose`.
         labels: (B, 2, N, 3) to learn from in place of the geometry of the pair, see :func:`supervision`.
+        zoom: (B, 2), see :func:`variance`.
 
     Returns:
         name of each term (the fields of :class:`LossWeights`) -> (B,); "uncertainty" only where the network tells its own.
@@ -196,7 +201,7 @@ def pair_terms(
         "pose": relative_pose(points, rotation, noise, sigma),
         "separation": separation(points, delta),
         "silhouette": silhouette(heatmaps, F.adaptive_avg_pool2d(mask, heatmaps.shape[-2:])),
-        "variance": variance(heatmaps, keypoints),
+        "variance": variance(heatmaps, keypoints, zoom),
         "orientation": orientation(axis_ends, axis_end_projections(object_to_camera, intrinsics, axes)),
     }
     if labels is not None:

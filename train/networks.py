@@ -41,6 +41,25 @@ class Prediction:
         """Of images whose views alternate, one prediction a view."""
         return [Prediction(**{k: v if v is None else v[i::views] for k, v in vars(self).items()}) for i in range(views)]
 
+    def mirror(self, axes: tuple[str, ...]) -> Prediction:
+        """What this says of the mirrored images' objects, about the originals; keypoints trade places with their twins."""
+        order = twins(self.keypoints.shape[1])
+        return Prediction(
+            keypoints=self.keypoints[:, order] * self.keypoints.new_tensor([-1.0, 1.0, 1.0]),
+            heatmaps=self.heatmaps[:, order].flip(-1),
+            axis_ends=mirror_axis_ends(self.axis_ends, axes),
+            flags=mirror_flags(self.flags, axes),
+            sigma=None if self.sigma is None else self.sigma[:, order],
+        )
+
+    def merge(self, other: Prediction, weight: Tensor) -> Prediction:
+        """Weighted mean with another: ``weight`` (B,) is the other's."""
+
+        def mean(own: Tensor | None, others: Tensor | None) -> Tensor | None:
+            return own if own is None else torch.lerp(own, others, weight.view(-1, *[1] * (own.ndim - 1)))
+
+        return Prediction(**{name: mean(value, getattr(other, name)) for name, value in vars(self).items()})
+
 
 def pixel_grid(height: int, width: int, like: Tensor) -> Tensor:
     """Normalised coordinates of pixel centres: (2, height, width) as (x, y), dtype and device of ``like``."""
@@ -72,6 +91,23 @@ def flags_from_axis_ends(axis_ends: Tensor) -> Tensor:
     return (axis_ends[..., 0, 0] > axis_ends[..., 1, 0]).to(axis_ends.dtype)
 
 
+def twins(num_keypoints: int) -> list[int]:
+    """The mirror image of each keypoint: 0 and 1, 2 and 3 and so on of each other, the last one or two of themselves."""
+    paired = (num_keypoints - 1) // 2 * 2
+    return [k ^ 1 if k < paired else k for k in range(num_keypoints)]
+
+
+def mirror_axis_ends(axis_ends: Tensor, axes: tuple[str, ...]) -> Tensor:
+    """Axis ends (B, A, 2, 2) in the mirrored image: a mirrored object's right was its left."""
+    mirrored = axis_ends * axis_ends.new_tensor([-1.0, 1.0])
+    return torch.stack([e.flip(1) if axis == "x" else e for e, axis in zip(mirrored.unbind(1), axes)], dim=1)
+
+
+def mirror_flags(flags: Tensor, axes: tuple[str, ...]) -> Tensor:
+    """Flags (B, A) in the mirrored image."""
+    return torch.stack([f if axis == "x" else 1 - f for f, axis in zip(flags.unbind(1), axes)], dim=1)
+
+
 class KeypointNetwork(nn.Module):
     """Common part of all networks: from heat and depth maps to keypoints.
 
@@ -83,55 +119,89 @@ class KeypointNetwork(nn.Module):
         camera_distance: depth that the depth maps are measured from, towards the camera.
         axes: object axes that have a flag, of "x", "y", "z".
 
+        mirror: whether keypoints are learned in pairs of mirror images, see :func:`twins`: then, in evaluation, the network
+            looks at each image and at its mirror image, and says the mean.
+
     Attributes:
         normalizes_views_apart: in training the two views of a pair pass one after the other, each with batch statistics
             of its own, as the official code has it; else as one batch, which is faster.
         predicts_sigma: whether the network tells how much its keypoints err.
-        mirror_average: in evaluation, predict axis ends from the image and from its mirror image, and average.
         bfloat16: run the convolutions in bfloat16; weights, soft-argmax and results keep the images' precision.
     """
 
     in_channels: int
     normalizes_views_apart = False
-    mirror_average = False
     predicts_sigma = False
     bfloat16 = False
 
-    def __init__(self, num_keypoints: int, camera_distance: float, axes: tuple[str, ...]):
+    def __init__(self, num_keypoints: int, camera_distance: float, axes: tuple[str, ...], mirror: bool = False):
         super().__init__()
         self.num_keypoints = num_keypoints
         self.camera_distance = camera_distance
         self.axes = axes
+        self.mirror = mirror
 
-    def forward(self, images: Tensor, true_flags: Tensor | None = None, anneal: float | Tensor = 0.0) -> Prediction:
+    def forward(
+        self,
+        images: Tensor,
+        true_flags: Tensor | None = None,
+        anneal: float | Tensor = 0.0,
+        zoom: Tensor | None = None,
+        mirrored: Tensor | None = None,
+    ) -> Prediction:
         """Detect keypoints.
 
         Args:
             images: (B, C, H, W) in [0, 1], RGB or RGB and alpha, colour composited on black.
             true_flags: (B, A) in {0, 1}, or None to rely on the predicted ones.
             anneal: weight of the true flags, one for all or (B, A); the flag fed is round(anneal·true + (1 − anneal)·predicted).
+            zoom: (B,) side of the square that the images show, over that of the image that coordinates are relative to;
+                1 by default. Keypoints and axis ends are in that image's scale, from the square's centre.
+            mirrored: bool (B,), in training: of these the network sees the mirror image, and what it says is mirrored
+                back. So two views of one object agree only if keypoints are as :func:`twins` has them.
         """
-        with self._autocast(images):
-            features, axis_ends = self.encode(images)
-            if self.mirror_average and not self.training:
-                axis_ends = (axis_ends + self._axis_ends_of_mirrored(images)) / 2
-        axis_ends = axis_ends.to(images.dtype)
+        if mirrored is None:
+            return self._detect(images, true_flags, anneal, zoom)
+        images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+        if true_flags is not None:
+            true_flags = torch.where(mirrored[:, None], mirror_flags(true_flags, self.axes), true_flags)
+        found = self._detect(images, true_flags, anneal, zoom)
+        return found.merge(found.mirror(self.axes), mirrored.to(images.dtype))
+
+    def _detect(
+        self, images: Tensor, true_flags: Tensor | None, anneal: float | Tensor, zoom: Tensor | None
+    ) -> Prediction:
+        sides = [images, images.flip(-1)] if self.mirror and not self.training else [images]
+        features, ends = zip(*(self._encode(side) for side in sides))
+        axis_ends = ends[0] if len(sides) == 1 else (ends[0] + mirror_axis_ends(ends[1], self.axes)) / 2
         flags = flags_from_axis_ends(axis_ends.detach())
         if true_flags is not None:
             flags = torch.round(anneal * true_flags + (1 - anneal) * flags)
-        with self._autocast(images):
-            logits, *maps = (m.to(images.dtype) for m in self.decode(features, flags))
-        heatmaps = spatial_softmax(logits)
-        uv = expectation(heatmaps, pixel_grid(*heatmaps.shape[-2:], like=heatmaps))
-        depth, *log_sigma = ((heatmaps * m).flatten(2).sum(-1) for m in maps)
-        z = self.camera_distance - depth
-        sigma = (LOG_SIGMA + log_sigma[0].clamp(-4, 4)).exp() if log_sigma else None
-        return Prediction(torch.cat([uv, z.unsqueeze(-1)], dim=-1), heatmaps, axis_ends, flags, sigma)
+        if zoom is None:
+            zoom = images.new_ones(images.shape[0])
+        found = self._decode(features[0], axis_ends, flags, zoom, images.dtype)
+        if len(sides) == 1:
+            return found
+        mirrored = (mirror_axis_ends(axis_ends, self.axes), mirror_flags(flags, self.axes))
+        other = self._decode(features[1], *mirrored, zoom, images.dtype)
+        return found.merge(other.mirror(self.axes), torch.full_like(zoom, 0.5))
 
-    def _axis_ends_of_mirrored(self, images: Tensor) -> Tensor:
-        """Axis ends (B, A, 2, 2) as the mirrored images show them: a mirrored object's right was its left."""
-        ends = self.encode(images.flip(-1))[1] * images.new_tensor([-1.0, 1.0])
-        return torch.stack([e.flip(1) if axis == "x" else e for e, axis in zip(ends.unbind(1), self.axes)], dim=1)
+    def _encode(self, images: Tensor) -> tuple[Tensor | list[Tensor], Tensor]:
+        with self._autocast(images):
+            features, axis_ends = self.encode(images)
+        return features, axis_ends.to(images.dtype)
+
+    def _decode(
+        self, features: Tensor | list[Tensor], axis_ends: Tensor, flags: Tensor, zoom: Tensor, dtype: torch.dtype
+    ) -> Prediction:
+        with self._autocast(axis_ends):
+            logits, *maps = (m.to(dtype) for m in self.decode(features, flags))
+        heatmaps = spatial_softmax(logits)
+        uv = expectation(heatmaps, pixel_grid(*heatmaps.shape[-2:], like=heatmaps)) * zoom[:, None, None]
+        depth, *log_sigma = ((heatmaps * m).flatten(2).sum(-1) for m in maps)
+        z = self.camera_distance - depth * zoom[:, None]
+        sigma = (LOG_SIGMA + log_sigma[0].clamp(-4, 4)).exp() * zoom[:, None] if log_sigma else None
+        return Prediction(torch.cat([uv, z.unsqueeze(-1)], dim=-1), heatmaps, axis_ends, flags, sigma)
 
     def _autocast(self, images: Tensor) -> torch.autocast:
         return torch.autocast(images.device.type, torch.bfloat16, enabled=self.bfloat16)
@@ -260,37 +330,41 @@ class TopDownBlock(nn.Module):
 
 
 class CompactNetwork(KeypointNetwork):
-    """One encoder–decoder for orientation and keypoints, maps at half the input's resolution.
+    """One encoder–decoder for orientation and keypoints, maps at a half or a quarter of the input's resolution.
 
     The encoder is shared: its bottleneck predicts the axis ends from the whole image, and the decoder is told the
     flags at every level. About the same function as the paper's two networks at a small part of the arithmetic.
 
     Args:
         width: channels of the finest level; those of the coarser ones are ``MULTIPLIERS`` times as many.
+        image_size: side of the input, pixels. reduction: that of the maps is so many times smaller, a power of 2.
     """
 
     in_channels = 4
-    mirror_average = True
     predicts_sigma = True
     MULTIPLIERS = (1, 2, 4, 6)
-    BLOCKS = (1, 1, 1)  # residual blocks of the encoder at 1/4, 1/8 and 1/16 of the input's resolution
+    BLOCKS = (1, 1, 1)  # residual blocks of the encoder at 1/2, 1/4 and 1/8 of the maps' resolution
 
     def __init__(
         self,
         num_keypoints: int = 10,
         camera_distance: float = 30.0,
         width: int = 24,
-        image_size: int = 64,
+        image_size: int = 96,
         axes: tuple[str, ...] = ("x", "z"),
+        reduction: int = 4,
+        mirror: bool = False,
     ):
-        super().__init__(num_keypoints, camera_distance, axes)
+        super().__init__(num_keypoints, camera_distance, axes, mirror)
         widths = [m * width for m in self.MULTIPLIERS]
-        self.stem = ConvBlock(self.in_channels, width, stride=2)
+        stages = reduction.bit_length() - 1
+        channels = [self.in_channels] + [width] * stages
+        self.stem = nn.Sequential(*(ConvBlock(a, b, stride=2) for a, b in zip(channels, channels[1:])))
         self.down = nn.ModuleList(
             nn.Sequential(ConvBlock(a, b, stride=2), *(ResidualBlock(b) for _ in range(blocks)))
             for a, b, blocks in zip(widths[:-1], widths[1:], self.BLOCKS)
         )
-        bottleneck = widths[-1] * (image_size // 16) ** 2
+        bottleneck = widths[-1] * (image_size // (8 * reduction)) ** 2
         self.axis_head = nn.Sequential(
             nn.Flatten(),
             nn.Linear(bottleneck, 128, bias=False),

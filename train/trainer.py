@@ -44,7 +44,7 @@ from data.dataset import PairDataset, PairSampler, make_loader
 from data.errors import UserError
 from data.geometry import transform_points
 from train import distributed, losses
-from train.batches import PairBatch, jitter_colors, make_batch, mirror_pairs
+from train.batches import PairBatch, jitter_colors, make_batch
 from train.config import TrainConfig
 from train.detector import (
     CONFIG_NAME,
@@ -116,7 +116,7 @@ def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = F
         for stored in loader:
             torch.manual_seed(config.seed * 1_000_003 + step)
             stored = {name: tensor.to(device, non_blocking=True) for name, tensor in stored.items()}
-            batch = make_batch(stored["rgba"], stored["object_to_camera"], stored["intrinsics"], config.image_size)
+            batch = make_batch(stored["rgba"], stored["object_to_camera"], stored["intrinsics"], config.image_size, config.margin)
             if config.supervised:
                 points = pairs.semantic_keypoints.to(device)[stored["model_index"]].unsqueeze(1).expand(-1, 2, -1, -1)
                 batch.labels = transform_points(batch.object_to_camera, points)
@@ -188,7 +188,7 @@ def require_labels(config: TrainConfig, pairs: PairDataset) -> None:
     if not config.keypoints:
         raise UserError(f"{pairs.folders[0]}: has no semantic keypoints to learn: render it with --annotations")
     if config.mirror:
-        raise UserError("--supervised: a mirrored object's left and right keypoints are exchanged: add --no-mirror")
+        raise UserError("--supervised: labels do not say which keypoints are mirror images of each other: add --no-mirror")
 
 
 def typical_camera(pairs: PairDataset) -> tuple[float, float]:
@@ -268,9 +268,7 @@ def claim_run_folder(config: TrainConfig, run: Path, resume: bool) -> Iterator[N
 
 
 def augment(batch: PairBatch, config: TrainConfig) -> PairBatch:
-    """Random mirroring and colours, as the settings say."""
-    if config.mirror:
-        batch = mirror_pairs(batch, distributed.rand(len(batch.images), device=batch.images.device) < 0.5)
+    """Random colours, as the settings say."""
     if config.color_jitter:
         batch = dataclasses.replace(batch, images=jitter_colors(batch.images, config.color_jitter))
     return batch
@@ -284,10 +282,12 @@ def forward(network: KeypointNetwork, batch: PairBatch, config: TrainConfig, ste
     # Far from where a flag changes, a wrong one is a plain mistake, and teaches the keypoints nothing.
     near = losses.axis_rightward(batch.object_to_camera, network.axes).abs() <= config.flag_margin
     anneal = torch.where(near, flag_anneal(config, step), 1.0)
+    mirrored = distributed.rand(len(images), 2, device=images.device) < 0.5 if config.mirror else None
+    inputs = (images, flags, anneal, batch.zoom, mirrored)
     if network.normalizes_views_apart:
-        views = [network(images[:, i], flags[:, i], anneal[:, i]) for i in range(2)]
+        views = [network(*(x if x is None else x[:, i] for x in inputs)) for i in range(2)]
     else:
-        views = network(images.flatten(0, 1), flags.flatten(0, 1), anneal.flatten(0, 1)).deal(2)
+        views = network(*(x if x is None else x.flatten(0, 1) for x in inputs)).deal(2)
     return losses.pair_terms(
         views,
         batch.object_to_camera,
@@ -298,6 +298,7 @@ def forward(network: KeypointNetwork, batch: PairBatch, config: TrainConfig, ste
         config.delta,
         config.noise + (config.noise_end - config.noise) * step / config.steps,
         batch.labels,
+        batch.zoom,
     )
 
 

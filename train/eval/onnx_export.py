@@ -39,18 +39,18 @@ class ExportedDetector(nn.Module):
 
     def __init__(self, detector: Detector):
         super().__init__()
-        self.network = detector.network
-        self.half = detector.image_size / 2
+        self.detector = detector
+        self.network = detector.network  # for its parameters
 
     @property
     def outputs(self) -> list[str]:
         return [name for name in OUTPUTS if name != "sigma" or self.network.predicts_sigma]
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        found = self.network(image[:, : self.network.in_channels])
+        found, half = self.detector.find(image), self.detector.image_size / 2
         uv, z = found.keypoints[..., :2], found.keypoints[..., 2:]
-        keypoints = torch.cat([(uv + 1) * self.half, z], dim=-1)
-        values = (keypoints, found.heatmaps, (found.axis_ends + 1) * self.half, found.flags, found.sigma)
+        keypoints = torch.cat([(uv + 1) * half, z], dim=-1)
+        values = (keypoints, found.heatmaps, (found.axis_ends + 1) * half, found.flags, found.sigma)
         return values[: len(self.outputs)]
 
 
