@@ -135,8 +135,8 @@ def render(out: Path, task: str | None, **options) -> None:
 
     \b
     Examples:
-      keypointnet render planes --category airplane --models 1000 --image-size 64
-      keypointnet render planes --category airplane --models 2000 --image-size 64 --grow
+      keypointnet render planes --category airplane --models 1000
+      keypointnet render planes --category airplane --models 2000 --grow
       keypointnet render chairs --meshes ShapeNetCore.v2/03001627 --workers 8
     """
     from render.pipeline import RenderConfig, parse_task, render_dataset

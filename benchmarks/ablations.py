@@ -2,9 +2,11 @@
 
     python benchmarks/ablations.py FOLDER --category car             # every variant; finished ones are kept
     python benchmarks/ablations.py FOLDER --category car --seeds 2 --steps 2000 --only recipe adam
+    python benchmarks/ablations.py FOLDER --category car --seeds 3 --steps 0 --only recipe --each    # the preset's steps
 
 FOLDER keeps datasets, runs and evaluations. Variants are options of `train` on top of ``--preset cpu``, given below; the
-number of steps is the same for all. Prints a row for each: mean over the seeds. The results are in ablations.md.
+number of steps is the same for all; some have a dataset of their own. Prints a row for each: mean over the seeds, or with
+--each one for every seed. The results are in ablations.md.
 """
 
 from __future__ import annotations
@@ -16,8 +18,13 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from train.eval.overlays import tile
+
 FIGURES = {
     "mean": "angular_error_mean_deg",
     "median": "angular_error_median_deg",
@@ -29,24 +36,44 @@ FIGURES = {
 }
 VARIANTS = {
     "recipe": "",
+    # What the network is shown
+    "whole-image": "--margin 0",
+    "64-px-half-size-maps": "--image-size 64 --reduction 2",
+    "128-px": "--image-size 128",
+    "no-mirror-images": "--no-mirror",
+    "no-color-jitter": "--color-jitter 0",
+    # Network and optimiser
+    "narrow": "--width 16",
+    "wide": "--width 32",
     "adam": "--optimizer adam --learning-rate 0.004",
+    "no-weight-averaging": "--average-decay 0",
+    # Flags
+    "one-flag": "--axes x",
     "predicted-flags-everywhere": "--flag-margin 1",
     "true-flags-in-training": "--flag-margin 0",
-    "one-axis": "--axes x",
-    "no-uncertainty": "--weight-uncertainty 0",
-    "no-mirror": "--no-mirror",
-    "no-color-jitter": "--color-jitter 0",
+    "orientation-weight-1": "--weight-orientation 1",
+    # Objective
     "paper-pose-weight-and-noise": "--weight-pose 0.2 --noise 0.1 --noise-end 0.1",
+    "pose-weight-4": "--weight-pose 4",
     "constant-noise": "--noise-end 0.05",
+    "no-uncertainty": "--weight-uncertainty 0",
     "without-consistency": "--weight-consistency 0",
     "without-pose": "--weight-pose 0",
     "without-separation": "--weight-separation 0",
     "without-silhouette": "--weight-silhouette 0",
     "without-variance": "--weight-variance 0",
+    # The paper's side experiments
     "supervised": "--supervised --no-mirror",
     "3-keypoints": "--keypoints 3",
     "5-keypoints": "--keypoints 5",
     "20-keypoints": "--keypoints 20",
+    "deformed": "",
+    "backgrounds": "",
+}
+# Variants with a dataset of their own: options of `render`.
+DATASETS = {
+    "deformed": "--warp 0.6 --stretch 0.2",
+    "backgrounds": "--backgrounds solid,gradient,noise",
 }
 
 
@@ -60,7 +87,7 @@ def measure(dataset: Path, run: Path, options: str, steps: int, seed: int) -> di
     if not figures.exists():
         resume = ["--resume"] if (run / "checkpoint.pt").exists() else []
         # Validation costs time and decides nothing.
-        settings = ["--steps", steps, "--seed", seed, "--validate-every", steps]
+        settings = ["--seed", seed, *(["--steps", steps, "--validate-every", steps] if steps else [])]
         cli("train", dataset, run, "--preset", "cpu", *settings, *options.split(), *resume)
         cli("eval", run, dataset)
     return json.loads(figures.read_text())
@@ -71,22 +98,42 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--category", default="car")
     parser.add_argument("--models", type=int, default=1500)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1500, help="0 for the preset's own")
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--picture", type=Path, help="write one with four views and keypoints of each variant")
+    parser.add_argument("--each", action="store_true", help="a row for every seed")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     chosen = parser.parse_args()
 
-    dataset = chosen.folder / chosen.category
-    size = ["--models", chosen.models, "--pairs-per-model", 8, "--image-size", 64]
-    cli("render", dataset, "--category", chosen.category, *size)
     print("| variant | options | " + " | ".join(FIGURES) + " |\n|---|---|" + "---|" * len(FIGURES))
+    pictures = []
     for name in chosen.only:
-        runs = [
-            measure(dataset, chosen.folder / f"{chosen.category}-{name}-{seed}", VARIANTS[name], chosen.steps, seed)
-            for seed in range(chosen.seeds)
-        ]
-        means = (np.mean([run[key] for run in runs]) for key in FIGURES.values())
-        print(f"| {name} | `{VARIANTS[name]}` | " + " | ".join(f"{value:.3g}" for value in means) + " |", flush=True)
+        dataset = chosen.folder / "-".join([chosen.category, *([name] if name in DATASETS else [])])
+        size = ["--models", chosen.models, "--pairs-per-model", 8]
+        cli("render", dataset, "--category", chosen.category, *size, *DATASETS.get(name, "").split())
+        runs = []
+        for seed in range(chosen.first_seed, chosen.first_seed + chosen.seeds):
+            run = chosen.folder / f"{chosen.category}-{name}-{chosen.steps or 'all'}-{seed}"
+            runs.append(measure(dataset, run, VARIANTS[name], chosen.steps, seed))
+            if chosen.each:
+                print_row(f"{name}, seed {seed}", name, runs[-1:])
+        if not chosen.each:
+            print_row(name, name, runs)
+        pictures.append(first_row(run / "eval-test" / "overlays" / "models.png"))
+    if chosen.picture:
+        tile(pictures, 2, chosen.only).save(chosen.picture)
+
+
+def first_row(path: Path) -> Image.Image:
+    """The first four of the sixteen views in an evaluation's picture."""
+    with Image.open(path) as picture:
+        return picture.crop((0, 0, picture.width, picture.height // 4))
+
+
+def print_row(label: str, name: str, runs: list[dict[str, float]]) -> None:
+    means = (np.mean([run[key] for run in runs]) for key in FIGURES.values())
+    print(f"| {label} | {DATASETS.get(name, VARIANTS[name])} | " + " | ".join(f"{value:.3g}" for value in means) + " |", flush=True)
 
 
 if __name__ == "__main__":

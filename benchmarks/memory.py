@@ -1,9 +1,13 @@
 """Memory of a long rendering, which must stay flat: of the program and its workers, as the models go by.
 
-    python benchmarks/memory.py [--models 4000]
+    python benchmarks/memory.py [--models 4000]                     # built-in shapes
+    python benchmarks/memory.py --meshes DIR [DIR...] [--models 4000]   # copies of the mesh files in these folders
 """
 
 import argparse
+import itertools
+import os
+import shutil
 import sys
 import tempfile
 import threading
@@ -36,16 +40,34 @@ def watch(parts: Path, step: int, ended: threading.Event) -> None:
             rendered = done + step
 
 
+def copies(folders: list[Path], models: int, out: Path) -> Path:
+    """A ShapeNetCore folder of so many models: those of the folders, over and over, as hard links where that is possible."""
+    sources = sorted(path for folder in folders for path in folder.iterdir() if path.is_dir())
+    for number, source in zip(range(models), itertools.cycle(sources)):
+        shutil.copytree(source, out / f"{number:06d}-{source.name}", copy_function=_link)
+    return out
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # on another disk
+        shutil.copy(source, target)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", type=int, default=4000)
-    models = parser.parse_args().models
+    parser.add_argument("--meshes", type=Path, nargs="+", default=[], help="ShapeNetCore category folders")
+    arguments = parser.parse_args()
+    models = arguments.models
     with tempfile.TemporaryDirectory() as folder:
-        config = RenderConfig(
-            Path(folder), category="chair", models=models, pairs_per_model=2, views=ViewSettings(64), progress=False
-        )
+        out, views = Path(folder) / "dataset", ViewSettings(64)
+        config = RenderConfig(out, category="chair", models=models, pairs_per_model=2, views=views, progress=False)
+        if arguments.meshes:
+            config.meshes, config.category = copies(arguments.meshes, models, Path(folder) / "meshes"), None
         ended = threading.Event()
-        watcher = threading.Thread(target=watch, args=(Path(folder) / PARTS, max(1, models // 10), ended))
+        watcher = threading.Thread(target=watch, args=(out / PARTS, max(1, models // 10), ended))
         print(" models     MiB")
         watcher.start()
         start = time.monotonic()

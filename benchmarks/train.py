@@ -2,7 +2,7 @@
 
 Rows take turns, several rounds, one thread; the figure is the median, in seconds of CPU time, which other programs on the
 machine hardly touch. The peer is the network of --preset paper (tests/test_golden.py: the official graph's numbers) in the
-same framework, at the paper's 128 pixels and at our 64, also with our bfloat16. A step is all of it: loading from memory,
+same framework, at the paper's 128 pixels and at 64, also with our bfloat16. A step is all of it: loading from memory,
 augmentation, forward, objective, backward, clipping, optimiser, average. The peers' batches are smaller, for they take long.
 
 With --race SECONDS it also trains --preset cpu until the median error of validation pairs is below 10 degrees, at most for
@@ -56,7 +56,7 @@ def steps(config: TrainConfig, pairs: PairDataset) -> Iterator[list[float]]:
         marks = [time.process_time()]
         stored = next(loader)
         marks.append(time.process_time())
-        batch = make_batch(stored["rgba"], stored["object_to_camera"], stored["intrinsics"], config.image_size)
+        batch = make_batch(stored["rgba"], stored["object_to_camera"], stored["intrinsics"], config.image_size, config.margin)
         batch = augment(batch, config)
         marks.append(time.process_time())
         terms = forward(network, batch, config, 0)
@@ -73,13 +73,13 @@ def steps(config: TrainConfig, pairs: PairDataset) -> Iterator[list[float]]:
         yield [after - before for before, after in zip(marks, marks[1:])]
 
 
-def compare(pairs: dict[int, PairDataset], rounds: int, peer_batch: int) -> None:
+def compare(pairs: PairDataset, rounds: int, peer_batch: int) -> None:
     ours = make_config("cpu")
     rows = {f"--preset cpu, {ours.image_size} px, batch {ours.batch_size}": ours}
     for size, precision in ((128, "float32"), (64, "float32"), (64, "bfloat16")):
         peer = make_config("paper", image_size=size, batch_size=peer_batch, precision=precision)
         rows[f"the paper's network, {size} px, {precision}, batch {peer_batch}"] = peer
-    running = {name: steps(config, pairs[config.image_size]) for name, config in rows.items()}
+    running = {name: steps(config, pairs) for name, config in rows.items()}
     times: dict[str, list[list[float]]] = {name: [] for name in rows}
     for run in running.values():
         next(run)
@@ -155,17 +155,16 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if arguments.race:
-            race(render(Path(folder) / "planes", max(arguments.models, 1500), 64), Path(folder), arguments.race)
+            race(render(Path(folder) / "planes", max(arguments.models, 1500)), Path(folder), arguments.race)
             return
         torch.set_num_threads(1)
         print(f"{os.cpu_count()} cores, one used, PyTorch {torch.__version__}")
-        sets = {size: render(Path(folder) / str(size), arguments.models, size) for size in (64, 128)}
-        pairs = {size: PairDataset(folder, "train").load() for size, folder in sets.items()}
-        compare(pairs, arguments.rounds, arguments.peer_batch)
+        dataset = render(Path(folder) / "planes", arguments.models)
+        compare(PairDataset(dataset, "train").load(), arguments.rounds, arguments.peer_batch)
 
 
-def render(folder: Path, models: int, size: int) -> Path:
-    views = ViewSettings(image_size=size)
+def render(folder: Path, models: int) -> Path:
+    views = ViewSettings(image_size=128)
     render_dataset(RenderConfig(folder, category="airplane", models=models, pairs_per_model=8, views=views))
     return folder
 

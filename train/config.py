@@ -105,6 +105,7 @@ PRESETS: dict[str, dict] = {
     "gpu": dict(
         **_COMPACT,
         image_size=128,
+        reduction=2,
         width=32,
         steps=30_000,
         batch_size=128,
