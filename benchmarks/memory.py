@@ -2,19 +2,27 @@
 
     python benchmarks/memory.py [--models 4000]                     # built-in shapes
     python benchmarks/memory.py --meshes DIR [DIR...] [--models 4000]   # copies of the mesh files in these folders
+    python benchmarks/memory.py --heavy      # a mesh of 1.3 million faces and one with a texture of 8192 x 8192 pixels
 """
 
 import argparse
 import itertools
 import os
+import resource
 import shutil
+import subprocess
 import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+import numpy as np
+import trimesh
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
 
 from render.pipeline import PARTS, RenderConfig, render_dataset
 from render.views import ViewSettings
@@ -55,12 +63,36 @@ def _link(source: str, target: str) -> None:
         shutil.copy(source, target)
 
 
+def render_heavy(folder: Path) -> None:
+    """Print what the command takes for two heavy meshes."""
+    shape = [1, 0.6, 2]
+    trimesh.creation.icosphere(subdivisions=8).apply_scale(shape).export(folder / "million.obj")
+    textured = trimesh.creation.icosphere(subdivisions=5).apply_scale(shape)
+    x, y, z = textured.vertices.T
+    noise = np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8)
+    picture = Image.fromarray(noise).resize((8192, 8192), Image.Resampling.NEAREST)
+    material = trimesh.visual.material.PBRMaterial(baseColorTexture=picture)
+    uv = np.column_stack([np.arctan2(x, z) / 6.3 + 0.5, y / 1.3 + 0.5])
+    textured.visual = trimesh.visual.TextureVisuals(uv=uv, material=material)
+    textured.export(folder / "texture.glb")
+    start = time.monotonic()
+    command = [sys.executable, ROOT / "cli.py", "render", folder / "out", "--meshes", folder, "--pairs-per-model", "8"]
+    subprocess.run(command, check=True)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
+    print(f"{time.monotonic() - start:.1f} s, the largest process took {peak} MiB")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", type=int, default=4000)
     parser.add_argument("--meshes", type=Path, nargs="+", default=[], help="ShapeNetCore category folders")
+    parser.add_argument("--heavy", action="store_true", help="see above")
     arguments = parser.parse_args()
     models = arguments.models
+    if arguments.heavy:
+        with tempfile.TemporaryDirectory() as folder:
+            render_heavy(Path(folder))
+        return
     with tempfile.TemporaryDirectory() as folder:
         out, views = Path(folder) / "dataset", ViewSettings(64)
         config = RenderConfig(out, category="chair", models=models, pairs_per_model=2, views=views, progress=False)
