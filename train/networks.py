@@ -9,6 +9,7 @@ Image coordinates are normalised: [−1, 1] from corner to corner, x right, y do
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -184,7 +185,10 @@ class KeypointNetwork(nn.Module):
             return found
         mirrored = (mirror_axis_ends(axis_ends, self.axes), mirror_flags(flags, self.axes))
         other = self._decode(features[1], *mirrored, zoom, images.dtype)
-        return found.merge(other.mirror(self.axes), torch.full_like(zoom, 0.5))
+        merged = found.merge(other.mirror(self.axes), torch.full_like(zoom, 0.5))
+        if merged.sigma is not None:
+            merged.sigma = merged.sigma / math.sqrt(2)  # of a mean of two, as if they erred independently
+        return merged
 
     def _encode(self, images: Tensor) -> tuple[Tensor | list[Tensor], Tensor]:
         with self._autocast(images):
