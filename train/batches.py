@@ -10,6 +10,7 @@ from torch import Tensor
 
 from data.geometry import normalize_intrinsics, pair_transforms
 from train import distributed
+from train.networks import pixel_grid
 
 
 @dataclass
@@ -78,9 +79,9 @@ _WHOLE_IMAGE = torch.tensor([0.0, 0.0, 1.0])  # as a square, see :func:`object_s
 
 def crop(images: Tensor, squares: Tensor, size: int) -> Tensor:
     """Resample squares of images bilinearly: (B, C, H, W) and (B, 3) -> (B, C, size, size); zero outside the image."""
-    x = (torch.arange(size, device=images.device, dtype=images.dtype) * 2 + 1) / size - 1
-    grid = torch.stack([x.expand(size, size), x[:, None].expand(size, size)], dim=-1)
-    return F.grid_sample(images, grid * squares[:, None, None, 2:] + squares[:, None, None, :2], align_corners=False)
+    center, half = squares[:, None, None, :2], squares[:, None, None, 2:]
+    grid = pixel_grid(size, size, like=images).permute(1, 2, 0)
+    return F.grid_sample(images, grid * half + center, align_corners=False)
 
 
 def uncrop(images: Tensor, squares: Tensor, size: int) -> Tensor:

@@ -116,7 +116,8 @@ def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = F
         for stored in loader:
             torch.manual_seed(config.seed * 1_000_003 + step)
             stored = {name: tensor.to(device, non_blocking=True) for name, tensor in stored.items()}
-            batch = make_batch(stored["rgba"], stored["object_to_camera"], stored["intrinsics"], config.image_size, config.margin)
+            views = (stored["rgba"], stored["object_to_camera"], stored["intrinsics"])
+            batch = make_batch(*views, config.image_size, config.margin)
             if config.supervised:
                 points = pairs.semantic_keypoints.to(device)[stored["model_index"]].unsqueeze(1).expand(-1, 2, -1, -1)
                 batch.labels = transform_points(batch.object_to_camera, points)
@@ -188,7 +189,7 @@ def require_labels(config: TrainConfig, pairs: PairDataset) -> None:
     if not config.keypoints:
         raise UserError(f"{pairs.folders[0]}: has no semantic keypoints to learn: render it with --annotations")
     if config.mirror:
-        raise UserError("--supervised: labels do not say which keypoints are mirror images of each other: add --no-mirror")
+        raise UserError("--supervised: labels do not say which are mirror images of each other: add --no-mirror")
 
 
 def typical_camera(pairs: PairDataset) -> tuple[float, float]:
