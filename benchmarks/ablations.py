@@ -122,7 +122,9 @@ def main() -> None:
             print_row(name, name, runs)
         pictures.append(first_row(run / "eval-test" / "overlays" / "models.png"))
     if chosen.picture:
-        tile(pictures, 2, chosen.only).save(chosen.picture)
+        picture = tile(pictures, 2, chosen.only)
+        picture.thumbnail((1600, 10_000))
+        picture.save(chosen.picture, optimize=True)
 
 
 def first_row(path: Path) -> Image.Image:
@@ -132,8 +134,8 @@ def first_row(path: Path) -> Image.Image:
 
 
 def print_row(label: str, name: str, runs: list[dict[str, float]]) -> None:
-    means = (np.mean([run[key] for run in runs]) for key in FIGURES.values())
-    print(f"| {label} | {DATASETS.get(name, VARIANTS[name])} | " + " | ".join(f"{value:.3g}" for value in means) + " |", flush=True)
+    means = (f"{np.mean([run[key] for run in runs]):.3g}" for key in FIGURES.values())
+    print(f"| {' | '.join([label, DATASETS.get(name, VARIANTS[name]), *means])} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -115,7 +115,8 @@ def training_step(dataset: PairDataset) -> Iterator:
     network = build_network(config)
     optimizer = make_optimizer(config, network)
     for stored in make_loader(dataset, PairSampler(len(dataset), config.batch_size, 0, 10**6)):
-        batch = make_batch(stored["rgba"], stored["object_to_camera"], stored["intrinsics"], config.image_size, config.margin)
+        views = (stored["rgba"], stored["object_to_camera"], stored["intrinsics"])
+        batch = make_batch(*views, config.image_size, config.margin)
         terms = forward(network, augment(batch, config), config, 0)
         optimizer.zero_grad()
         losses.objective(terms, config.weights).mean().backward()

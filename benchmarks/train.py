@@ -56,7 +56,8 @@ def steps(config: TrainConfig, pairs: PairDataset) -> Iterator[list[float]]:
         marks = [time.process_time()]
         stored = next(loader)
         marks.append(time.process_time())
-        batch = make_batch(stored["rgba"], stored["object_to_camera"], stored["intrinsics"], config.image_size, config.margin)
+        views = (stored["rgba"], stored["object_to_camera"], stored["intrinsics"])
+        batch = make_batch(*views, config.image_size, config.margin)
         batch = augment(batch, config)
         marks.append(time.process_time())
         terms = forward(network, batch, config, 0)

@@ -69,12 +69,11 @@ def object_squares(alpha: Tensor, margin: float) -> Tensor:
         bounds.append(torch.stack([low, high]))
     low, high = torch.stack(bounds, dim=-1)
     half = margin / 2 * (high - low).amax(-1, keepdim=True)
-    squares = torch.cat([(low + high) / 2, half], dim=-1)
-    return torch.where(half > 0, squares, _WHOLE_IMAGE.to(alpha))
+    seen = half > 0
+    return torch.cat([torch.where(seen, (low + high) / 2, 0.0), torch.where(seen, half, 1.0)], dim=-1)
 
 
 _SOLID = 0.1  # coverage of pixels that count
-_WHOLE_IMAGE = torch.tensor([0.0, 0.0, 1.0])  # as a square, see :func:`object_squares`
 
 
 def crop(images: Tensor, squares: Tensor, size: int) -> Tensor:
@@ -100,7 +99,8 @@ def frame_objects(images: Tensor, size: int, margin: float) -> tuple[Tensor, Ten
         (B, 4, size, size) and the squares (B, 3) that these show.
     """
     if not margin:
-        return resize_images(images, size), _WHOLE_IMAGE.to(images).expand(images.shape[0], 3)
+        whole = torch.cat([images.new_zeros(images.shape[0], 2), images.new_ones(images.shape[0], 1)], dim=-1)
+        return resize_images(images, size), whole
     images = resize_images(images, min(images.shape[-1], 2 * size))  # sampling skips pixels of a much larger one
     squares = object_squares(images[:, 3], margin)
     return crop(images, squares, size), squares

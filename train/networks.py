@@ -45,12 +45,18 @@ class Prediction:
     def mirror(self, axes: tuple[str, ...]) -> Prediction:
         """What this says of the mirrored images' objects, about the originals; keypoints trade places with their twins."""
         order = twins(self.keypoints.shape[1])
+
+        def exchange(values: Tensor) -> Tensor:
+            # One slice a keypoint: a list of indices would be copied to the GPU, which waits for all that it has yet to do.
+            parts = values.unbind(1)
+            return torch.stack([parts[k] for k in order], dim=1)
+
         return Prediction(
-            keypoints=self.keypoints[:, order] * self.keypoints.new_tensor([-1.0, 1.0, 1.0]),
-            heatmaps=self.heatmaps[:, order].flip(-1),
+            keypoints=_negate_x(exchange(self.keypoints)),
+            heatmaps=exchange(self.heatmaps).flip(-1),
             axis_ends=mirror_axis_ends(self.axis_ends, axes),
             flags=mirror_flags(self.flags, axes),
-            sigma=None if self.sigma is None else self.sigma[:, order],
+            sigma=None if self.sigma is None else exchange(self.sigma),
         )
 
     def merge(self, other: Prediction, weight: Tensor) -> Prediction:
@@ -98,10 +104,15 @@ def twins(num_keypoints: int) -> list[int]:
     return [k ^ 1 if k < paired else k for k in range(num_keypoints)]
 
 
+def _negate_x(points: Tensor) -> Tensor:
+    """Mirror (*, D) points with x first."""
+    return torch.cat([-points[..., :1], points[..., 1:]], dim=-1)
+
+
 def mirror_axis_ends(axis_ends: Tensor, axes: tuple[str, ...]) -> Tensor:
     """Axis ends (B, A, 2, 2) in the mirrored image: a mirrored object's right was its left."""
-    mirrored = axis_ends * axis_ends.new_tensor([-1.0, 1.0])
-    return torch.stack([e.flip(1) if axis == "x" else e for e, axis in zip(mirrored.unbind(1), axes)], dim=1)
+    ends = zip(_negate_x(axis_ends).unbind(1), axes)
+    return torch.stack([e.flip(1) if axis == "x" else e for e, axis in ends], dim=1)
 
 
 def mirror_flags(flags: Tensor, axes: tuple[str, ...]) -> Tensor:
@@ -119,7 +130,6 @@ class KeypointNetwork(nn.Module):
         num_keypoints: N.
         camera_distance: depth that the depth maps are measured from, towards the camera.
         axes: object axes that have a flag, of "x", "y", "z".
-
         mirror: whether keypoints are learned in pairs of mirror images, see :func:`twins`: then, in evaluation, the network
             looks at each image and at its mirror image, and says the mean.
 
@@ -334,7 +344,7 @@ class TopDownBlock(nn.Module):
 
 
 class CompactNetwork(KeypointNetwork):
-    """One encoder–decoder for orientation and keypoints, maps at a half or a quarter of the input's resolution.
+    """One encoder–decoder for orientation and keypoints, maps ``reduction`` times smaller than the input.
 
     The encoder is shared: its bottleneck predicts the axis ends from the whole image, and the decoder is told the
     flags at every level. About the same function as the paper's two networks at a small part of the arithmetic.
