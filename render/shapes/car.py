@@ -9,7 +9,7 @@ import numpy as np
 
 from render.mesh import Mesh
 from render.shapes import paint
-from render.shapes.car_parts import KEYPOINTS, Body, Cabin, Car, Finish, Wheels, draw
+from render.shapes.car_parts import KEYPOINTS, Body, Cabin, Car, Finish, RacerShape, Wheels, draw
 from render.shapes.primitives import Builder
 
 __all__ = ["KEYPOINTS", "build"]
@@ -315,7 +315,7 @@ def micro(rng: np.random.Generator) -> Car:
 
 def pickup(rng: np.random.Generator) -> Car:
     u = rng.uniform
-    cab = u(0.0, 0.16)
+    cab = u(-0.02, 0.2)
     car = _closed(
         rng,
         height=u(0.31, 0.4),
@@ -335,7 +335,8 @@ def pickup(rng: np.random.Generator) -> Car:
     start = cab + 0.03
     floor = max(2.1 * car.wheels.radius, 0.62 * belt)
     car.body.profile = car.body.profile[:3] + [(cab - 0.01, belt), (start, floor), (0.5, floor)]
-    car.kind, car.bed, car.roll_bar, car.spoiler = "pickup", (start, floor), _chance(rng, 0.25), "none"
+    car.kind, car.bed, car.roll_bar, car.spoiler = "pickup", (start, floor), _chance(rng, 0.2), "none"
+    car.cargo = _choice(rng, "none", "none", "none", "none", "box", "cover")
     car.body.tail_round, car.body.upper = 0.02, u(6, 10)
     return car
 
@@ -378,7 +379,18 @@ def racer(rng: np.random.Generator) -> Car:
         ),
         None,
         kind="racer",
-        lamp_size=u(0.0, 0.1),
+        racer=RacerShape(
+            nose=u(0.6, 1.3),
+            nose_lift=_choice(rng, 0.0, u(0.0, 0.05)),
+            engine=u(0.7, 1.4),
+            pods=u(0.7, 1.3),
+            front_wing=u(0.3, 0.5),
+            front_chord=u(0.05, 0.12),
+            rear_wing=u(0.26, 0.42),
+            rear_chord=u(0.05, 0.11),
+            wing_height=u(0.15, 0.27),
+            biplane=_chance(rng, 0.6),
+        ),
     )
 
 
@@ -399,12 +411,12 @@ KINDS = (
     (van, 12),
     (coupe, 12),
     (beetle, 7),
-    (micro, 3),
+    (micro, 5),
     (vintage, 2),
-    (pickup, 7),
+    (pickup, 11),
     (roadster, 4),
     (jeep, 3),
-    (racer, 3),
+    (racer, 4),
     (touring_racer, 8),
 )
 
@@ -420,7 +432,7 @@ def sample_finish(rng: np.random.Generator, car: Car) -> Finish:
     style = rng.random()
     belt = car.body.profile[1][1]
     if style < 0.1:
-        roof = other
+        roof = _choice(rng, other, paint.gray(rng, 12, 60))
     elif style < 0.2:
         body = paint.split(base, other, [0, -1, 0], -belt * u(0.3, 0.6))
     elif style < 0.27:
@@ -436,6 +448,9 @@ def sample_finish(rng: np.random.Generator, car: Car) -> Finish:
     if 0.32 < style < 0.36:  # without materials
         return Finish(base, base, base, base, base, base, base, base)
     sporty = car.spoiler == "wing" or car.kind == "racer"
+    # Lamps are not always told from the rest by their colour.
+    lamp = _choice(rng, *[(232, 232, 222)] * 5, (240, 200, 110), (90, 95, 100), base)
+    tail_lamp = _choice(rng, *[(165, 22, 22)] * 5, (220, 110, 40), (50, 20, 20), base)
     return Finish(
         body,
         roof,
@@ -443,10 +458,11 @@ def sample_finish(rng: np.random.Generator, car: Car) -> Finish:
         _choice(rng, base, base, paint.gray(rng, 25, 70), paint.metal(rng)),
         paint.metal(rng),
         paint.gray(rng, 12, 45),
-        paint.jitter(rng, (232, 232, 222), 12),
-        paint.jitter(rng, (165, 22, 22), 12),
+        paint.jitter(rng, lamp, 12),
+        paint.jitter(rng, tail_lamp, 12),
         stripes,
         roof_stripe=other if stripes and _chance(rng, 0.4) else None,
         number=paint.white(rng) if _chance(rng, 0.35 if sporty else 0.03) else None,
         accent=paint.bright(rng),
+        bed=_choice(rng, paint.gray(rng, 12, 45), paint.gray(rng, 50, 170), paint.wood(rng), base),
     )

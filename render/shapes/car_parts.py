@@ -139,6 +139,22 @@ class Cabin:
 
 
 @dataclass
+class RacerShape:
+    """An open-wheeled car. Wings' half spans are relative to the width over the wheels."""
+
+    nose: float = 1.0  # width, relative
+    nose_lift: float = 0.0
+    engine: float = 1.0  # height of its cover, relative
+    pods: float = 1.0  # width, relative
+    front_wing: float = 0.46
+    front_chord: float = 0.07
+    rear_wing: float = 0.36
+    rear_chord: float = 0.07
+    wing_height: float = 0.22
+    biplane: bool = True
+
+
+@dataclass
 class Car:
     body: Body
     wheels: Wheels
@@ -157,7 +173,9 @@ class Car:
     exhausts: int = 0
     fenders: bool = False
     bed: tuple[float, float] | None = None  # of a pickup: from, height of the floor
+    cargo: str = "none"  # "box", "cover"
     roll_bar: bool = False
+    racer: RacerShape = field(default_factory=RacerShape)
 
 
 @dataclass
@@ -174,6 +192,7 @@ class Finish:
     roof_stripe: Color | None = None
     number: Color | None = None  # a disc on the doors
     accent: Color = (200, 30, 30)
+    bed: Paint = (60, 60, 60)  # floor of a pickup's bed
 
 
 def draw(builder: Builder, car: Car, finish: Finish) -> None:
@@ -537,18 +556,28 @@ def _draw_bed(builder: Builder, car: Car, finish: Finish) -> None:
     body = car.body
     x = float(body.half_width(np.array(0.3)))
     top = float(body.top(start - 0.06))
-    height = top - floor + 0.02
-    builder.add_pair(
-        box([0.035, height, 0.49 - start], [x - 0.02, floor + height / 2 - 0.02, (start + 0.49) / 2], 0.008),
-        finish.body,
-    )
+    height, middle = top - floor + 0.02, (start + 0.49) / 2
+    builder.add_pair(_bed_side(body, car.wheels, start, top), finish.body)
     builder.add(box([2 * x - 0.02, height, 0.03], [0, floor + height / 2 - 0.02, 0.478], 0.008), finish.body)
     builder.add(box([2 * x - 0.06, height, 0.02], [0, floor + height / 2 - 0.02, start + 0.005]), finish.body)
-    builder.add(box([2 * x - 0.08, 0.004, 0.46 - start], [0, floor + 0.004, (start + 0.48) / 2]), finish.dark)
+    builder.add(box([2 * x - 0.06, 0.004, 0.46 - start], [0, floor + 0.004, (start + 0.48) / 2]), finish.bed)
+    if car.cargo == "cover":
+        builder.add(box([2 * x - 0.03, 0.012, 0.48 - start], [0, top, middle]), finish.dark)
+    elif car.cargo == "box":
+        builder.add(box([1.6 * x, 0.9 * height, 0.1], [0, floor + 0.45 * height, start + 0.08], 0.006), finish.accent)
     if car.roll_bar:
         y = top + 0.11
         path = [[x - 0.04, floor, start + 0.04], [x - 0.05, y, start + 0.05], [0, y + 0.005, start + 0.05]]
         builder.add_pair(tube(path, 0.01, 6), finish.trim)
+
+
+def _bed_side(body: Body, wheels: Wheels, start: float, top: float) -> Surface:
+    """Wall of a bed down to the sill, cut out above the wheel."""
+    z = np.linspace(start - 0.01, 0.49, 25)
+    outside = body.half_width(z) + 0.002
+    low = np.maximum(body.clearance + 0.25 * (top - body.clearance), arch_height(wheels, z))
+    corners = ((outside, low), (outside, top), (outside - 0.035, top), (outside - 0.035, low))
+    return loft(np.stack([np.stack(np.broadcast_arrays(x, y, z), axis=-1) for x, y in corners], axis=1))
 
 
 def _draw_cockpit(builder: Builder, car: Car, finish: Finish) -> None:
@@ -582,10 +611,14 @@ def _draw_cockpit(builder: Builder, car: Car, finish: Finish) -> None:
 def _draw_racer(builder: Builder, car: Car, finish: Finish) -> None:
     """Open-wheeled: slim nose, side pods, wings, wheels on rods."""
     body, wheels = car.body, car.wheels
+    shape = car.racer
     z = np.array([-0.5, -0.44, -0.3, -0.12, 0.0, 0.12, 0.3, 0.46])
     width = np.array([0.06, 0.1, 0.13, 0.17, 0.2, 0.2, 0.14, 0.08]) * body.width / 0.4
+    width[:3] *= shape.nose
     height = np.array([0.03, 0.05, 0.08, 0.11, 0.11, 0.15, 0.13, 0.08])
+    height[5:7] *= shape.engine
     low = np.array([0.06, 0.05, 0.04, 0.03, 0.03, 0.03, 0.03, 0.05])
+    low[:3] += shape.nose_lift * np.array([1.0, 0.8, 0.4])
     at = np.linspace(-0.5, 0.46, 24)
     width, height, low = (hermite(z, values, at) for values in (width, height, low))
     rings = [
@@ -597,23 +630,23 @@ def _draw_racer(builder: Builder, car: Car, finish: Finish) -> None:
     builder.mark("tail_center", [0, low[-1] + height[-1] / 2, 0.46])
     pod = superellipse(1, 1, 4, 16)
     pods = [
-        np.insert(pod * [w, h] + [0.13 * body.width / 0.4, 0.03 + h / 2], 2, s, axis=1)
+        np.insert(pod * [shape.pods * w, h] + [0.13 * body.width / 0.4, 0.03 + h / 2], 2, s, axis=1)
         for s, w, h in ((-0.06, 0.1, 0.09), (0.0, 0.13, 0.1), (0.15, 0.12, 0.09), (0.32, 0.03, 0.05))
     ]
     builder.add_pair(loft(np.array(pods)), finish.body)
     builder.add_pair(fan(pods[0] - [0, 0, 0.002]), finish.dark)
     builder.add(ellipsoid([0.045, 0.02, 0.07], [0, 0.135, -0.02]), finish.dark)
     builder.add(ellipsoid([0.026, 0.032, 0.034], [0, 0.165, 0.0]), finish.accent)
-    builder.add(ellipsoid([0.03, 0.05, 0.1], [0, 0.17, 0.13]), finish.body)
-    half = 0.46 * body.width
-    builder.add(box([2 * half, 0.01, 0.07], [0, 0.045, -0.47]), finish.trim)
-    builder.add_pair(box([0.006, 0.05, 0.09], [half, 0.055, -0.47]), finish.trim)
-    rear_half, y = 0.36 * body.width, 0.2 + 0.4 * car.lamp_size
-    builder.add(
-        join([box([2 * rear_half, 0.012, 0.07], [0, y, 0.44]), box([2 * rear_half, 0.01, 0.04], [0, y - 0.04, 0.45])]),
-        finish.trim,
-    )
-    builder.add_pair(box([0.008, 0.1, 0.1], [rear_half, y - 0.03, 0.44]), finish.trim)
+    builder.add(ellipsoid([0.03, 0.05 * shape.engine, 0.1], [0, 0.17, 0.13]), finish.body)
+    half, chord = shape.front_wing * body.width, shape.front_chord
+    builder.add(box([2 * half, 0.01, chord], [0, 0.045, -0.505 + chord / 2]), finish.trim)
+    builder.add_pair(box([0.006, 0.05, 1.2 * chord], [half, 0.055, -0.505 + chord / 2]), finish.trim)
+    rear_half, y, chord = shape.rear_wing * body.width, shape.wing_height, shape.rear_chord
+    planes = [box([2 * rear_half, 0.012, chord], [0, y, 0.44])]
+    if shape.biplane:
+        planes.append(box([2 * rear_half, 0.01, 0.6 * chord], [0, y - 0.04, 0.45]))
+    builder.add(join(planes), finish.trim)
+    builder.add_pair(box([0.008, 0.1, 1.4 * chord], [rear_half, y - 0.03, 0.44]), finish.trim)
     builder.add_pair(box([0.008, 0.12, 0.04], [0.06, y - 0.06, 0.43]), finish.dark)
     builder.mark_pair("rear_wing", [rear_half, y, 0.44])
     builder.mark_pair("front_bumper", [half, 0.05, -0.47])
