@@ -22,6 +22,7 @@ class BoxDetector:
     """Keypoints 0 and 1: top-left and bottom-right corner of what it is shown."""
 
     image_size, num_keypoints = SIZE, 2
+    sigma = None  # what it says of every keypoint, object units
     config = SimpleNamespace(axes=("x",), camera_distance=30.0, focal_length=11.4519)
 
     def detect(self, rgba, intrinsics=None):
@@ -32,7 +33,8 @@ class BoxDetector:
             corners.append([[columns[0], rows[0], 30.0], [columns[-1] + 1, rows[-1] + 1, 30.0]])
         n = len(rgba)
         heatmaps, ends, flags = np.ones((n, 2, 4, 4)) / 16, np.zeros((n, 1, 2, 2)), np.ones((n, 1), bool)
-        return Detections(np.float32(corners), heatmaps, ends, flags)
+        sigma = None if self.sigma is None else np.full((n, 2), np.float32(self.sigma))
+        return Detections(np.float32(corners), heatmaps, ends, flags, sigma)
 
 
 def load_image(path, size):
@@ -41,7 +43,9 @@ def load_image(path, size):
 
 @pytest.fixture(autouse=True)
 def detector(monkeypatch):
-    monkeypatch.setattr(predict_module.Detector, "load", lambda run, device="cpu": BoxDetector())
+    box_detector = BoxDetector()
+    monkeypatch.setattr(predict_module.Detector, "load", lambda run, device="cpu": box_detector)
+    return box_detector
 
 
 def painted(width, height, box, background=(0, 0, 0, 0), color=(200, 120, 40, 255)):
@@ -259,7 +263,9 @@ def test_intrinsics_give_points_in_the_unit_of_the_object(tmp_path):
         predict("run", [path], tmp_path / "out", options=PredictOptions(intrinsics=(0, 1, 2, 3)))
 
 
-def test_csv_and_npz_say_the_same_as_json(tmp_path):
+@pytest.mark.parametrize("sigma", [None, 0.125])
+def test_csv_and_npz_say_the_same_as_json(tmp_path, detector, sigma):
+    detector.sigma = sigma
     paths = [write(tmp_path / name, CASES[name]) for name in ("wide.png", "tiny_object.png")]
     results = predict("run", paths, tmp_path / "out", options=PredictOptions(intrinsics=(900, 900, 320, 180)))
     with np.load(tmp_path / "out" / "predictions.npz") as arrays:
@@ -267,12 +273,14 @@ def test_csv_and_npz_say_the_same_as_json(tmp_path):
         assert np.array_equal(arrays["keypoints"], [r["keypoints"] for r in results])
         assert np.array_equal(arrays["points"], [r["points"] for r in results])
         assert arrays["flags"].shape == (2, 1)
+        assert np.array_equal(arrays["sigma"], np.full((2, 2), sigma or np.nan), equal_nan=True)
     with open(tmp_path / "out" / "predictions.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["keypoint"] for row in rows] == ["0", "1", "0", "1"]
     assert [float(rows[3][c]) for c in ("u", "v", "z_training", "x", "y", "z")] == pytest.approx(
         results[1]["keypoints"][1] + results[1]["points"][1]
     )
+    assert results[1]["sigma"] == (sigma and [sigma, sigma]) and rows[3]["sigma"] == str(sigma or "")
 
 
 def test_every_frame_of_a_video(tmp_path):

@@ -198,6 +198,7 @@ def _describe(found: Keypoints) -> dict:
         "height": height,
         "keypoints": found.keypoints.round(4).tolist(),
         "points": found.points.round(6).tolist() if found.calibrated else None,
+        "sigma": None if found.sigma is None else found.sigma.round(6).tolist(),
         "orientation_flags": found.flags.tolist(),
         "mask": framed.mask,
         "framing": framed.framing,
@@ -215,6 +216,7 @@ def _write_results(
         "training camera, object units",
         "points": "x, y, z in the frame of the camera with these intrinsics (+x right, +y down, +z forward), in the unit "
         "of object_length; null without intrinsics",
+        "sigma": "standard deviation that the network expects of each coordinate of a point, in the unit of object_length",
         "intrinsics": options.intrinsics,
         "object_length": options.object_length,
         "camera_distance": detector.config.camera_distance,
@@ -228,19 +230,21 @@ def _write_results(
 
 
 def _csv(results: list[dict]) -> str:
-    """One row a keypoint; x, y, z are empty without intrinsics."""
+    """One row a keypoint; x, y, z are empty without intrinsics, sigma where the network does not tell it."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", "frame", "keypoint", "u", "v", "z_training", "x", "y", "z"])
+    writer.writerow(["file", "frame", "keypoint", "u", "v", "z_training", "x", "y", "z", "sigma"])
     for result in results:
+        frame = "" if result["frame"] is None else result["frame"]
         points = result["points"] or [("", "", "")] * len(result["keypoints"])
-        for k, (uvz, xyz) in enumerate(zip(result["keypoints"], points, strict=True)):
-            writer.writerow([result["file"], "" if result["frame"] is None else result["frame"], k, *uvz, *xyz])
+        sigmas = result["sigma"] or [""] * len(points)
+        for k, (uvz, xyz, sigma) in enumerate(zip(result["keypoints"], points, sigmas, strict=True)):
+            writer.writerow([result["file"], frame, k, *uvz, *xyz, sigma])
     return text.getvalue()
 
 
 def _npz(results: list[dict], num_keypoints: int) -> bytes:
-    """Arrays over I images: path (I,), frame (I,) with -1 for none, keypoints and points (I, N, 3), flags (I, A)."""
+    """Arrays over I images: path and frame (I,), -1 for none; keypoints and points (I, N, 3), sigma (I, N), flags (I, A)."""
     nothing = np.full((num_keypoints, 3), np.nan)
     buffer = io.BytesIO()
     np.savez_compressed(
@@ -249,6 +253,7 @@ def _npz(results: list[dict], num_keypoints: int) -> bytes:
         frame=np.array([-1 if r["frame"] is None else r["frame"] for r in results], np.int64),
         keypoints=np.array([r["keypoints"] for r in results], np.float64).reshape(-1, num_keypoints, 3),
         points=np.array([r["points"] or nothing for r in results], np.float64).reshape(-1, num_keypoints, 3),
+        sigma=np.array([r["sigma"] or nothing[:, 0] for r in results], np.float64).reshape(-1, num_keypoints),
         flags=np.array([r["orientation_flags"] for r in results], bool),
     )
     return buffer.getvalue()
