@@ -216,7 +216,7 @@ def _write_results(
         "training camera, object units",
         "points": "x, y, z in the frame of the camera with these intrinsics (+x right, +y down, +z forward), in the unit "
         "of object_length; null without intrinsics",
-        "sigma": "standard deviation that the network expects of each coordinate of a point, in the unit of object_length",
+        "sigma": "standard deviation that the network expects of a point's coordinates, in the unit of object_length",
         "intrinsics": options.intrinsics,
         "object_length": options.object_length,
         "camera_distance": detector.config.camera_distance,
@@ -244,7 +244,7 @@ def _csv(results: list[dict]) -> str:
 
 
 def _npz(results: list[dict], num_keypoints: int) -> bytes:
-    """Arrays over I images: path and frame (I,), -1 for none; keypoints and points (I, N, 3), sigma (I, N), flags (I, A)."""
+    """Over I images: path, frame (I,) with -1 for none, keypoints, points (I, N, 3), sigma (I, N), flags (I, A)."""
     nothing = np.full((num_keypoints, 3), np.nan)
     buffer = io.BytesIO()
     np.savez_compressed(
