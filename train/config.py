@@ -95,7 +95,7 @@ PRESETS: dict[str, dict] = {
         **_COMPACT,
         image_size=96,
         width=24,
-        steps=5000,
+        steps=6000,
         batch_size=16,
         warmup_steps=200,
         average_decay=0.998,
