@@ -314,8 +314,10 @@ def micro(rng: np.random.Generator) -> Car:
 
 
 def pickup(rng: np.random.Generator) -> Car:
+    """One in six without a roof."""
     u = rng.uniform
-    cab = u(-0.02, 0.2)
+    roofless = _chance(rng, 1 / 6)
+    cab = u(0.08, 0.2) if roofless else u(-0.02, 0.2)
     car = _closed(
         rng,
         height=u(0.31, 0.4),
@@ -338,6 +340,8 @@ def pickup(rng: np.random.Generator) -> Car:
     car.kind, car.bed, car.roll_bar, car.spoiler = "pickup", (start, floor), _chance(rng, 0.2), "none"
     car.cargo = _choice(rng, "none", "none", "none", "none", "box", "cover")
     car.body.tail_round, car.body.upper = 0.02, u(6, 10)
+    if roofless:
+        car.cabin = None
     return car
 
 

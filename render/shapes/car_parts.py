@@ -203,7 +203,7 @@ def draw(builder: Builder, car: Car, finish: Finish) -> None:
     _draw_wheels(builder, car, finish)
     if car.cabin:
         _draw_cabin(builder, car, car.cabin, finish)
-    if car.kind == "open":
+    else:
         _draw_cockpit(builder, car, finish)
     if car.kind == "pickup":
         _draw_bed(builder, car, finish)
@@ -583,12 +583,12 @@ def _bed_side(body: Body, wheels: Wheels, start: float, top: float) -> Surface:
 def _draw_cockpit(builder: Builder, car: Car, finish: Finish) -> None:
     """Open car: dark well, seats, windscreen."""
     body = car.body
-    front, rear = -0.14, 0.2
+    front, rear = -0.14, car.bed[0] - 0.02 if car.bed else 0.2
     floor = float(body.top(0.0))
     half = 0.38 * body.width
     builder.add(body.patch((front + 0.02, rear), (55, 125), (8, 10)), finish.dark)
-    cushion = box([0.32 * body.width, 0.03, 0.1], [0.5 * half, floor + 0.012, 0.04], 0.01)
-    rest = box([0.32 * body.width, 0.11, 0.03], [0.5 * half, floor + 0.05, 0.1], 0.012)
+    cushion = box([0.32 * body.width, 0.03, 0.1], [0.5 * half, floor + 0.012, rear - 0.16], 0.01)
+    rest = box([0.32 * body.width, 0.11, 0.03], [0.5 * half, floor + 0.05, rear - 0.1], 0.012)
     builder.add_pair(join([cushion, rest]), finish.accent)
     s = np.linspace(-1, 1, 9)
     low = np.stack([s * 0.44 * body.width, np.full(9, floor - 0.005), front + 0.05 * s**2], axis=1)
@@ -600,7 +600,7 @@ def _draw_cockpit(builder: Builder, car: Car, finish: Finish) -> None:
     if car.mirrors:
         builder.add_pair(ellipsoid([0.024, 0.016, 0.012], mirror, n=10), finish.body)
         builder.mark_pair("mirror", mirror)
-    if car.roll_bar:
+    if car.roll_bar and not car.bed:
         y = floor + 0.15
         builder.add(
             tube([[-half, floor, rear], [-0.9 * half, y, rear], [0.9 * half, y, rear], [half, floor, rear]], 0.01, 6),
