@@ -326,3 +326,10 @@ def test_colours_are_parsed():
     assert predict_module.parse_options().background is None
     with pytest.raises(UserError, match="no colour"):
         predict_module.parse_options("greenish blue")
+
+
+def test_an_image_in_the_output_folder_is_not_written_over(tmp_path):
+    path = write(tmp_path / "wide.png", CASES["wide.png"])
+    before = path.read_bytes()
+    (result,) = predict("run", [path], tmp_path)
+    assert path.read_bytes() == before and (tmp_path / result["overlay"]).exists()

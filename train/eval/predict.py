@@ -96,7 +96,8 @@ def predict(
     detector = Detector.load(run, device)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    results, failures, names = [], [], set()
+    results, failures = [], []
+    names = {path.name for path in paths if path.resolve().parent == out.resolve()}  # no image is written over
     try:
         for batch in _batches(_frame_all(paths, detector.image_size, options, failures)):
             found = detect_framed(detector, [framed for *_, framed in batch], camera, options.object_length)
