@@ -337,7 +337,7 @@ def pickup(rng: np.random.Generator) -> Car:
     start = cab + 0.03
     floor = max(2.1 * car.wheels.radius, 0.62 * belt)
     car.body.profile = car.body.profile[:3] + [(cab - 0.01, belt), (start, floor), (0.5, floor)]
-    car.kind, car.bed, car.roll_bar, car.spoiler = "pickup", (start, floor), _chance(rng, 0.2), "none"
+    car.bed, car.roll_bar, car.spoiler = (start, floor), _chance(rng, 0.2), "none"
     car.cargo = _choice(rng, "none", "none", "none", "none", "box", "cover")
     car.body.tail_round, car.body.upper = 0.02, u(6, 10)
     if roofless:
@@ -348,7 +348,7 @@ def pickup(rng: np.random.Generator) -> Car:
 def roadster(rng: np.random.Generator) -> Car:
     """No roof."""
     car = coupe(rng) if _chance(rng, 0.6) else saloon(rng)
-    car.cabin, car.kind, car.roll_bar, car.spoiler = None, "open", _chance(rng, 0.3), _choice(rng, "none", "lip")
+    car.cabin, car.roll_bar, car.spoiler = None, _chance(rng, 0.3), _choice(rng, "none", "lip")
     belt = car.body.profile[3][1]
     car.body.profile = car.body.profile[:2] + [
         (-0.16, belt),
@@ -362,7 +362,7 @@ def roadster(rng: np.random.Generator) -> Car:
 
 def jeep(rng: np.random.Generator) -> Car:
     car = off_roader(rng)
-    car.cabin, car.kind, car.roll_bar, car.spare_wheel = None, "open", _chance(rng, 0.8), _chance(rng, 0.6)
+    car.cabin, car.roll_bar, car.spare_wheel = None, _chance(rng, 0.8), _chance(rng, 0.6)
     belt = car.body.profile[3][1] * rng.uniform(0.85, 1.0)
     car.body.profile = [(-0.5, 0.93 * belt), (-0.15, belt), (0.0, belt), (0.5, belt)]
     car.fenders, car.lamp_shape, car.grille = _chance(rng, 0.4), "round", "upright"
@@ -382,7 +382,6 @@ def racer(rng: np.random.Generator) -> Car:
             rear_scale=u(1.0, 1.12),
         ),
         None,
-        kind="racer",
         racer=RacerShape(
             nose=u(0.6, 1.3),
             nose_lift=_choice(rng, 0.0, u(0.0, 0.05)),
@@ -451,7 +450,7 @@ def sample_finish(rng: np.random.Generator, car: Car) -> Finish:
         stripes.append(((u(-0.45, -0.2), u(0.2, 0.45)), (low, low + u(5, 20)), other))
     if 0.32 < style < 0.36:  # without materials
         return Finish(base, base, base, base, base, base, base, base)
-    sporty = car.spoiler == "wing" or car.kind == "racer"
+    sporty = car.spoiler == "wing" or car.racer is not None
     # Lamps are not always told from the rest by their colour.
     lamp = _choice(rng, *[(232, 232, 222)] * 5, (240, 200, 110), (90, 95, 100), base)
     tail_lamp = _choice(rng, *[(165, 22, 22)] * 5, (220, 110, 40), (50, 20, 20), base)

@@ -140,42 +140,41 @@ class Cabin:
 
 @dataclass
 class RacerShape:
-    """An open-wheeled car. Wings' half spans are relative to the width over the wheels."""
+    """An open-wheeled racing car. Nose, engine and pods are relative to the usual ones."""
 
-    nose: float = 1.0  # width, relative
-    nose_lift: float = 0.0
-    engine: float = 1.0  # height of its cover, relative
-    pods: float = 1.0  # width, relative
-    front_wing: float = 0.46
-    front_chord: float = 0.07
-    rear_wing: float = 0.36
-    rear_chord: float = 0.07
-    wing_height: float = 0.22
-    biplane: bool = True
+    nose: float  # width
+    nose_lift: float  # of its tip
+    engine: float  # height of its cover
+    pods: float  # width
+    front_wing: float  # half its span, relative to the width over the wheels
+    front_chord: float
+    rear_wing: float  # half its span, relative to the width over the wheels
+    rear_chord: float
+    wing_height: float
+    biplane: bool
 
 
 @dataclass
 class Car:
     body: Body
     wheels: Wheels
-    cabin: Cabin | None
-    kind: str = "closed"  # "closed", "pickup", "open", "racer"
+    cabin: Cabin | None  # None of an open car
     grille: str = "wide"  # "wide", "upright", "none"
     lamp_shape: str = "oval"  # "oval", "round", "box"
     lamp_size: float = 0.03
     bumper: float = 0.0  # height of separate bumpers
     mirrors: bool = True
     spoiler: str = "none"  # "lip", "wing", "roof"
-    roof_load: str = "none"  # "rails", "bar", "sign", "box"
+    roof_load: str = "none"  # "rails", "bar", "box"
     spare_wheel: bool = False
     scoop: bool = False
     sunroof: bool = False
     exhausts: int = 0
     fenders: bool = False
-    bed: tuple[float, float] | None = None  # of a pickup: from, height of the floor
-    cargo: str = "none"  # "box", "cover"
+    bed: tuple[float, float] | None = None  # makes a pickup: from, height of the floor
+    cargo: str = "none"  # in the bed: "box", "cover"
     roll_bar: bool = False
-    racer: RacerShape = field(default_factory=RacerShape)
+    racer: RacerShape | None = None  # makes a racing car, which has none of the above
 
 
 @dataclass
@@ -196,8 +195,8 @@ class Finish:
 
 
 def draw(builder: Builder, car: Car, finish: Finish) -> None:
-    if car.kind == "racer":
-        _draw_racer(builder, car, finish)
+    if car.racer:
+        _draw_racer(builder, car, car.racer, finish)
         return
     _draw_body(builder, car, finish)
     _draw_wheels(builder, car, finish)
@@ -205,7 +204,7 @@ def draw(builder: Builder, car: Car, finish: Finish) -> None:
         _draw_cabin(builder, car, car.cabin, finish)
     else:
         _draw_cockpit(builder, car, finish)
-    if car.kind == "pickup":
+    if car.bed:
         _draw_bed(builder, car, finish)
     _draw_face(builder, car, finish)
     _draw_rear(builder, car, finish)
@@ -302,7 +301,7 @@ def _draw_wheels(builder: Builder, car: Car, finish: Finish) -> None:
     for name, axle, scale in zip(("front_wheel", "rear_wheel"), wheels.axles, (1.0, wheels.rear_scale)):
         radius = wheels.radius * scale
         outside = float(car.body.half_width(np.array(axle))) + (0.25 * wheels.width if car.fenders else 0.0)
-        if car.kind == "racer":
+        if car.racer:
             outside = car.body.width / 2
         center = np.array([outside - wheels.width / 2 - 0.002, radius, axle])
         for surface, color in wheel_parts(radius, wheels.width, wheels.spokes, finish):
@@ -544,8 +543,6 @@ def _draw_roof_load(builder: Builder, car: Car, cabin: Cabin, finish: Finish) ->
         at = middle - 0.4 * half_length
         builder.add(box([1.7 * half_width, 0.02, 0.035], [0, y + 0.01, at]), finish.dark)
         builder.add_pair(box([0.6 * half_width, 0.025, 0.035], [0.5 * half_width, y + 0.03, at], 0.006), finish.accent)
-    elif car.roof_load == "sign":
-        builder.add(box([0.1, 0.03, 0.04], [0, y + 0.014, middle], 0.008), finish.accent)
 
 
 # Pickups, open cars, racers
@@ -556,13 +553,13 @@ def _draw_bed(builder: Builder, car: Car, finish: Finish) -> None:
     body = car.body
     x = float(body.half_width(np.array(0.3)))
     top = float(body.top(start - 0.06))
-    height, middle = top - floor + 0.02, (start + 0.49) / 2
+    height = top - floor + 0.02
     builder.add_pair(_bed_side(body, car.wheels, start, top), finish.body)
     builder.add(box([2 * x - 0.02, height, 0.03], [0, floor + height / 2 - 0.02, 0.478], 0.008), finish.body)
     builder.add(box([2 * x - 0.06, height, 0.02], [0, floor + height / 2 - 0.02, start + 0.005]), finish.body)
     builder.add(box([2 * x - 0.06, 0.004, 0.46 - start], [0, floor + 0.004, (start + 0.48) / 2]), finish.bed)
     if car.cargo == "cover":
-        builder.add(box([2 * x - 0.03, 0.012, 0.48 - start], [0, top, middle]), finish.dark)
+        builder.add(box([2 * x - 0.03, 0.012, 0.48 - start], [0, top, (start + 0.49) / 2]), finish.dark)
     elif car.cargo == "box":
         builder.add(box([1.6 * x, 0.9 * height, 0.1], [0, floor + 0.45 * height, start + 0.08], 0.006), finish.accent)
     if car.roll_bar:
@@ -608,10 +605,9 @@ def _draw_cockpit(builder: Builder, car: Car, finish: Finish) -> None:
         )
 
 
-def _draw_racer(builder: Builder, car: Car, finish: Finish) -> None:
+def _draw_racer(builder: Builder, car: Car, shape: RacerShape, finish: Finish) -> None:
     """Open-wheeled: slim nose, side pods, wings, wheels on rods."""
     body, wheels = car.body, car.wheels
-    shape = car.racer
     z = np.array([-0.5, -0.44, -0.3, -0.12, 0.0, 0.12, 0.3, 0.46])
     width = np.array([0.06, 0.1, 0.13, 0.17, 0.2, 0.2, 0.14, 0.08]) * body.width / 0.4
     width[:3] *= shape.nose
