@@ -172,16 +172,10 @@ def train(datasets: tuple[Path, ...], run: Path, preset: str, resume: bool, **op
       keypointnet train planes run --preset cpu
       keypointnet train shapes real run --preset gpu --keypoints 12
     """
-    import dataclasses
-
     from train.config import make_config
     from train.trainer import train
 
-    settings = given(options)
-    weights = settings.pop("weights", {})
-    config = make_config(preset, **settings)
-    config.weights = dataclasses.replace(config.weights, **weights)
-    train(config, list(datasets), run, resume)
+    train(make_config(preset, **given(options)), list(datasets), run, resume)
 
 
 @commands.command("eval")
@@ -515,6 +509,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(130)
     except UserError as error:
         _fail(str(error))
+    except MemoryError:
+        _fail("more memory is needed than there is: use smaller images, fewer --pairs-per-model or fewer --workers")
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise

@@ -85,7 +85,7 @@ def measure(dataset: Path, run: Path, options: str, steps: int, seed: int) -> di
     """Figures of a variant on the dataset's test split; trains only what is not there."""
     figures = run / "eval-test" / "metrics.json"
     if not figures.exists():
-        resume = ["--resume"] if (run / "checkpoint.pt").exists() else []
+        resume = ["--resume"] if (run / "config.json").exists() else []
         # Validation costs time and decides nothing.
         settings = ["--seed", seed, *(["--steps", steps, "--validate-every", steps] if steps else [])]
         cli("train", dataset, run, "--preset", "cpu", *settings, *options.split(), *resume)

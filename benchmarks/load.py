@@ -30,10 +30,11 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from benchmarks.train import steps
 from data.dataset import PairDataset, PairSampler, make_loader
 from data.interchange.common import encode_rgba
 from data.manifest import load_manifest
-from train.config import PRESETS
+from train.config import PRESETS, make_config
 
 SPLIT = "train"
 WORKERS = (0, 1, 2)
@@ -103,27 +104,6 @@ def copy_memory(images: torch.Tensor, batch_size: int) -> Iterator:
         yield target.copy_(images[start : start + batch_size])
 
 
-def training_step(dataset: PairDataset) -> Iterator:
-    """Steps of --preset cpu."""
-    from train import losses
-    from train.batches import make_batch
-    from train.config import make_config
-    from train.optimizer import make_optimizer
-    from train.trainer import augment, build_network, forward
-
-    config = make_config("cpu")
-    network = build_network(config)
-    optimizer = make_optimizer(config, network)
-    for stored in make_loader(dataset, PairSampler(len(dataset), config.batch_size, 0, 10**6)):
-        views = (stored["rgba"], stored["object_to_camera"], stored["intrinsics"])
-        batch = make_batch(*views, config.image_size, config.margin)
-        terms = forward(network, augment(batch, config), config, 0)
-        optimizer.zero_grad()
-        losses.objective(terms, config.weights).mean().backward()
-        optimizer.step()
-        yield stored["rgba"]
-
-
 def measure(batches: Iterator, seconds: float, ahead: int) -> float:
     """Pairs per second, after ``ahead`` batches that workers have read while other rows had their turn."""
     for _ in range(ahead):
@@ -172,7 +152,7 @@ def run(folder: Path, arguments: argparse.Namespace) -> None:
         rows[f"shards, {workers} workers"] = iter(make_loader(stored, sampler, workers))
         rows[f"{WEBDATASET}, {workers} workers"] = make_webdataset_loader(folder / "png.tar", batch_size, workers)
         rows[f"{NAIVE}, {workers} workers"] = endless(lambda loader=naive: loader)
-    rows[TRAINING] = training_step(cached)
+    rows[TRAINING] = (range(TRAINING_BATCH) for _ in steps(make_config("cpu"), cached))
 
     rates: dict[str, list[float]] = {name: [] for name in rows}
     threads = torch.get_num_threads()

@@ -6,6 +6,7 @@ rendering in one go, in parts that are merged, or with interruptions gives the s
 
 from __future__ import annotations
 
+import fcntl
 import json
 import signal
 import threading
@@ -34,6 +35,8 @@ from data.schema import PAIRS_PER_SHARD, SPLITS
 from data.shard import ModelEntry, ShardHeader, ShardReader, ShardWriter, canonical_json, damaged
 
 Progress = Callable[[int], None]
+
+MERGING = ".merging"
 
 
 @dataclass(frozen=True)
@@ -128,15 +131,45 @@ def merge(out: Path, folders: Sequence[Path], progress: Progress = lambda pairs:
         settings[0] if len(settings) == 1 else {"merged": settings},
         failures=[failure for manifest in manifests for failure in manifest.failures],
     )
-    if (out / MANIFEST_NAME).exists():
-        return _already_merged(out, target, manifests)
-    sources = []
-    for folder, manifest in zip(folders, manifests, strict=True):
-        for shard in manifest.shards:
-            sources.append(Path(folder) / shard.file)
-            if not sources[-1].is_file() or file_sha256(sources[-1]) != shard.sha256:
-                raise damaged(sources[-1])
-    return assemble(out, sources, target, progress=progress, codec=codec)
+    with _claimed(out):
+        if (out / MANIFEST_NAME).exists():
+            return _already_merged(out, target, manifests)
+        sources = []
+        for folder, manifest in zip(folders, manifests, strict=True):
+            for shard in manifest.shards:
+                sources.append(Path(folder) / shard.file)
+                if not sources[-1].is_file() or file_sha256(sources[-1]) != shard.sha256:
+                    raise damaged(sources[-1])
+        return assemble(out, sources, target, progress=progress, codec=codec)
+
+
+@contextmanager
+def _claimed(out: Path) -> Iterator[None]:
+    """Hold the only right to merge into ``out``, by a file that also tells what a killed merge left from foreign shards."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file: choose a folder for the dataset")
+    marker = out / MERGING
+    if not marker.exists() and not (out / MANIFEST_NAME).exists():
+        foreign = [path.name for path in sorted(out.glob("*")) if SHARD_NAME.fullmatch(path.name)]
+        if foreign or (out / ".parts").exists():
+            held = "an unfinished rendering" if (out / ".parts").exists() else f"{foreign[0]} but no {MANIFEST_NAME}"
+            raise UserError(f"{out}: holds {held}: choose a new folder")
+    new = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    with open(marker, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{out}: another merge is writing to it: wait for it to end, or choose a new folder") from None
+        try:
+            yield
+        except UserError:
+            if not any(SHARD_NAME.fullmatch(path.name.removesuffix(TEMPORARY_SUFFIX)) for path in out.iterdir()):
+                marker.unlink()
+                if new:
+                    out.rmdir()
+            raise
+        marker.unlink()
 
 
 def _already_merged(out: Path, target: Manifest, manifests: list[Manifest]) -> Manifest:

@@ -37,7 +37,7 @@ class PairDataset(Dataset):
         cache: keep all images in memory, see :meth:`load`.
 
     Attributes:
-        model_ids: name of each model, over all folders.
+        model_ids: name of each model, over all folders; twice where its keypoints are known in some pairs only.
         image_size: (H, W). category: of the first folder. manifests: one per folder.
         object_to_camera, intrinsics, R, t, model_index: tensors of all pairs, as above with a leading (P,).
         semantic_keypoints: float32 (M, S, 3), object frame, NaN where unknown. keypoint_names: S names.
@@ -127,7 +127,7 @@ class PairDataset(Dataset):
         """Everything but the images, of every shard."""
         tables: dict[str, list[np.ndarray]] = {name: [] for name in _PAIR_FIELDS}
         keypoints: list[tuple[tuple[str, ...], np.ndarray | None]] = []
-        slots: dict[tuple[str, str, str], int] = {}
+        slots: dict[tuple[str, str, str, bool], int] = {}
         self._depth_coding, ends = [], [0]
         for folder, manifest in zip(self.folders, self.manifests, strict=True):
             listed = {entry.model_id: entry for entry in manifest.models}
@@ -151,10 +151,13 @@ class PairDataset(Dataset):
                     for slot, model in enumerate(reader.models):
                         if model.model_id not in listed:
                             raise damaged(path)
-                        key = _model_key(manifest, listed[model.model_id])
+                        points = reader.semantic_keypoints(slot)
+                        # Where pairs bend the model its keypoints are unknown; where others do not, they are known.
+                        labelled = points is not None and bool(np.isfinite(points).any())
+                        key = (*_model_key(manifest, listed[model.model_id]), labelled)
                         if key not in slots:
                             slots[key] = len(slots)
-                            keypoints.append((reader.header.keypoint_names, reader.semantic_keypoints(slot)))
+                            keypoints.append((reader.header.keypoint_names, points))
                         local[slot] = slots[key]
                     tables["model_index"].append(local[reader.read("model_index")])
                     self._depth_coding.append((reader.header.depth_offset, reader.header.depth_scale))
@@ -164,7 +167,7 @@ class PairDataset(Dataset):
             names = ", ".join(map(str, self.folders))
             raise UserError(f"{names}: no pairs in split {self.split}: choose another split, or render more models")
         self._ends = np.array(ends)
-        self.model_ids = [model_id for _, model_id, _ in slots]
+        self.model_ids = [model_id for _, model_id, *_ in slots]
         for name, parts in tables.items():
             setattr(self, name, torch.from_numpy(np.concatenate(parts)))
         self.keypoint_names, self.semantic_keypoints = _join_keypoints(keypoints)

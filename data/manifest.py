@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from data.atomic import write_bytes
@@ -104,6 +104,12 @@ def checksum_holds(content: bytes) -> bool:
     """Whether the manifest ends with the SHA-256 of itself (taken with the checksum's digits replaced by zeros)."""
     match = _CHECKSUM.search(content)
     return match is not None and match[1].decode() == _digest(content, match.start(1))
+
+
+def unknown_fields(content: bytes) -> list[str]:
+    """Names in a manifest that the format does not have."""
+    known = {"format", "format_version", "checksum", *(field.name for field in fields(Manifest))}
+    return sorted(json.loads(content).keys() - known)
 
 
 def file_sha256(path: Path) -> str:

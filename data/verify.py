@@ -18,6 +18,7 @@ from data.manifest import (
     decode_manifest,
     file_sha256,
     load_manifest,
+    unknown_fields,
 )
 from data.schema import relative_motion
 from data.shard import ShardReader
@@ -42,8 +43,8 @@ def verify(folder: Path) -> list[str]:
     except OSError as error:
         return [f"{path}: cannot be read: {error.strerror}"]
     problems = []
-    if not checksum_holds(content):
-        problems.append(f"{path}: carries no checksum, so nothing vouches for it")
+    if not checksum_holds(content):  # ours have one; those of other programs need none
+        problems += [f"{path}: holds {name!r}, which is no field of the format" for name in unknown_fields(content)]
     with tqdm(
         total=sum(max(0, s.bytes) for s in manifest.shards),
         unit="B",

@@ -49,7 +49,7 @@ class BackendReport:
 
 @lru_cache
 def resolve(name: str) -> str:
-    """The backend that ``name`` stands for here; ``auto`` takes EGL where it is a real GPU, else Embree.
+    """The backend that ``name`` stands for here; ``auto`` takes EGL where it is a real GPU, else Embree if installed.
 
     Raises:
         UserError: no such backend, or it does not work on this machine; says why and what to do.
@@ -57,7 +57,9 @@ def resolve(name: str) -> str:
     if name not in BACKENDS:
         raise UserError(f"backend: {name!r} is unknown: choose one of {', '.join(BACKENDS)}")
     if name == "auto":
-        return "egl" if _gpu_devices() and examine("egl").gpu else resolve("embree")
+        if find_spec("embreex") is None:  # there are no wheels of it for some machines
+            return "egl" if examine("egl").works else resolve("embree")
+        return "egl" if _gpu_devices() and examine("egl").gpu else "embree"
     if name == "egl" and not (report := examine(name)).works:
         raise unusable(name, report.detail, report.advice)
     if name == "embree" and find_spec("embreex") is None:

@@ -72,13 +72,15 @@ def _own_folder(path: Path) -> Path:
 
 
 class _Assets(Resolver):
-    """Gives trimesh the files that a mesh refers to, if they lie within ``root``; remembers what it could not give."""
+    """Gives trimesh the files that a mesh refers to, if they lie within ``root``; remembers what it could not."""
 
     def __init__(self, path: Path, root: Path):
         # A mesh that a link in the folder leads to may refer to files beside it.
         real = path.resolve()
         self._folder = path.parent
-        self._root = root.resolve() if real.is_relative_to(root.resolve()) else _own_folder(real)
+        self._roots = [root.resolve()]
+        if not real.is_relative_to(self._roots[0]):
+            self._roots.append(_own_folder(real))
         self._problem: str | None = None
 
     def get(self, name: str) -> bytes:
@@ -92,7 +94,7 @@ class _Assets(Resolver):
             is_file = path.is_file()
         except (OSError, ValueError):  # too long, or holds a zero byte
             self._fail(f"refers to {shown}, which is no name of a file")
-        if not path.is_relative_to(self._root):
+        if not any(path.is_relative_to(root) for root in self._roots):
             self._fail(f"refers to {shown}, outside the folder that was given")
         if not is_file:
             self._fail(f"refers to {shown}, which is missing")
@@ -102,7 +104,7 @@ class _Assets(Resolver):
             content = path.read_bytes()
         except OSError as error:
             self._fail(f"refers to {shown}, which cannot be read ({error.strerror})")
-        if path.suffix.lower() not in (".mtl", ".bin"):
+        if Path(name).suffix.lower() not in (".mtl", ".bin"):  # a link may lead to a file named otherwise
             self.check_image(content, shown)
         return content
 

@@ -118,8 +118,9 @@ def render_dataset(config: RenderConfig) -> RenderSummary:
     """
     check_config(config)
     config = replace(_with_absolute_paths(config), backend=_backend(config))
-    sources = _for_task(_sources(config), config.task)
+    sources = _sources(config)
     _refuse_strangers(config, sources)
+    sources = _for_task(sources, config.task)
     settings = data_settings(config)
     out = Path(config.out)
     with connected(config.ray), _io_errors_named(out), _locked(out):
@@ -177,7 +178,8 @@ def check_config(config: RenderConfig) -> None:
     require(config.models is None or config.models >= 1, f"models: {config.models}: ask for at least 1")
     require(config.pairs_per_model >= 1, f"pairs-per-model: {config.pairs_per_model}: ask for at least 1")
     require(8 <= views.image_size <= 4096, f"image-size: {views.image_size} pixels: choose 8 to 4096")
-    need = config.pairs_per_model * 2 * 6 * views.image_size**2
+    varied = config.variety.of_objects or config.variety.of_images
+    need = config.pairs_per_model * 2 * views.image_size**2 * (24 if varied else 12)  # bytes a pixel, measured
     require(
         need <= _MAX_BYTES_PER_MODEL,
         f"pairs-per-model: {config.pairs_per_model} pairs of {views.image_size} pixels need {need / 2**30:.0f} GiB of "
@@ -612,12 +614,13 @@ def _locked(out: Path) -> Iterator[None]:
 
 
 def _clear(parts: Path) -> None:
-    """Remove the parts, the lock last: until then no other run begins."""
+    """Remove the parts, then what they were rendered with, the lock last: until then no other run begins."""
     for path in parts.iterdir():
         if path.is_dir():
             _remove_tree(path)
-        elif path.name != LOCK:
+        elif path.name not in (SETTINGS, LOCK):
             path.unlink()
+    (parts / SETTINGS).unlink(missing_ok=True)
     (parts / LOCK).unlink()
     with suppress(OSError):  # another run has already begun to use the folder
         parts.rmdir()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from render.backends import open_backend
+from render.doctor import resolve
 from render.mesh import Mesh
 from render.views import look_at
 
@@ -33,5 +34,5 @@ def turntable(
     poses = np.stack([look_at(distance * position) for position in positions])
     focal, half = focal_length * image_size, image_size / 2
     intrinsics = np.tile([[focal, 0, half], [0, focal, half], [0, 0, 1.0]], (frames, 1, 1))
-    rgba, _ = open_backend("embree").render(mesh, poses, intrinsics, image_size)
+    rgba, _ = open_backend(resolve("auto")).render(mesh, poses, intrinsics, image_size)
     return rgba, poses, intrinsics

@@ -14,7 +14,8 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+from tqdm import tqdm
 
 from data.errors import UserError
 from render.mesh import Mesh, unit_box
@@ -89,7 +90,8 @@ def check_variety(variety: Variety) -> None:
                 "--background-images FOLDER"
             )
     if variety.background_images:
-        _pictures(Path(variety.background_images))
+        for path in tqdm(_pictures(Path(variety.background_images)), desc="pictures", disable=None, leave=False):
+            _open_picture(path, 1)
 
 
 def variety_settings(variety: Variety) -> dict:
@@ -382,22 +384,31 @@ def _enlarge(colors: np.ndarray, size: int) -> np.ndarray:
 
 def _crop(path: Path, rng: np.random.Generator, size: int) -> np.ndarray:
     """A random square of a picture, a third to all of its shorter side."""
+    picture = _open_picture(path, 3 * size)
+    side = max(1, round(min(picture.size) * rng.uniform(1 / 3, 1)))
+    left, top = (int(rng.integers(length - side + 1)) for length in picture.size)
+    box = (left, top, left + side, top + side)
+    return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR, box), np.float32)
+
+
+def _open_picture(path: Path, least: int) -> Image.Image:
+    """A picture in RGB; a large JPEG is decoded at a fraction of its size, of at least ``least`` pixels."""
     try:
         with Image.open(path) as picture:
-            picture.draft("RGB", (3 * size, 3 * size))  # a large JPEG is decoded at a fraction of its size
-            side = max(1, round(min(picture.size) * rng.uniform(1 / 3, 1)))
-            left, top = (int(rng.integers(length - side + 1)) for length in picture.size)
-            box = (left, top, left + side, top + side)
-            picture = picture.convert("RGB").resize((size, size), Image.Resampling.BILINEAR, box)
-    except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as error:
+            picture.draft("RGB", (least, least))
+            return picture.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: cannot be used as a background ({error}): mend or remove it") from None
-    return np.asarray(picture, np.float32)
 
 
-@lru_cache
 def _pictures(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise UserError(f"background-images: {folder}: is not a folder: give a folder of pictures")
+    return _listed_pictures(folder, folder.stat().st_mtime_ns)
+
+
+@lru_cache
+def _listed_pictures(folder: Path, changed: int) -> list[Path]:
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
     if not files:
         raise UserError(f"background-images: {folder}: holds no pictures ({', '.join(PICTURES)})")

@@ -124,6 +124,12 @@ def test_annotations_may_move_but_not_change_between_runs(meshes, tmp_path):
             rendered(tmp_path / "out", meshes, other)
 
 
+def test_a_task_whose_models_are_not_annotated_is_done_all_the_same(meshes, tmp_path):
+    file = annotate(tmp_path / "a.json", entry("a", (0, [1, 2, 3])))
+    dataset = rendered(tmp_path / "out", meshes, file, task=(2, 3))
+    assert dataset.model_ids == ["b"] and dataset.semantic_keypoints.isnan().all()
+
+
 def test_annotations_that_do_not_belong_are_refused(meshes, tmp_path):
     file = annotate(tmp_path / "a.json", entry("x", (0, [1, 2, 3])))
     with pytest.raises(UserError, match="annotates none of the 3 models"):

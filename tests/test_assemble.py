@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
 import os
 import random
@@ -232,3 +233,48 @@ def test_a_codec_that_is_not_installed_is_a_clear_error(parts, tmp_path, monkeyp
     monkeypatch.setattr(h5py.h5z, "filter_avail", lambda code: False)
     with pytest.raises(UserError, match="model-.*pip install hdf5plugin"):
         list(read_models(parts[0]))
+
+
+def test_merge_leaves_files_of_others_alone(tmp_path):
+    source = make_dataset(tmp_path / "a", range(4))
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "train-00000.h5").write_bytes(b"a shard whose manifest is lost")
+    with pytest.raises(UserError, match="out: holds train-00000.h5 but no dataset.json: choose a new folder"):
+        merge(out, [source])
+    assert folder_bytes(out) == {"train-00000.h5": b"a shard whose manifest is lost"}
+    (tmp_path / "rendering" / ".parts").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds an unfinished rendering"):
+        merge(tmp_path / "rendering", [source])
+
+
+def test_a_merge_that_was_killed_is_done_again(tmp_path, monkeypatch):
+    source = make_dataset(tmp_path / "a", range(8), pairs_per_shard=2048)
+
+    def killed(*_):
+        raise SystemExit  # as far as the folder is concerned
+
+    with monkeypatch.context() as patch:
+        patch.setattr("data.assemble.save_manifest", killed)
+        with pytest.raises(SystemExit):
+            merge(tmp_path / "m", [source])
+    assert (tmp_path / "m" / "train-00000.h5").exists()
+    merge(tmp_path / "m", [source])
+    assert folder_bytes(tmp_path / "m") == folder_bytes(source)
+
+
+def test_two_merges_into_one_folder(tmp_path):
+    source = make_dataset(tmp_path / "a", range(4))
+    (tmp_path / "m").mkdir()
+    with open(tmp_path / "m" / ".merging", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another merge is writing to it"):
+            merge(tmp_path / "m", [source])
+
+
+def test_a_merge_that_is_refused_leaves_nothing(tmp_path):
+    source = make_dataset(tmp_path / "a", range(4))
+    next(source.glob("*.h5")).unlink()
+    with pytest.raises(UserError, match="damaged"):
+        merge(tmp_path / "m", [source])
+    assert not (tmp_path / "m").exists()

@@ -6,6 +6,7 @@ import random
 import re
 import time
 from collections import Counter
+from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
 
 import h5py
@@ -13,11 +14,22 @@ import numpy as np
 import pytest
 import torch
 
+from data.assemble import assemble, merge
 from data.dataset import PairDataset, PairSampler, epoch_order, make_loader
 from data.errors import UserError
 from data.manifest import load_manifest, save_manifest
 from data.shard import read_models
-from tests.made_up_pairs import DEPTH_OFFSET, DEPTH_SCALE, KEYPOINTS, SETTINGS, folder_bytes, make_dataset, make_model
+from tests.made_up_pairs import (
+    DEPTH_OFFSET,
+    DEPTH_SCALE,
+    KEYPOINTS,
+    SETTINGS,
+    folder_bytes,
+    make_dataset,
+    make_manifest,
+    make_model,
+    write_part,
+)
 
 SPLIT = "train"
 
@@ -108,6 +120,23 @@ def test_several_folders_follow_each_other(folder, dataset, tmp_path):
     twice = PairDataset([folder, folder], SPLIT)
     assert twice.model_ids == dataset.model_ids
     assert twice[len(dataset)]["model_index"] == dataset[0]["model_index"]
+
+
+def test_labels_are_known_only_where_the_shape_is(tmp_path):
+    """Where a model is rendered as it is and, elsewhere, bent, its keypoints belong to the former pairs alone."""
+    plain = make_dataset(tmp_path / "plain", [3], split=SPLIT)
+    bent = tmp_path / "bent"
+    model = replace(make_model(3, split=SPLIT, seed=1), semantic_keypoints=np.full((2, 3), np.nan, np.float32))
+    settings = {**SETTINGS, "variety": {"warp": 0.5}}
+    assemble(bent, [write_part(tmp_path / "parts", model, settings)], make_manifest(settings))
+    merge(tmp_path / "merged", [plain, bent])
+    for folders in ([plain, bent], [bent, plain], [tmp_path / "merged"]):
+        pairs = PairDataset(folders, SPLIT)
+        labels = pairs.semantic_keypoints[pairs.model_index]
+        as_made = torch.from_numpy(make_model(3).object_to_camera)
+        is_plain = (pairs.object_to_camera[:, None] == as_made).flatten(2).all(-1).any(-1)
+        assert len(pairs) == 6 and is_plain.sum() == 3
+        assert torch.equal(~labels.isnan().any(-1).any(-1), is_plain)
 
 
 def test_models_that_leak_between_folders_are_refused(folder, tmp_path):

@@ -8,8 +8,9 @@ from ctypes.util import find_library
 
 import pytest
 
+from data.errors import UserError
 from render import doctor
-from render.doctor import diagnose, examine
+from render.doctor import BackendReport, diagnose, examine
 from render.failures import describe, explain
 
 
@@ -21,6 +22,19 @@ def test_embree_works_here():
 def test_every_backend_is_reported(monkeypatch):
     monkeypatch.setattr(doctor, "_try_in_a_process", lambda name: {"renderer": name})
     assert [report.name for report in diagnose()] == ["embree", "egl", "osmesa"]
+
+
+def test_auto_takes_what_there_is(monkeypatch):
+    reports = {"egl": BackendReport("egl", True, False, "llvmpipe")}
+    monkeypatch.setattr(doctor, "examine", reports.__getitem__)
+    monkeypatch.setattr(doctor, "_gpu_devices", list)
+    assert doctor.resolve.__wrapped__("auto") == "embree"
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)  # no wheel of embreex for this machine
+    assert doctor.resolve.__wrapped__("auto") == "egl"
+    reports["egl"] = BackendReport("egl", False, False, "no libEGL")
+    doctor.resolve.cache_clear()
+    with pytest.raises(UserError, match="embreex is not installed"):
+        doctor.resolve.__wrapped__("auto")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -205,6 +206,13 @@ def test_a_broken_cache_is_made_anew(dataset, tmp_path):
 def test_default_folder_is_in_the_run(run, folder):
     assert evaluate(run[0], [folder], progress=False)[1] == run[0] / "eval-test"
     shutil.rmtree(run[0] / "eval-test")
+
+
+def test_shipped_weights_write_beside_a_dataset_of_their_name(folder, tmp_path, monkeypatch):
+    shutil.copytree(folder, tmp_path / "airplane")
+    monkeypatch.chdir(tmp_path)
+    _, out = evaluate("airplane", [Path("airplane")], progress=False)
+    assert out == Path("airplane-eval-test") and not list(Path("airplane").glob("eval*"))
 
 
 def test_what_cannot_be_told_is_null(run, folder, tmp_path, monkeypatch):

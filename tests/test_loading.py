@@ -302,6 +302,22 @@ class TestBadMeshes:
         (tmp_path / "meshes" / "id").symlink_to(tmp_path / "elsewhere" / "id")
         assert len(load_mesh(tmp_path / "meshes" / "id" / "quad.obj", tmp_path / "meshes").faces) > 1000
 
+    def test_links_into_a_store_whose_names_are_hashes(self, tmp_path):
+        """As git-annex and the Hugging Face hub keep files."""
+        plain = textured_quad(tmp_path / "plain")
+        (tmp_path / "store").mkdir()
+        (tmp_path / "meshes").mkdir()
+        for number, path in enumerate(sorted(plain.parent.iterdir())):
+            kept = path.rename(tmp_path / "store" / f"{number:x}")
+            (tmp_path / "meshes" / path.name).symlink_to(kept)
+        assert len(load_mesh(tmp_path / "meshes" / plain.name, tmp_path / "meshes").faces) > 1000
+
+    def test_a_link_to_a_mesh_beside_its_own_textures(self, tmp_path):
+        path = textured_quad(tmp_path / "meshes")
+        kept = path.rename(tmp_path / "quad.obj")
+        path.symlink_to(kept)
+        assert len(load_mesh(path, tmp_path / "meshes").faces) > 1000
+
     def test_too_many_faces(self, tmp_path, monkeypatch):
         monkeypatch.setattr(loading, "MAX_FACES", 10)
         CUBE.export(tmp_path / "box.ply")

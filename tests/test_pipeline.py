@@ -357,6 +357,13 @@ class TestInterruption:
         render_dataset(config(out, meshes))
         assert contents(out) == contents(reference)
 
+    def test_parts_go_before_what_tells_their_settings(self, meshes, tmp_path, monkeypatch):
+        """Else a run killed in between leaves parts that nothing tells from those of the next run's settings."""
+        removed, unlink = [], Path.unlink
+        monkeypatch.setattr(Path, "unlink", lambda path, **options: (removed.append(path.name), unlink(path, **options)))
+        render_dataset(config(tmp_path / "data", meshes))
+        assert removed[-2:] == ["settings.json", "lock"] and sum(name.endswith(".h5") for name in removed) >= 8
+
     def test_ctrl_c(self, meshes, tmp_path):
         out = tmp_path / "data"
         process = command(out, meshes, workers=1, pairs_per_model=200)  # long enough not to be done before the signal

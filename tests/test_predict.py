@@ -239,6 +239,20 @@ def test_a_mask_tells_the_object_from_a_busy_background(tmp_path):
             predict("run", [other if bad.is_dir() else path], tmp_path / "out", options=PredictOptions(mask=bad))
 
 
+def test_masks_of_every_kind_mean_the_same():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8))
+    inside = np.zeros((60, 80), bool)
+    inside[20:40, 10:60] = True
+    clear = np.zeros((60, 80, 4), np.uint8)
+    clear[inside] = (0, 0, 0, 255)  # a black object cut out
+    opaque = np.full((60, 80, 4), 255, np.uint8)
+    opaque[~inside, :3] = 0  # a white one on black
+    masks = (inside, inside.astype(np.uint8), 255 * inside.astype(np.uint8), clear, opaque)
+    for mask in masks:
+        framed = frame_image(image, SIZE, Image.fromarray(mask))
+        np.testing.assert_array_equal(framed.picture[..., 3] == 255, inside)
+
+
 def test_a_background_of_a_given_colour(tmp_path):
     pixels = painted(400, 300, (50, 60, 250, 180), background=(0, 200, 0, 255))[..., :3]
     pixels[:8] = 0  # a dark bar over the rest of the border

@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 import torch
 
+from data.assemble import assemble
 from data.dataset import PairDataset
 from data.errors import UserError
 from render.pipeline import RenderConfig, render_dataset
 from render.views import ViewSettings
-from tests.made_up_pairs import make_dataset
+from tests.made_up_pairs import make_dataset, make_manifest, make_model, write_part
 from train import trainer
 from train.config import CHOICES, config_from_dict, make_config
 from train.detector import Detector
@@ -229,6 +230,33 @@ def test_settings_that_no_network_can_have():
         make_config("cpu", reduction=3)
 
 
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"keypoints": 2}, "keypoints 2: give 3 to 1000"),
+        ({"steps": 0}, "steps 0: give 1"),
+        ({"validate_every": 0}, "validate_every 0: give 1"),
+        ({"seed": -1}, "seed -1: give 0"),
+        ({"learning_rate": float("nan")}, "learning_rate nan: give"),
+        ({"axes": ("w",)}, "axes w: give one or more of x, y and z"),
+        ({"axes": ("x", "x")}, "axes x,x: .* each once"),
+        ({"axes": ()}, "axes : give one or more"),
+        ({"weights": {"pose": -1.0}}, "weight of pose -1.0: give 0 or more"),
+        ({"anneal_start": 0.9}, "anneal_start 0.9: is after anneal_end 0.5"),
+        ({"network": "paper"}, "one flag, of x, and no mirror images: add --axes x --no-mirror"),
+    ],
+)
+def test_settings_that_make_no_sense(settings, message):
+    with pytest.raises(UserError, match=message):
+        make_config("cpu", **settings)
+
+
+def test_weights_of_terms_replace_the_presets_one_by_one():
+    assert dataclasses.asdict(make_config("cpu", {"pose": 9.0}).weights) == {
+        **dataclasses.asdict(make_config("cpu").weights), "pose": 9.0
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("name", CHOICES)
 def test_unknown_names_in_settings(name):
     with pytest.raises(UserError, match=f"{name} 'best' is unknown: choose one of "):
@@ -245,8 +273,9 @@ def test_paper_preset_is_the_papers():
     assert (config.steps, config.batch_size, config.learning_rate) == (200_000, 256, 1e-3)
     assert (config.delta, config.noise, config.noise_end, config.gradient_clip) == (0.05, 0.1, 0.1, 5.0)
     assert dataclasses.asdict(config.weights) == dict(
-        consistency=1, pose=0.2, separation=1, silhouette=1, variance=0.5, orientation=1, supervision=1, uncertainty=0
-    )
+        consistency=1, pose=0.2, separation=1, silhouette=1, variance=0.5, orientation=1, supervision=1, uncertainty=0,
+        spatial_consistency=0,
+    )  # fmt: skip
     # annealed linearly between steps 30 000 and 60 000
     assert [flag_anneal(config, step) for step in (0, 30_000, 45_000, 60_000, 199_999)] == [1, 1, 0.5, 0, 0]
     assert learning_rate(config, 0) == learning_rate(config, 199_999) == 1e-3
@@ -294,3 +323,30 @@ def test_it_learns(tmp_path):
     evaluation, _ = evaluate(tmp_path / "run", [tmp_path / "planes"], "test", tmp_path / "eval")
     assert evaluation.metrics["angular_error_median_deg"] < 50
     assert evaluation.metrics["silhouette_hit_rate"] > 0.7
+
+
+def test_labels_of_bent_shapes_cannot_be_learned(tmp_path):
+    labels = np.full((2, 3), np.nan, np.float32)
+    models = [dataclasses.replace(make_model(number, split="train"), semantic_keypoints=labels) for number in range(3)]
+    assemble(tmp_path / "bent", [write_part(tmp_path / "parts", model) for model in models], make_manifest())
+    with pytest.raises(UserError, match="no semantic keypoints to learn: .* without --stretch and --warp"):
+        train(small_config(supervised=True, mirror=False), [tmp_path / "bent"], tmp_path / "run")
+
+
+def test_a_damaged_validation_split_is_told(tmp_path):
+    pairs = make_dataset(tmp_path / "pairs")
+    next(pairs.glob("val-*.h5")).write_bytes(b"damaged")
+    with pytest.raises(UserError, match="val-00000.h5: damaged"):
+        train(small_config(), [pairs], tmp_path / "run")
+    assert trainer.open_validation([make_dataset(tmp_path / "all", split="train")]) is None
+
+
+def test_weights_of_another_network_say_which_option_is_missing(finished_run, dataset, tmp_path):
+    for settings, advice in (
+        ({"width": 8}, "another width: add --width 4"),
+        ({"mirror": False}, "another mirror: add --mirror"),
+        ({"axes": ("z", "x")}, "another axes: add --axes x,z"),
+        ({"image_size": 64}, "another image_size: add --image-size 96"),
+    ):
+        with pytest.raises(UserError, match=advice):
+            train(small_config(init_from=str(finished_run), **settings), [dataset], tmp_path / "run")

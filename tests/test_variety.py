@@ -294,8 +294,13 @@ class TestImages:
     def test_a_damaged_picture_is_named(self, tmp_path):
         (tmp_path / "pictures").mkdir()
         (tmp_path / "pictures" / "bad.jpg").write_bytes(b"\xff\xd8\xff nothing")
+        variety = Variety(background_images=tmp_path / "pictures")
         with pytest.raises(UserError, match="bad.jpg"):
-            render_dataset(config(tmp_path / "data", Variety(background_images=tmp_path / "pictures")))
+            render_dataset(config(tmp_path / "data", variety))
+        assert not (tmp_path / "data").exists()  # found before any work, so that mending it is still allowed
+        (tmp_path / "pictures" / "bad.jpg").unlink()
+        Image.new("RGB", (8, 8), "red").save(tmp_path / "pictures" / "good.png")
+        check_config(config(tmp_path / "data", variety))
 
     def test_other_pictures_are_other_settings(self, tmp_path):
         for name, color in (("a", "red"), ("b", "blue")):

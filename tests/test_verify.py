@@ -79,11 +79,17 @@ def test_shards_exchanged_or_left_over_are_found(folder):
         assert name in problems
 
 
-def test_a_manifest_without_a_checksum_cannot_vouch_for_itself(folder):
+def test_manifests_of_other_programs_need_no_checksum(folder):
     path = folder / "dataset.json"
     content = path.read_bytes()
     path.write_bytes(content[: content.rindex(b",\n")] + b"\n}\n")
-    assert "no checksum" in verify(folder)[0]
+    assert verify(folder) == []
+
+
+def test_a_checksum_whose_name_is_damaged_is_missed(folder):
+    path = folder / "dataset.json"
+    path.write_bytes(path.read_bytes().replace(b'"checksum"', b'"checksul"'))
+    assert "dataset.json: holds 'checksul'" in verify(folder)[0]
 
 
 def test_content_is_compared_even_where_checksums_hold(folder):

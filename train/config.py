@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 
 from data.errors import UserError
@@ -20,6 +21,7 @@ class LossWeights:
     orientation: float = 1.0
     supervision: float = 1.0  # with --supervised: squared distance to the semantic keypoints
     uncertainty: float = 0.0  # ours: likelihood of the residuals under the predicted uncertainties
+    spatial_consistency: float = 0.0  # ours: consistency in space, not in the image alone
 
 
 @dataclass
@@ -123,31 +125,77 @@ CHOICES = {
     "precision": ("float32", "bfloat16", "auto"),
     "reduction": (2, 4, 8),
 }
+# Least and greatest values of settings that are numbers.
+RANGES = {
+    "keypoints": (3, 1000),  # fewer do not tell a rotation
+    "image_size": (8, 4096),
+    "width": (2, 4096),
+    "steps": (1, 10**9),
+    "batch_size": (1, 10**6),
+    "learning_rate": (0, 10),
+    "weight_decay": (0, 10),
+    "warmup_steps": (0, 10**9),
+    "gradient_clip": (1e-6, 1e9),
+    "average_decay": (0, 0.999999),
+    "seed": (0, 2**32 - 1),
+    "delta": (0, 100),
+    "noise": (0, 10),
+    "noise_end": (0, 10),
+    "anneal_start": (0, 1),
+    "anneal_end": (0, 1),
+    "flag_margin": (0, 1),
+    "color_jitter": (0, 10),
+    "log_every": (1, 10**9),
+    "validate_every": (1, 10**9),
+    "checkpoint_every": (1, 10**9),
+}
 
 
-def make_config(preset: str, **overrides) -> TrainConfig:
+def make_config(preset: str, weights: dict[str, float] | None = None, **overrides) -> TrainConfig:
     """Settings of a preset with some replaced.
 
+    Args:
+        weights: of terms, in place of the preset's. overrides: other settings.
+
     Raises:
-        UserError: unknown preset or setting, or a value that none of its ``CHOICES`` or the network allows.
+        UserError: unknown preset or setting, or a value outside of ``CHOICES`` and ``RANGES``, or one that does not go
+            with the network.
     """
     if preset not in PRESETS:
         raise UserError(f"preset {preset!r} is unknown: choose one of {', '.join(PRESETS)}")
     known = {f.name for f in dataclasses.fields(TrainConfig)}
     if unknown := set(overrides) - known:
         raise UserError(f"unknown training setting {sorted(unknown)[0]!r}: see `train --help`")
-    for name, choices in CHOICES.items():
-        if name in overrides and overrides[name] not in choices:
-            raise UserError(f"{name} {overrides[name]!r} is unknown: choose one of {', '.join(map(str, choices))}")
     config = TrainConfig(**{"preset": preset, **PRESETS[preset], **overrides})
-    step = 8 * config.reduction
-    if config.network == "compact" and (config.image_size < step or config.image_size % step):
-        raise UserError(f"image_size {config.image_size}: with reduction {config.reduction}, give a multiple of {step}")
-    if config.margin and not 1 <= config.margin <= 10:
-        raise UserError(f"margin {config.margin}: give 1 to 10, or 0 for the whole image")
+    config.weights = dataclasses.replace(config.weights, **weights or {})
+    _check(config)
     return config
 
 
+def _check(config: TrainConfig) -> None:
+    """Raise :class:`UserError` for the first setting that makes no sense."""
+    for name, choices in CHOICES.items():
+        if (value := getattr(config, name)) not in choices:
+            raise UserError(f"{name} {value!r} is unknown: choose one of {', '.join(map(str, choices))}")
+    for name, (low, high) in RANGES.items():
+        if not low <= (value := getattr(config, name)) <= high:  # NaN compares false
+            raise UserError(f"{name} {value}: give {low:g} to {high:g}")
+    for name, value in dataclasses.asdict(config.weights).items():
+        if not 0 <= value < math.inf:
+            raise UserError(f"weight of {name} {value}: give 0 or more")
+    if not config.axes or not set(config.axes) <= set("xyz") or len(set(config.axes)) < len(config.axes):
+        raise UserError(f"axes {','.join(config.axes)}: give one or more of x, y and z, each once")
+    if config.margin and not 1 <= config.margin <= 10:
+        raise UserError(f"margin {config.margin}: give 1 to 10, or 0 for the whole image")
+    if config.anneal_start > config.anneal_end:
+        raise UserError(f"anneal_start {config.anneal_start}: is after anneal_end {config.anneal_end}: give less")
+    step = 8 * config.reduction
+    if config.network == "compact" and (config.image_size < step or config.image_size % step):
+        raise UserError(f"image_size {config.image_size}: with reduction {config.reduction}, give a multiple of {step}")
+    if config.network == "paper" and (config.axes != ("x",) or config.mirror):
+        raise UserError("the paper's network has one flag, of x, and no mirror images: add --axes x --no-mirror")
+
+
 def config_from_dict(values: dict) -> TrainConfig:
-    """The inverse of ``dataclasses.asdict``; settings that are unknown or missing raise TypeError or KeyError."""
+    """The inverse of ``dataclasses.asdict``. Unknown settings raise TypeError; missing ones take their defaults."""
     return TrainConfig(**{**values, "axes": tuple(values["axes"]), "weights": LossWeights(**values["weights"])})

@@ -116,10 +116,11 @@ class Detector:
         )
 
     def _forward(self, rgba: Tensor) -> tuple[Tensor, ...]:
-        images = decode_images(rgba.to(self.device))
+        framed, squares = self._frame(decode_images(rgba.to(self.device)))
         # Convolutions may sum in another order for another batch size, so every batch is filled to the same one.
-        padded = torch.cat([images, images.new_zeros(BATCH_SIZE - len(images), *images.shape[1:])])
-        found = self.find(padded)
+        missing = BATCH_SIZE - len(rgba)
+        framed = torch.cat([framed, framed.new_zeros(missing, *framed.shape[1:])])
+        found = self._find(framed, torch.cat([squares, squares.new_ones(missing, 3)]))
         parts = (found.keypoints, found.heatmaps, found.axis_ends, found.flags, found.sigma)
         return tuple(x[: len(rgba)] for x in parts if x is not None)
 
@@ -132,7 +133,13 @@ class Detector:
         Returns:
             Keypoints, heat maps and axis ends in normalised coordinates of the whole images.
         """
-        framed, squares = frame_objects(images, self.config.image_size, self.config.margin)
+        return self._find(*self._frame(images))
+
+    def _frame(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return frame_objects(images, self.config.image_size, self.config.margin)
+
+    def _find(self, framed: Tensor, squares: Tensor) -> Prediction:
+        """:meth:`find` of what :func:`frame_objects` gives."""
         found = self.network(framed[:, : self.network.in_channels], zoom=squares[:, 2])
         heatmaps, center = found.heatmaps, squares[:, None, :2]
         if self.config.margin:

@@ -42,6 +42,7 @@ from tqdm import tqdm
 from data.atomic import write_bytes
 from data.dataset import PairDataset, PairSampler, make_loader
 from data.errors import UserError
+from data.manifest import load_manifest
 from data.geometry import transform_points
 from train import distributed, losses
 from train.batches import PairBatch, jitter_colors, make_batch
@@ -98,7 +99,7 @@ def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = F
     torch.manual_seed(config.seed)
     network = build_network(config)
     if config.init_from:
-        load_weights(network, find_run(config.init_from) / WEIGHTS_NAME)
+        load_initial_weights(network, config)
     network.to(device, memory_format=torch.channels_last)
     network.bfloat16 = uses_bfloat16(config, device)
     average = MovingAverage(network, config.average_decay)
@@ -173,10 +174,30 @@ def choose_device(name: str) -> str:
 
 def open_validation(datasets: list[Path]) -> PairDataset | None:
     """The validation pairs, or None where no dataset has any."""
-    try:
-        return PairDataset(datasets, "val")
-    except UserError:
-        return None
+    shards = [shard for folder in datasets for shard in load_manifest(folder).shards]
+    return PairDataset(datasets, "val") if any(shard.split == "val" for shard in shards) else None
+
+
+def load_initial_weights(network: KeypointNetwork, config: TrainConfig) -> None:
+    """Start from the weights of ``init_from``.
+
+    Raises:
+        UserError: they are not there, damaged, or of a network of another shape; says which setting to change.
+    """
+    folder = find_run(config.init_from)
+    theirs = load_config(folder)
+    shaping = ["network", "keypoints", "width", "axes", "mirror"]
+    if config.network == "compact":
+        shaping += ["image_size", "reduction"]
+    for name in shaping:
+        if (value := getattr(theirs, name)) != getattr(config, name):
+            option = name.replace("_", "-")
+            if isinstance(value, bool):
+                advice = f"--{option}" if value else f"--no-{option}"
+            else:
+                advice = f"--{option} {','.join(value) if name == 'axes' else value}"
+            raise UserError(f"init-from {config.init_from}: a network of another {name}: add {advice}")
+    load_weights(network, folder / WEIGHTS_NAME)
 
 
 def require_labels(config: TrainConfig, pairs: PairDataset) -> None:
@@ -186,8 +207,11 @@ def require_labels(config: TrainConfig, pairs: PairDataset) -> None:
         UserError: there are no labels, or they are to be mirrored.
     """
     config.keypoints = len(pairs.keypoint_names)
-    if not config.keypoints:
-        raise UserError(f"{pairs.folders[0]}: has no semantic keypoints to learn: render it with --annotations")
+    if pairs.semantic_keypoints.isnan().all():
+        raise UserError(
+            f"{pairs.folders[0]}: has no semantic keypoints to learn: render it with --annotations, without --stretch and "
+            "--warp"
+        )
     if config.mirror:
         raise UserError("--supervised: labels do not say which are mirror images of each other: add --no-mirror")
 

@@ -48,7 +48,7 @@ def evaluate(
     axes = tuple(load_config(find_run(run)).axes)
     dataset = PairDataset([Path(folder) for folder in datasets], split)
     if out is None:
-        out = Path(run) / f"eval-{split}" if Path(run).is_dir() else Path(f"{run}-eval-{split}")
+        out = Path(run) / f"eval-{split}" if find_run(run) == Path(run) else Path(f"{run}-eval-{split}")
     out = Path(out)
     key = {"weights": weights_fingerprint(run), "data": data_fingerprint(dataset)}
     out.mkdir(parents=True, exist_ok=True)

@@ -88,7 +88,7 @@ def frame_image(
 
     Args:
         image: RGB or RGBA (straight alpha). size: side of the network's input.
-        mask: of the image's size, bright where the object is; replaces the image's alpha.
+        mask: of the image's size, see :func:`mask_channel`; replaces the image's alpha.
         background: sRGB colour to remove; by default that of the border, if the border is of one colour.
         name: of the image, for messages.
 
@@ -99,7 +99,7 @@ def frame_image(
     if mask is not None:
         if mask.size != image.size:
             raise UserError(f"{name}: its mask is {mask.size}, the image {image.size}: give one of the same pixels")
-        straight[..., 3] = np.asarray(mask.convert("L"))
+        straight[..., 3] = mask_channel(mask)
     if not straight[..., 3].any():
         raise UserError(f"{name}: fully transparent: nothing to detect")
     if mask is not None:
@@ -111,6 +111,16 @@ def frame_image(
     if removed is not None:
         return frame(removed, "background", size)
     return frame(straight, "none", size)
+
+
+def mask_channel(mask: Image.Image) -> np.ndarray:
+    """uint8 (H, W), 255 where the object is: the mask's alpha where that hides anything, else its brightness.
+
+    A mask of 0 and 1 is taken as one of 0 and 255.
+    """
+    alpha = np.asarray(mask.convert("RGBA").getchannel("A"))
+    channel = alpha if alpha.min() < 255 else np.asarray(mask.convert("L"))
+    return channel * np.uint8(255) if channel.max() == 1 else channel
 
 
 def frame(picture: np.ndarray, mask: str, size: int) -> FramedImage:

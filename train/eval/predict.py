@@ -168,16 +168,11 @@ def _mask_of(path: Path, mask: Path | None) -> Image.Image | None:
     if mask is None:
         return None
     if not mask.is_dir():
-        return _luminance_or_alpha(mask)
+        return open_image(mask)
     found = sorted(p for p in mask.iterdir() if p.stem == path.stem)
     if not found:
         raise UserError(f"{path}: no mask of this name in {mask}: add {path.stem}.png")
-    return _luminance_or_alpha(found[0])
-
-
-def _luminance_or_alpha(path: Path) -> Image.Image:
-    image = open_image(path)
-    return image.getchannel("A") if image.mode == "RGBA" else image.convert("L")
+    return open_image(found[0])
 
 
 def _batches(items: Iterator) -> Iterator[list]:
