@@ -49,6 +49,17 @@ def test_consistency_sees_depth_through_the_other_view():
     assert error == pytest.approx((22 * 0.5 / 30) ** 2, rel=1e-6)
 
 
+def test_spatial_consistency_sees_depth_from_anywhere():
+    rotation = random_rotation(1)
+    first = torch.randn(1, 4, 3, dtype=torch.double)
+    second = first @ rotation.transpose(-1, -2) + 5.0  # an offset of all does not count
+    points = torch.stack([first, second], dim=1)
+    torch.testing.assert_close(losses.spatial_consistency(points, rotation), torch.zeros(1).double())
+    points[0, 1, :2, 2] += torch.tensor([0.3, -0.3], dtype=torch.double)
+    expected = 2 * 2 * 0.3**2 / 4  # two directions, two of four points
+    assert losses.spatial_consistency(points, rotation).item() == pytest.approx(expected, rel=1e-9)
+
+
 def test_pose_is_the_angle_between_true_and_recovered_rotation():
     rotation = random_rotation(3)
     points = torch.randn(3, 6, 3, dtype=torch.double)
@@ -127,6 +138,7 @@ def test_gradients():
 
     check = torch.autograd.gradcheck
     assert check(lambda k: losses.consistency(k, transforms, INTRINSICS), keypoints)
+    assert check(lambda p: losses.spatial_consistency(p, transforms[:, 0, :3, :3]), points.clone().requires_grad_())
     assert check(lambda p: losses.relative_pose(p, transforms[:, 0, :3, :3]), points.clone().requires_grad_())
     assert check(lambda p: losses.separation(p * 0.1, 0.05), points.clone().requires_grad_())
     assert check(lambda x: losses.silhouette(soft(x), mask), logits)

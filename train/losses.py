@@ -1,4 +1,4 @@
-"""The six terms of the objective, each its own function, each per item.
+"""The terms of the objective, each its own function, each per item.
 
 Shapes: B pairs, 2 views, N keypoints, A axes, maps of h×w. Keypoints are (u, v, z) in the image coordinates of
 ``intrinsics`` (normalised ones in training) with depth along the camera's +z; ``points`` are the same keypoints
@@ -35,6 +35,32 @@ def consistency(keypoints: Tensor, transforms: Tensor, intrinsics: Tensor) -> Te
     return error.mean(-1).sum(1)
 
 
+def residuals(points: Tensor, rotation: Tensor) -> Tensor:
+    """What is left between the two views' points after the true rotation.
+
+    Both point sets are centred first: an offset common to all keypoints, above all in depth, cannot be seen.
+
+    Args:
+        points: (B, 2, N, 3) camera-frame keypoints. rotation: (B, 3, 3) from view 0 to view 1.
+
+    Returns:
+        (B, N, 3), object units.
+    """
+    centered = points - points.mean(-2, keepdim=True)
+    return centered[:, 0] @ rotation.transpose(-1, -2) - centered[:, 1]
+
+
+def spatial_consistency(points: Tensor, rotation: Tensor) -> Tensor:
+    """Spatial consistency (ours): squared 3D distance between moved and detected keypoints, see :func:`residuals`.
+
+    Eq. 1 compares projections, so that depth counts only as far as the camera's turn makes it visible.
+
+    Returns:
+        (B,) mean over keypoints, summed over the two directions.
+    """
+    return 2 * residuals(points, rotation).square().sum(-1).mean(-1)
+
+
 def relative_pose(points: Tensor, rotation: Tensor, noise: float = 0.0, sigma: Tensor | None = None) -> Tensor:
     """Relative pose (eq. 2 and 3): angle between the true rotation and the one Procrustes recovers.
 
@@ -53,10 +79,9 @@ def relative_pose(points: Tensor, rotation: Tensor, noise: float = 0.0, sigma: T
 
 
 def uncertainty(points: Tensor, sigma: Tensor, rotation: Tensor) -> Tensor:
-    """Negative log-likelihood of what is left between the two views' points after the true rotation.
+    """Negative log-likelihood of the :func:`residuals`.
 
-    Residuals are taken as Gaussian, with variance σ² per coordinate from each view (Kendall and Gal, arXiv 1703.04977,
-    eq. 5). Both point sets are centred first: an offset common to all keypoints, above all in depth, cannot be seen.
+    They are taken as Gaussian, with variance σ² per coordinate from each view (Kendall and Gal, arXiv 1703.04977, eq. 5).
 
     Args:
         points: (B, 2, N, 3) camera-frame keypoints. sigma: (B, 2, N), object units.
@@ -65,10 +90,8 @@ def uncertainty(points: Tensor, sigma: Tensor, rotation: Tensor) -> Tensor:
     Returns:
         (B,) mean over keypoints; the constant is left out.
     """
-    centered = points - points.mean(-2, keepdim=True)
-    residual = centered[:, 0] @ rotation.transpose(-1, -2) - centered[:, 1]
     variance = sigma.square().sum(1)
-    return (residual.square().sum(-1) / (2 * variance) + 1.5 * variance.log()).mean(-1)
+    return (residuals(points, rotation).square().sum(-1) / (2 * variance) + 1.5 * variance.log()).mean(-1)
 
 
 def supervision(points: Tensor, labels: Tensor) -> Tensor:
@@ -198,6 +221,7 @@ def pair_terms(
     sigma = None if views[0].sigma is None else torch.stack([v.sigma for v in views], dim=1)
     terms = {
         "consistency": consistency(keypoints, transforms, intrinsics),
+        "spatial_consistency": spatial_consistency(points, rotation),
         "pose": relative_pose(points, rotation, noise, sigma),
         "separation": separation(points, delta),
         "silhouette": silhouette(heatmaps, F.adaptive_avg_pool2d(mask, heatmaps.shape[-2:])),
