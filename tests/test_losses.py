@@ -55,9 +55,13 @@ def test_spatial_consistency_sees_depth_from_anywhere():
     second = first @ rotation.transpose(-1, -2) + 5.0  # an offset of all does not count
     points = torch.stack([first, second], dim=1)
     torch.testing.assert_close(losses.spatial_consistency(points, rotation), torch.zeros(1).double())
-    points[0, 1, :2, 2] += torch.tensor([0.3, -0.3], dtype=torch.double)
-    expected = 2 * 2 * 0.3**2 / 4  # two directions, two of four points
-    assert losses.spatial_consistency(points, rotation).item() == pytest.approx(expected, rel=1e-9)
+    size = first.var(-2, correction=0).sum()
+    first = first + torch.tensor([0.3, -0.3, 0, 0], dtype=torch.double)[:, None]  # two of four move by 0.3 on all axes
+    points = torch.stack([first, second], dim=1)
+    own_size = first.var(-2, correction=0).sum()
+    expected = (2 * 3 * 0.3**2 / 4) / ((size + own_size) / 2)
+    assert losses.spatial_consistency(points, rotation).item() == pytest.approx(expected.item(), rel=1e-9)
+    torch.testing.assert_close(*(losses.spatial_consistency(scale * points, rotation) for scale in (1, 0.1)))
 
 
 def test_pose_is_the_angle_between_true_and_recovered_rotation():

@@ -71,7 +71,7 @@ def test_run_folder(finished_run):
     lines = [json.loads(line) for line in (finished_run / "metrics.jsonl").read_text().splitlines()]
     logged = [line for line in lines if "loss" in line]
     assert [line["step"] for line in logged] == [2, 4, 6, 8]
-    for name in ("consistency", "pose", "separation", "silhouette", "variance", "orientation"):
+    for name in ("consistency", "pose", "separation", "silhouette", "variance", "orientation", "spatial_consistency"):
         assert np.isfinite(logged[0][name])
     assert [line["step"] for line in lines if "validation_error_mean_deg" in line] == [4, 8]
     assert list((finished_run / "tensorboard").glob("events.out.tfevents.*"))

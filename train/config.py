@@ -21,7 +21,7 @@ class LossWeights:
     orientation: float = 1.0
     supervision: float = 1.0  # with --supervised: squared distance to the semantic keypoints
     uncertainty: float = 0.0  # ours: likelihood of the residuals under the predicted uncertainties
-    spatial_consistency: float = 0.0  # ours: consistency in space, not in the image alone
+    spatial_consistency: float = 0.0  # ours: consistency in space, relative to the size of the set of keypoints
 
 
 @dataclass
@@ -81,7 +81,7 @@ _COMPACT = dict(
     weight_decay=1e-4,
     cosine_decay=True,
     precision="auto",
-    weights=LossWeights(pose=2.0, silhouette=2.0, orientation=6.0, uncertainty=0.02),
+    weights=LossWeights(pose=2.0, silhouette=2.0, orientation=6.0, uncertainty=0.02, spatial_consistency=1.0),
     delta=0.1,
     noise=0.05,
     noise_end=0.01,

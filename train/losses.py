@@ -51,14 +51,16 @@ def residuals(points: Tensor, rotation: Tensor) -> Tensor:
 
 
 def spatial_consistency(points: Tensor, rotation: Tensor) -> Tensor:
-    """Spatial consistency (ours): squared 3D distance between moved and detected keypoints, see :func:`residuals`.
+    """Spatial consistency (ours): squared :func:`residuals` over the squared size of the point sets.
 
-    Eq. 1 compares projections, so that depth counts only as far as the camera's turn makes it visible.
+    Eq. 1 compares projections, so that depth counts only as far as the camera's turn makes it visible. Without the
+    division keypoints would move together, for then all distances are small.
 
     Returns:
-        (B,) mean over keypoints, summed over the two directions.
+        (B,) mean squared residual / mean squared distance of keypoints from their centre, over both views.
     """
-    return 2 * residuals(points, rotation).square().sum(-1).mean(-1)
+    size = (points - points.mean(-2, keepdim=True)).square().sum(-1).mean((-2, -1))
+    return residuals(points, rotation).square().sum(-1).mean(-1) / size.clamp(min=1e-3)
 
 
 def relative_pose(points: Tensor, rotation: Tensor, noise: float = 0.0, sigma: Tensor | None = None) -> Tensor:
