@@ -57,6 +57,7 @@ VARIANTS = {
     "pose-weight-4": "--weight-pose 4",
     "constant-noise": "--noise-end 0.05",
     "no-uncertainty": "--weight-uncertainty 0",
+    "no-spatial-consistency": "--weight-spatial-consistency 0",
     "without-consistency": "--weight-consistency 0",
     "without-pose": "--weight-pose 0",
     "without-separation": "--weight-separation 0",
