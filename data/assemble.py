@@ -163,13 +163,12 @@ def _claimed(out: Path) -> Iterator[None]:
             raise UserError(f"{out}: another merge is writing to it: wait for it to end, or choose a new folder") from None
         try:
             yield
-        except UserError:
-            if not any(SHARD_NAME.fullmatch(path.name.removesuffix(TEMPORARY_SUFFIX)) for path in out.iterdir()):
+        finally:
+            written = any(SHARD_NAME.fullmatch(path.name.removesuffix(TEMPORARY_SUFFIX)) for path in out.iterdir())
+            if (out / MANIFEST_NAME).exists() or not written:  # else it is to be done again, which the marker tells
                 marker.unlink()
-                if new:
+                if new and not written:
                     out.rmdir()
-            raise
-        marker.unlink()
 
 
 def _already_merged(out: Path, target: Manifest, manifests: list[Manifest]) -> Manifest:

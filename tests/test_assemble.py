@@ -186,8 +186,10 @@ def test_merge_refuses_what_does_not_belong_together(tmp_path):
     assemble(shape, [part], make_manifest())
     with pytest.raises(UserError, match="model-002 is another shape"):
         merge(tmp_path / "m", [chairs, shape])
+    before = folder_bytes(cars)
     with pytest.raises(UserError, match="already holds another dataset"):
         merge(cars, [chairs])
+    assert folder_bytes(cars) == before
     with pytest.raises(UserError, match="choose a new folder"):
         merge(chairs, [chairs])
     assert not (tmp_path / "m" / "dataset.json").exists()
