@@ -23,6 +23,7 @@ from data.atomic import TEMPORARY_SUFFIX
 from data.errors import UserError
 from data.manifest import (
     MANIFEST_NAME,
+    MERGING,
     SHARD_NAME,
     Manifest,
     ShardEntry,
@@ -35,8 +36,6 @@ from data.schema import PAIRS_PER_SHARD, SPLITS
 from data.shard import ModelEntry, ShardHeader, ShardReader, ShardWriter, canonical_json, damaged
 
 Progress = Callable[[int], None]
-
-MERGING = ".merging"
 
 
 @dataclass(frozen=True)

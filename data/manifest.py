@@ -14,6 +14,7 @@ from data.schema import FORMAT, FORMAT_VERSION, SPLITS
 from data.shard import ModelEntry, check_format
 
 MANIFEST_NAME = "dataset.json"
+MERGING = ".merging"  # is in a folder that `merge` has not finished
 SHARD_NAME = re.compile(r"(train|val|test)-\d{5,}\.h5")
 _CHECKSUM = re.compile(rb'\n "checksum": "([0-9a-f]{64})"\n}\n\Z')
 
@@ -159,4 +160,6 @@ def _why_missing(folder: Path) -> str:
         return f"{folder}: not a folder: give the folder that `render` wrote"
     if (folder / ".parts").is_dir():
         return f"{folder}: rendering has not ended: run the same `render` command again to finish it"
+    if (folder / MERGING).exists():
+        return f"{folder}: merging has not ended: run the same `merge` command again to finish it"
     return f"{folder}: no {MANIFEST_NAME} in it, so not a dataset: give the folder that `render` wrote"

@@ -261,6 +261,8 @@ def test_a_merge_that_was_killed_is_done_again(tmp_path, monkeypatch):
         with pytest.raises(SystemExit):
             merge(tmp_path / "m", [source])
     assert (tmp_path / "m" / "train-00000.h5").exists()
+    with pytest.raises(UserError, match="merging has not ended"):
+        load_manifest(tmp_path / "m")
     merge(tmp_path / "m", [source])
     assert folder_bytes(tmp_path / "m") == folder_bytes(source)
 
