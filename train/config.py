@@ -137,7 +137,7 @@ RANGES = {
     "warmup_steps": (0, 10**9),
     "gradient_clip": (1e-6, 1e9),
     "average_decay": (0, 0.999999),
-    "seed": (0, 2**32 - 1),
+    "seed": (0, 2**43),  # times a million it still is a seed to PyTorch
     "delta": (0, 100),
     "noise": (0, 10),
     "noise_end": (0, 10),
@@ -179,7 +179,7 @@ def _check(config: TrainConfig) -> None:
             raise UserError(f"{name} {value!r} is unknown: choose one of {', '.join(map(str, choices))}")
     for name, (low, high) in RANGES.items():
         if not low <= (value := getattr(config, name)) <= high:  # NaN compares false
-            raise UserError(f"{name} {value}: give {low:g} to {high:g}")
+            raise UserError(f"{name} {value}: give {low} to {high}")
     for name, value in dataclasses.asdict(config.weights).items():
         if not 0 <= value < math.inf:
             raise UserError(f"weight of {name} {value}: give 0 or more")
