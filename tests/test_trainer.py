@@ -28,7 +28,7 @@ from train.config import CHOICES, config_from_dict, make_config
 from train.detector import Detector
 from train.eval.evaluate import evaluate
 from train.optimizer import make_optimizer
-from train.trainer import flag_anneal, learning_rate, train
+from train.trainer import flag_anneal, learning_rate, train, weights_at
 
 ROOT = Path(__file__).parents[1]
 STEPS = 8
@@ -286,6 +286,13 @@ def test_learning_rate_warms_up_and_decays():
     assert learning_rate(config, 0) == pytest.approx(0.1)
     assert learning_rate(config, 50) == pytest.approx(0.5)
     assert learning_rate(config, 99) < 1e-3
+
+
+def test_spatial_consistency_waits_for_the_flags():
+    config = small_config(steps=100, anneal_start=0.2, anneal_end=0.5)
+    assert [weights_at(config, step).spatial_consistency for step in (0, 49, 50, 99)] == [0, 0, 1, 1]
+    assert weights_at(config, 0) == dataclasses.replace(config.weights, spatial_consistency=0)
+    assert config.weights.spatial_consistency == 1
 
 
 @pytest.mark.parametrize("optimizer", ("adam", "muon"))

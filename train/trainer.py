@@ -46,7 +46,7 @@ from data.manifest import load_manifest
 from data.geometry import transform_points
 from train import distributed, losses
 from train.batches import PairBatch, jitter_colors, make_batch
-from train.config import TrainConfig
+from train.config import LossWeights, TrainConfig
 from train.detector import (
     CONFIG_NAME,
     WEIGHTS_NAME,
@@ -123,7 +123,7 @@ def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = F
                 points = pairs.semantic_keypoints.to(device)[stored["model_index"]].unsqueeze(1).expand(-1, 2, -1, -1)
                 batch.labels = transform_points(batch.object_to_camera, points)
             terms = forward(replica, augment(batch, config), config, step)
-            loss = losses.objective(terms, config.weights).mean()
+            loss = losses.objective(terms, weights_at(config, step)).mean()
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(config, step)
             optimizer.zero_grad()
@@ -338,6 +338,14 @@ def flag_anneal(config: TrainConfig, step: int) -> float:
     """Weight of the true orientation flags: 1, then falling to 0 between the two settings (section 3.3)."""
     start, end = config.anneal_start * config.steps, config.anneal_end * config.steps
     return float(np.clip((end - step) / max(end - start, 1), 0, 1))
+
+
+def weights_at(config: TrainConfig, step: int) -> LossWeights:
+    """Weights of the terms in a step: spatial consistency waits until the flags are the network's own.
+
+    From the start it would keep pairs of mirror images together in the plane of symmetry, where they agree best.
+    """
+    return dataclasses.replace(config.weights, spatial_consistency=0.0) if flag_anneal(config, step) else config.weights
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
