@@ -290,9 +290,9 @@ def test_learning_rate_warms_up_and_decays():
 
 def test_spatial_consistency_waits_for_the_flags():
     config = small_config(steps=100, anneal_start=0.2, anneal_end=0.5)
-    assert [weights_at(config, step).spatial_consistency for step in (0, 49, 50, 99)] == [0, 0, 1, 1]
+    assert [weights_at(config, step).spatial_consistency for step in (0, 49, 50, 99)] == [0, 0, 2, 2]
     assert weights_at(config, 0) == dataclasses.replace(config.weights, spatial_consistency=0)
-    assert config.weights.spatial_consistency == 1
+    assert config.weights.spatial_consistency == 2
 
 
 @pytest.mark.parametrize("optimizer", ("adam", "muon"))

@@ -81,7 +81,7 @@ _COMPACT = dict(
     weight_decay=1e-4,
     cosine_decay=True,
     precision="auto",
-    weights=LossWeights(pose=2.0, silhouette=2.0, orientation=6.0, uncertainty=0.02, spatial_consistency=1.0),
+    weights=LossWeights(pose=2.0, silhouette=2.0, orientation=6.0, uncertainty=0.02, spatial_consistency=2.0),
     delta=0.1,
     noise=0.05,
     noise_end=0.01,
