@@ -6,7 +6,6 @@ rendering in one go, in parts that are merged, or with interruptions gives the s
 
 from __future__ import annotations
 
-import fcntl
 import json
 import signal
 import threading
@@ -19,11 +18,12 @@ from pathlib import Path
 
 import numpy as np
 
-from data.atomic import TEMPORARY_SUFFIX
+from data.atomic import TEMPORARY_SUFFIX, take_lock
 from data.errors import UserError
 from data.manifest import (
     MANIFEST_NAME,
     MERGING,
+    PARTS,
     SHARD_NAME,
     Manifest,
     ShardEntry,
@@ -150,16 +150,14 @@ def _claimed(out: Path) -> Iterator[None]:
     marker = out / MERGING
     if not marker.exists() and not (out / MANIFEST_NAME).exists():
         foreign = [path.name for path in sorted(out.glob("*")) if SHARD_NAME.fullmatch(path.name)]
-        if foreign or (out / ".parts").exists():
-            held = "an unfinished rendering" if (out / ".parts").exists() else f"{foreign[0]} but no {MANIFEST_NAME}"
+        unfinished = (out / PARTS).exists()
+        if foreign or unfinished:
+            held = "an unfinished rendering" if unfinished else f"{foreign[0]} but no {MANIFEST_NAME}"
             raise UserError(f"{out}: holds {held}: choose a new folder")
     new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     with open(marker, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{out}: another merge is writing to it: wait for it to end, or choose a new folder") from None
+        take_lock(lock, f"{out}: another merge is writing to it: wait for it to end, or choose a new folder")
         try:
             yield
         finally:

@@ -1,12 +1,28 @@
-"""Files that appear under their name only when complete, whatever kills the process meanwhile."""
+"""Files that appear under their name only when complete, whatever kills the process meanwhile; and locks."""
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 from pathlib import Path
+from typing import IO
+
+from data.errors import UserError
 
 TEMPORARY_SUFFIX = ".tmp"
+
+
+def take_lock(file: IO, busy: str) -> None:
+    """Hold the only lock on an open file. It goes with the process, however that ends.
+
+    Raises:
+        UserError: another process holds it; the message is ``busy``.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(busy) from None
 
 
 def temporary_path(path: Path) -> Path:

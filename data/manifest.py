@@ -15,6 +15,7 @@ from data.shard import ModelEntry, check_format
 
 MANIFEST_NAME = "dataset.json"
 MERGING = ".merging"  # is in a folder that `merge` has not finished
+PARTS = ".parts"  # the same of `render`
 SHARD_NAME = re.compile(r"(train|val|test)-\d{5,}\.h5")
 _CHECKSUM = re.compile(rb'\n "checksum": "([0-9a-f]{64})"\n}\n\Z')
 
@@ -158,7 +159,7 @@ def _why_missing(folder: Path) -> str:
         return f"{folder}: no such folder: give the folder that `render` wrote"
     if not folder.is_dir():
         return f"{folder}: not a folder: give the folder that `render` wrote"
-    if (folder / ".parts").is_dir():
+    if (folder / PARTS).is_dir():
         return f"{folder}: rendering has not ended: run the same `render` command again to finish it"
     if (folder / MERGING).exists():
         return f"{folder}: merging has not ended: run the same `merge` command again to finish it"

@@ -72,7 +72,7 @@ def _own_folder(path: Path) -> Path:
 
 
 class _Assets(Resolver):
-    """Gives trimesh the files that a mesh refers to, if they lie within ``root``; remembers what it could not."""
+    """Gives trimesh the files a mesh refers to, if they lie within ``root``; remembers what it could not give."""
 
     def __init__(self, path: Path, root: Path):
         # A mesh that a link in the folder leads to may refer to files beside it.

@@ -8,7 +8,6 @@ the number of workers, nor tasks, nor interruptions change a byte, and a dataset
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -29,9 +28,9 @@ from tqdm import tqdm
 
 from data.annotations import Annotations, load_keypointnet_annotations
 from data.assemble import assemble
-from data.atomic import write_bytes
+from data.atomic import take_lock, write_bytes
 from data.errors import UserError
-from data.manifest import MANIFEST_NAME, SHARD_NAME, Failure, Manifest, file_sha256, load_manifest
+from data.manifest import MANIFEST_NAME, PARTS, SHARD_NAME, Failure, Manifest, file_sha256, load_manifest
 from data.schema import ModelPairs, split_of
 from data.shard import ShardReader, canonical_json, read_models, write_shard
 from render.backends import Backend, open_backend
@@ -46,7 +45,6 @@ from render.views import ViewSettings, sample_pair
 from render.workers import WorkerDied, run_tasks
 
 DEFAULT_MODELS = 400
-PARTS = ".parts"
 LOCK = "lock"
 SETTINGS = "settings.json"  # what the parts were rendered with
 # Names of ShapeNetCore's folders that have built-in shapes too, so that both kinds of dataset can be merged.
@@ -597,12 +595,7 @@ def _locked(out: Path) -> Iterator[None]:
         except FileNotFoundError:  # another run has just ended and cleared the folder away
             continue
         with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f"{out}: another run is writing to it: wait for it to end, or choose a new folder"
-                ) from None
+            take_lock(lock, f"{out}: another run is writing to it: wait for it to end, or choose a new folder")
             if not _is_at(lock, parts / LOCK):
                 continue
             try:

@@ -17,8 +17,10 @@ DEPTH_OFFSET, DEPTH_SCALE = 28.0, 0.001
 KEYPOINTS = ("nose", "tail")
 
 
-def make_model(number: int, pairs: int = 3, size: int = 16, split: str | None = None, seed: int = 0) -> ModelPairs:
-    """A model whose images and poses are random numbers drawn from its number and ``seed``."""
+def make_model(
+    number: int, pairs: int = 3, size: int = 16, split: str | None = None, seed: int = 0, labelled: bool = True
+) -> ModelPairs:
+    """A model whose images and poses are random numbers drawn from its number and ``seed``; keypoints if ``labelled``."""
     rng = np.random.default_rng([number, seed])
     model_id = f"model-{number:03d}"
     rgba = np.zeros((pairs, 2, size, size, 4), np.uint8)
@@ -31,6 +33,8 @@ def make_model(number: int, pairs: int = 3, size: int = 16, split: str | None = 
     pose[..., :3, 3] = rng.normal(size=(pairs, 2, 3)) + (0, 0, 30)
     intrinsics = np.tile([[183.0, 0, size / 2], [0, 183.0, size / 2], [0, 0, 1]], (pairs, 2, 1, 1))
     keypoints = rng.uniform(-1, 1, (len(KEYPOINTS), 3)).astype(np.float32)
+    if not labelled:
+        keypoints[:] = np.nan
     return ModelPairs(
         model_id, split or split_of(0, model_id, FRACTIONS), f"made-up:{number}", 10 + number,
         rgba, depth, pose, intrinsics, keypoints, f"{number:064x}",

@@ -6,7 +6,6 @@ import random
 import re
 import time
 from collections import Counter
-from dataclasses import replace
 from multiprocessing.reduction import ForkingPickler
 
 import h5py
@@ -14,22 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from data.assemble import assemble, merge
+from data.assemble import merge
 from data.dataset import PairDataset, PairSampler, epoch_order, make_loader
 from data.errors import UserError
 from data.manifest import load_manifest, save_manifest
 from data.shard import read_models
-from tests.made_up_pairs import (
-    DEPTH_OFFSET,
-    DEPTH_SCALE,
-    KEYPOINTS,
-    SETTINGS,
-    folder_bytes,
-    make_dataset,
-    make_manifest,
-    make_model,
-    write_part,
-)
+from tests.made_up_pairs import DEPTH_OFFSET, DEPTH_SCALE, KEYPOINTS, SETTINGS, folder_bytes, make_dataset, make_model
 
 SPLIT = "train"
 
@@ -125,10 +114,8 @@ def test_several_folders_follow_each_other(folder, dataset, tmp_path):
 def test_labels_are_known_only_where_the_shape_is(tmp_path):
     """Where a model is rendered as it is and, elsewhere, bent, its keypoints belong to the former pairs alone."""
     plain = make_dataset(tmp_path / "plain", [3], split=SPLIT)
-    bent = tmp_path / "bent"
-    model = replace(make_model(3, split=SPLIT, seed=1), semantic_keypoints=np.full((2, 3), np.nan, np.float32))
     settings = {**SETTINGS, "variety": {"warp": 0.5}}
-    assemble(bent, [write_part(tmp_path / "parts", model, settings)], make_manifest(settings))
+    bent = make_dataset(tmp_path / "bent", [3], settings=settings, split=SPLIT, seed=1, labelled=False)
     merge(tmp_path / "merged", [plain, bent])
     for folders in ([plain, bent], [bent, plain], [tmp_path / "merged"]):
         pairs = PairDataset(folders, SPLIT)

@@ -17,12 +17,11 @@ import numpy as np
 import pytest
 import torch
 
-from data.assemble import assemble
 from data.dataset import PairDataset
 from data.errors import UserError
 from render.pipeline import RenderConfig, render_dataset
 from render.views import ViewSettings
-from tests.made_up_pairs import make_dataset, make_manifest, make_model, write_part
+from tests.made_up_pairs import make_dataset
 from train import trainer
 from train.config import CHOICES, config_from_dict, make_config
 from train.detector import Detector
@@ -333,9 +332,7 @@ def test_it_learns(tmp_path):
 
 
 def test_labels_of_bent_shapes_cannot_be_learned(tmp_path):
-    labels = np.full((2, 3), np.nan, np.float32)
-    models = [dataclasses.replace(make_model(number, split="train"), semantic_keypoints=labels) for number in range(3)]
-    assemble(tmp_path / "bent", [write_part(tmp_path / "parts", model) for model in models], make_manifest())
+    make_dataset(tmp_path / "bent", range(3), split="train", labelled=False)
     with pytest.raises(UserError, match="no semantic keypoints to learn: .* without --stretch and --warp"):
         train(small_config(supervised=True, mirror=False), [tmp_path / "bent"], tmp_path / "run")
 
@@ -345,7 +342,7 @@ def test_a_damaged_validation_split_is_told(tmp_path):
     next(pairs.glob("val-*.h5")).write_bytes(b"damaged")
     with pytest.raises(UserError, match="val-00000.h5: damaged"):
         train(small_config(), [pairs], tmp_path / "run")
-    assert trainer.open_validation([make_dataset(tmp_path / "all", split="train")]) is None
+    assert trainer.open_validation(PairDataset(make_dataset(tmp_path / "all", split="train"), "train")) is None
 
 
 def test_weights_of_another_network_say_which_option_is_missing(finished_run, dataset, tmp_path):

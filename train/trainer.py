@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import fcntl
 import hashlib
 import io
 import json
@@ -39,10 +38,9 @@ from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from data.atomic import write_bytes
+from data.atomic import take_lock, write_bytes
 from data.dataset import PairDataset, PairSampler, make_loader
 from data.errors import UserError
-from data.manifest import load_manifest
 from data.geometry import transform_points
 from train import distributed, losses
 from train.batches import PairBatch, jitter_colors, make_batch
@@ -88,7 +86,7 @@ def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = F
     """
     device = choose_device(config.device)
     pairs = PairDataset(datasets, "train")
-    validation = open_validation(datasets)
+    validation = open_validation(pairs)
     config.camera_distance, config.focal_length = typical_camera(pairs)
     if config.supervised:
         require_labels(config, pairs)
@@ -172,10 +170,10 @@ def choose_device(name: str) -> str:
     return name
 
 
-def open_validation(datasets: list[Path]) -> PairDataset | None:
-    """The validation pairs, or None where no dataset has any."""
-    shards = [shard for folder in datasets for shard in load_manifest(folder).shards]
-    return PairDataset(datasets, "val") if any(shard.split == "val" for shard in shards) else None
+def open_validation(pairs: PairDataset) -> PairDataset | None:
+    """The validation pairs of the same folders, or None where no folder has any."""
+    splits = {shard.split for manifest in pairs.manifests for shard in manifest.shards}
+    return PairDataset(pairs.folders, "val") if "val" in splits else None
 
 
 def load_initial_weights(network: KeypointNetwork, config: TrainConfig) -> None:
@@ -282,10 +280,7 @@ def claim_run_folder(config: TrainConfig, run: Path, resume: bool) -> Iterator[N
         if distributed.is_main():
             run.mkdir(parents=True, exist_ok=True)
             lock = stack.enter_context(open(run / LOCK_NAME, "w"))
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"{run}: another training is writing to it: wait, or choose another folder") from None
+            take_lock(lock, f"{run}: another training is writing to it: wait, or choose another folder")
             check_run_folder(config, run, resume)  # again: another training may have come and gone
             save_config(config, run)
         distributed.barrier()
