@@ -113,7 +113,7 @@ def procrustes(source: Tensor, target: Tensor, weights: Tensor | None = None) ->
         source, target: (*, N, 3). weights: (*, N), positive, or None for equal ones.
 
     Returns:
-        (*, 3, 3) rotation with ``target ≈ R source`` up to a translation.
+        (*, 3, 3) rotation with ``target ≈ R source`` up to a translation; NaN where a point is not finite.
     """
     if source.shape != target.shape or source.shape[-1] != 3:
         raise ValueError(f"point sets must both be (*, N, 3), got {tuple(source.shape)} and {tuple(target.shape)}")
@@ -146,11 +146,12 @@ class _NearestRotation(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, matrix: Tensor) -> Tensor:
-        u, s, vt = torch.linalg.svd(matrix)
+        finite = matrix.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
+        u, s, vt = torch.linalg.svd(matrix.where(finite, 0.0))  # which raises for what is not finite
         sign = torch.det(u @ vt).sign()
         signs = torch.ones_like(s)
         signs[..., 2] = sign
-        rotation = (u * signs.unsqueeze(-2)) @ vt
+        rotation = ((u * signs.unsqueeze(-2)) @ vt).where(finite, torch.nan)
         ctx.save_for_backward(rotation, s * signs, vt.transpose(-1, -2))
         return rotation
 

@@ -127,6 +127,14 @@ def test_procrustes_gradient_is_finite_for_degenerate_points(degenerate):
     assert torch.det(rotation[0]).item() == pytest.approx(1, abs=1e-5)
 
 
+def test_procrustes_of_points_that_are_not_finite():
+    points = torch.randn(2, 6, 3)
+    broken = points.clone()
+    broken[1, 2, 0] = torch.inf
+    found = procrustes(points, broken)
+    assert torch.allclose(found[0], torch.eye(3), atol=1e-5) and found[1].isnan().all()
+
+
 def test_procrustes_refuses_other_shapes():
     with pytest.raises(ValueError, match=r"\(\*, N, 3\)"):
         procrustes(torch.zeros(4, 2), torch.zeros(4, 2))

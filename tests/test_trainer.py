@@ -199,15 +199,31 @@ def current_umask() -> int:
     return mask
 
 
-def test_loss_that_is_not_finite_stops_the_run(dataset, tmp_path, monkeypatch):
+@pytest.mark.parametrize("bad_step, log_step", [(4, 6), (5, 6), (7, 8)])
+def test_loss_that_is_not_finite_stops_the_run(dataset, tmp_path, monkeypatch, bad_step, log_step):
     real_forward = trainer.forward
 
     def exploding_forward(network, batch, config, step):
         terms = real_forward(network, batch, config, step)
-        return {**terms, "pose": terms["pose"] * (float("nan") if step == 5 else 1)}
+        return {**terms, "pose": terms["pose"] * (float("nan") if step == bad_step else 1)}
 
     monkeypatch.setattr(trainer, "forward", exploding_forward)
-    with pytest.raises(UserError, match="the loss is nan by step 6.*--learning-rate"):
+    with pytest.raises(UserError, match=f"the loss is nan by step {log_step}.*--learning-rate"):
+        train(small_config(), [dataset], tmp_path / "run")
+    assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 4
+    assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path / "run").values())
+
+
+def test_gradient_that_is_not_finite_is_not_saved(dataset, tmp_path, monkeypatch):
+    real_forward = trainer.forward
+
+    def forward_with_a_pole(network, batch, config, step):
+        terms = real_forward(network, batch, config, step)
+        zero = terms["pose"] * 0
+        return {**terms, "pose": terms["pose"] + (zero.sqrt() if step == 7 else 0)}
+
+    monkeypatch.setattr(trainer, "forward", forward_with_a_pole)
+    with pytest.raises(UserError, match="the gradient_norm is nan by step 8.*--learning-rate"):
         train(small_config(), [dataset], tmp_path / "run")
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 4
     assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path / "run").values())

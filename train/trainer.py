@@ -87,7 +87,8 @@ def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = F
     device = choose_device(config.device)
     pairs = PairDataset(datasets, "train")
     validation = open_validation(pairs)
-    config.camera_distance, config.focal_length = typical_camera(pairs)
+    distance, focal_length = typical_camera(pairs)
+    config = dataclasses.replace(config, camera_distance=distance, focal_length=focal_length)
     if config.supervised:
         require_labels(config, pairs)
     if distributed.is_main():
@@ -126,19 +127,20 @@ def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = F
                 group["lr"] = learning_rate(config, step)
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip, foreach=True)
+            norm = nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip, foreach=True)
             optimizer.step()
             average.update(step)
             step += 1
 
-            logger.count(terms, loss)
+            logger.count({**terms, "loss": loss, "gradient_norm": norm})
             stopping = distributed.anywhere(interrupt.requested)
             last = step == config.steps or stopping
             checkpoint = step % config.checkpoint_every == 0 or last
             if step % config.log_every == 0 or checkpoint:
                 means = logger.means()
-                if not math.isfinite(means["loss"]):
-                    raise UserError(f"{run}: the loss is {means['loss']} by step {step}: try a lower --learning-rate")
+                for name in ("loss", "gradient_norm"):
+                    if not math.isfinite(means[name]):
+                        raise UserError(f"{run}: the {name} is {means[name]} by step {step}: try a lower --learning-rate")
                 logger.write(step, {**means, "learning_rate": learning_rate(config, step - 1)})
             if validation and (step % config.validate_every == 0 or step == config.steps):
                 logger.write_validation(step, Detector(average.network, config, device), validation)
@@ -497,10 +499,10 @@ class Logger:
         self._steps = 0
         self._started = time.monotonic()
 
-    def count(self, terms: dict[str, Tensor], loss: Tensor) -> None:
-        """Add a step to the running means."""
-        self._names = (*terms, "loss")
-        self._sums = self._sums + torch.stack([*(term.detach().mean() for term in terms.values()), loss.detach()])
+    def count(self, values: dict[str, Tensor]) -> None:
+        """Add a step's values, of any shape, to the running means."""
+        self._names = tuple(values)
+        self._sums = self._sums + torch.stack([value.detach().mean() for value in values.values()])
         self._steps += 1
         self._progress.update()
 
