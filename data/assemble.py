@@ -61,7 +61,7 @@ def assemble(
 
     Models are sorted by split and id; a shard is closed as soon as it holds ``pairs_per_shard`` pairs. Sources that
     differ in settings do not share shards; those of the first come first. A pair that occurs again (same model,
-    poses and variety) is left out. Images are copied compressed, so this runs at the speed of the disk with little
+    cameras, light and variety) is left out. Images are copied compressed, so this runs at the speed of the disk with little
     memory. Killed at any moment and run again, it leaves the same bytes and nothing else. The sources are only read.
 
     Args:
@@ -132,7 +132,7 @@ def merge(out: Path, folders: Sequence[Path], progress: Progress = lambda pairs:
     )
     with _claimed(out):
         if (out / MANIFEST_NAME).exists():
-            return _already_merged(out, target, manifests)
+            return _already_merged(out, target, manifests, codec)
         sources = []
         for folder, manifest in zip(folders, manifests, strict=True):
             for shard in manifest.shards:
@@ -168,7 +168,7 @@ def _claimed(out: Path) -> Iterator[None]:
                     out.rmdir()
 
 
-def _already_merged(out: Path, target: Manifest, manifests: list[Manifest]) -> Manifest:
+def _already_merged(out: Path, target: Manifest, manifests: list[Manifest], codec: str) -> Manifest:
     existing = load_manifest(out)
     same = (
         (existing.category, existing.seed, existing.settings) == (target.category, target.seed, target.settings)
@@ -177,6 +177,10 @@ def _already_merged(out: Path, target: Manifest, manifests: list[Manifest]) -> M
     )
     if not same:
         raise UserError(f"{out}: already holds another dataset: choose a new folder")
+    for shard in existing.shards[:1]:
+        with ShardReader(out / shard.file) as reader:
+            if reader.codec != codec:
+                raise UserError(f"{out}: holds this merge already, with --codec {reader.codec}: choose a new folder")
     return existing
 
 
@@ -209,11 +213,13 @@ def _without_repeats(blocks: list[_Block]) -> Iterator[_Block]:
         if occurrences[block.entry.model_id] == 1:
             yield block
             continue
-        rendered = block.entry.model_id, canonical_json(json.loads(block.header.settings).get("variety"))
+        settings = json.loads(block.header.settings)
+        rendered = block.entry.model_id, canonical_json([settings.get(name) for name in ("light", "variety")])
         with ShardReader(block.path) as reader:
-            poses = [pose.tobytes() for pose in reader.read("object_to_camera", block.rows)]
-        new = [pose not in seen[rendered] for pose in poses]
-        seen[rendered].update(poses)
+            cameras = zip(reader.read("object_to_camera", block.rows), reader.read("intrinsics", block.rows), strict=True)
+            pairs = [pose.tobytes() + intrinsics.tobytes() for pose, intrinsics in cameras]
+        new = [pair not in seen[rendered] for pair in pairs]
+        seen[rendered].update(pairs)
         if any(new):
             yield replace(block, rows=block.rows[new])
 

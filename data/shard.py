@@ -277,6 +277,11 @@ class ShardReader:
     def dataset(self, name: str) -> h5py.Dataset:
         return self._file[name]
 
+    @property
+    def codec(self) -> str:
+        """That of the images, one of ``CODECS``."""
+        return "gzip" if h5py.h5z.FILTER_DEFLATE in _filters(self._file["rgba"]) else "zstd"
+
     def read(self, name: str, rows=()) -> np.ndarray:
         """Rows of a dataset (all by default); checksums are checked on the way."""
         try:

@@ -18,7 +18,13 @@ KEYPOINTS = ("nose", "tail")
 
 
 def make_model(
-    number: int, pairs: int = 3, size: int = 16, split: str | None = None, seed: int = 0, labelled: bool = True
+    number: int,
+    pairs: int = 3,
+    size: int = 16,
+    split: str | None = None,
+    seed: int = 0,
+    labelled: bool = True,
+    focal: float = 183.0,
 ) -> ModelPairs:
     """A model whose images and poses are random numbers drawn from its number and ``seed``; keypoints if ``labelled``."""
     rng = np.random.default_rng([number, seed])
@@ -31,7 +37,7 @@ def make_model(
     pose[..., :3, :3] = np.linalg.qr(rng.normal(size=(pairs, 2, 3, 3)))[0]
     pose[..., :3, 0] *= np.linalg.det(pose[..., :3, :3])[..., None]
     pose[..., :3, 3] = rng.normal(size=(pairs, 2, 3)) + (0, 0, 30)
-    intrinsics = np.tile([[183.0, 0, size / 2], [0, 183.0, size / 2], [0, 0, 1]], (pairs, 2, 1, 1))
+    intrinsics = np.tile([[focal, 0, size / 2], [0, focal, size / 2], [0, 0, 1]], (pairs, 2, 1, 1))
     keypoints = rng.uniform(-1, 1, (len(KEYPOINTS), 3)).astype(np.float32)
     if not labelled:
         keypoints[:] = np.nan

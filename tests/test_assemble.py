@@ -168,6 +168,19 @@ def test_merging_adds_pairs_to_a_model_once(tmp_path):
     assert sum(entry.pairs for entry in merge(tmp_path / "n", [few, few]).shards) == 4 * 3
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"settings": {**SETTINGS, "light": {"sun": 1}}},
+        {"settings": {**SETTINGS, "variety": {"recolor": 1}}},
+        {"focal": 90.0},
+    ],
+)
+def test_merging_keeps_pairs_that_only_share_their_poses(other, tmp_path):
+    plain, varied = make_dataset(tmp_path / "a", range(4)), make_dataset(tmp_path / "b", range(4), **other)
+    assert sum(entry.pairs for entry in merge(tmp_path / "m", [plain, varied]).shards) == 2 * 4 * 3
+
+
 def test_merge_refuses_what_does_not_belong_together(tmp_path):
     chairs = make_dataset(tmp_path / "chairs", range(4))
     cars = tmp_path / "cars"
@@ -221,6 +234,8 @@ def test_a_faster_codec_holds_the_same_pairs(parts, tmp_path):
     ]
     for model in back:
         np.testing.assert_array_equal(model.rgba, make_model(int(model.model_id[-3:])).rgba)
+    with pytest.raises(UserError, match="holds this merge already, with --codec zstd"):
+        merge(tmp_path / "zstd", [tmp_path / "gzip"])
     merge(tmp_path / "back", [tmp_path / "zstd"])
     assemble(tmp_path / "one", parts, make_manifest())
     assert folder_bytes(tmp_path / "back") == folder_bytes(tmp_path / "one")
