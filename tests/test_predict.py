@@ -133,6 +133,16 @@ def test_soft_rims_keep_no_trace_of_the_background():
     assert (remove_background(noisy)[..., 3] > 127).sum() == pytest.approx(400, abs=25)
 
 
+@pytest.mark.parametrize("size", [300, 1200, 2400])
+def test_a_thin_outline_holds_back_the_removal_of_the_background(size):
+    y, x = np.mgrid[:size, :size] - size / 2
+    radius = np.hypot(x, y) / (0.3 * size)
+    rgb = np.full((size, size, 3), 255, np.uint8)
+    rgb[(radius < 1) & (radius > 1 - 4 / size / 0.3)] = 0  # four pixels wide
+    rgba = remove_background(rgb)
+    assert (rgba[radius < 0.9][:, 3] == 255).all() and (rgba[radius > 1.1][:, 3] == 0).all()
+
+
 def test_nothing_but_background_or_no_clear_background():
     assert remove_background(np.full((30, 30, 3), 128, np.uint8)) is None
     gradient = np.broadcast_to(np.arange(0, 250, 5, dtype=np.uint8)[:, None, None], (50, 50, 3))
@@ -345,5 +355,8 @@ def test_colours_are_parsed():
 def test_an_image_in_the_output_folder_is_not_written_over(tmp_path):
     path = write(tmp_path / "wide.png", CASES["wide.png"])
     before = path.read_bytes()
-    (result,) = predict("run", [path], tmp_path)
-    assert path.read_bytes() == before and (tmp_path / result["overlay"]).exists()
+    other = write(tmp_path / "wide.jpg", CASES["wide.png"][..., :3])
+    for _ in range(2):  # the second time, overlays of the first are replaced
+        (result,) = predict("run", [other], tmp_path)
+        assert result["overlay"] == "wide-2.png" and (tmp_path / "wide-2.png").exists()
+    assert path.read_bytes() == before

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageColor
+from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 from data.atomic import write_bytes
@@ -24,6 +25,7 @@ from train.eval.framing import WARNINGS, FramedImage, frame_image, open_image
 from train.eval.inputs import expand, read_images
 
 MAX_OVERLAY_PIXELS = 1600  # longer side of an overlay
+SOFTWARE = "keypointnet predict"  # marks overlays, which a later run may replace
 IMAGES_AT_ONCE = 8  # kept in memory; the results do not depend on it
 
 
@@ -97,13 +99,13 @@ def predict(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     results, failures = [], []
-    names = {path.name for path in paths if path.resolve().parent == out.resolve()}  # no image is written over
+    names: set[str] = set()
     try:
         for batch in _batches(_frame_all(paths, detector.image_size, options, failures)):
             found = detect_framed(detector, [framed for *_, framed in batch], camera, options.object_length)
             for (path, number, framed), keypoints in zip(batch, found, strict=True):
-                overlay = out / _free_name(path.stem if number is None else f"{path.stem}-{number:06d}", names)
-                draw_overlay(framed, keypoints.keypoints).save(overlay)
+                overlay = out / _free_name(out, path.stem if number is None else f"{path.stem}-{number:06d}", names)
+                draw_overlay(framed, keypoints.keypoints).save(overlay, pnginfo=_mark())
                 warning = WARNINGS[framed.mask]
                 if warning and not number:  # of a video, once
                     tqdm.write(f"{path}: {warning}", file=sys.stderr)
@@ -261,11 +263,28 @@ def _one_point_a_line(text: str) -> str:
     return joined + "\n"
 
 
-def _free_name(stem: str, taken: set[str]) -> str:
-    """Name of an overlay, unique among images of the same name in different folders."""
+def _free_name(out: Path, stem: str, taken: set[str]) -> str:
+    """Name of an overlay, unique among images of the same name in different folders; no picture of others is lost."""
     name, number = f"{stem}.png", 1
-    while name in taken:
+    while name in taken or _is_of_others(out / name):
         number += 1
         name = f"{stem}-{number}.png"
     taken.add(name)
     return name
+
+
+def _mark() -> PngInfo:
+    mark = PngInfo()
+    mark.add_text("Software", SOFTWARE)
+    return mark
+
+
+def _is_of_others(path: Path) -> bool:
+    """Whether a file is there that is not an overlay of an earlier run."""
+    try:
+        with Image.open(path) as image:
+            return image.info.get("Software") != SOFTWARE
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
