@@ -199,6 +199,27 @@ def current_umask() -> int:
     return mask
 
 
+def test_available_memory_is_that_of_the_container_where_there_is_one(tmp_path):
+    assert 2**28 < trainer.available_memory() < 2**44
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal: 9000 kB\nMemFree: 10 kB\nMemAvailable:    5000 kB\n")
+    assert trainer.available_memory(tmp_path) == 5000 * 1024
+    cgroup = tmp_path / "sys/fs/cgroup"
+    cgroup.mkdir(parents=True)
+    for name, text in {"max": "1000\n", "current": "900\n", "stat": "anon 500\ninactive_file 400\n"}.items():
+        (cgroup / f"memory.{name}").write_text(text)
+    assert trainer.available_memory(tmp_path) == 500
+    (cgroup / "memory.max").write_text("max\n")
+    assert trainer.available_memory(tmp_path) == 5000 * 1024
+
+
+def test_images_that_do_not_fit_in_memory_are_read_from_the_shards(dataset, finished_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, "available_memory", lambda: 1000)
+    monkeypatch.setattr(PairDataset, "load", lambda *_: pytest.fail("loaded all images"))
+    train(small_config(), [dataset], tmp_path / "run")
+    assert (tmp_path / "run/model.safetensors").read_bytes() == (finished_run / "model.safetensors").read_bytes()
+
+
 @pytest.mark.parametrize("bad_step, log_step", [(4, 6), (5, 6), (7, 8)])
 def test_loss_that_is_not_finite_stops_the_run(dataset, tmp_path, monkeypatch, bad_step, log_step):
     real_forward = trainer.forward

@@ -34,12 +34,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from data.atomic import take_lock, write_bytes
-from data.dataset import PairDataset, PairSampler, make_loader
+from data.dataset import PairDataset, PairLoader, PairSampler, make_loader
 from data.errors import UserError
 from data.geometry import transform_points
 from train import distributed, losses
@@ -115,7 +114,7 @@ def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = F
     ):
         for stored in loader:
             torch.manual_seed(config.seed * 1_000_003 + step)
-            stored = {name: tensor.to(device, non_blocking=True) for name, tensor in stored.items()}
+            stored = {name: tensor.to(device) for name, tensor in stored.items()}
             views = (stored["rgba"], stored["object_to_camera"], stored["intrinsics"])
             batch = make_batch(*views, config.image_size, config.margin)
             if config.supervised:
@@ -223,16 +222,28 @@ def typical_camera(pairs: PairDataset) -> tuple[float, float]:
     return round(float(distance), 2), round(float(focal), 4)
 
 
+def available_memory(root: Path = Path("/")) -> int:
+    """Bytes that this machine, and the container (cgroup v2) where there is one, can give; files in the page cache can go."""
+    meminfo = dict(line.split(":") for line in (root / "proc/meminfo").read_text().splitlines())
+    available = int(meminfo["MemAvailable"].split()[0]) * 1024
+    cgroup = root / "sys/fs/cgroup"
+    if (cgroup / "memory.max").exists() and (limit := (cgroup / "memory.max").read_text().strip()) != "max":
+        usage = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
+        used = int((cgroup / "memory.current").read_text()) - int(usage["inactive_file"])
+        available = min(available, int(limit) - used)
+    return available
+
+
 def fits_in_memory(pairs: PairDataset, device: str) -> bool:
     """Whether all images take at most half of what is free, here (where they are read first) and on the device."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    free = available_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     if device == "cuda":
         free = min(free, torch.cuda.mem_get_info()[0])
     height, width = pairs.image_size
     return len(pairs) * 2 * height * width * 4 < free / 2
 
 
-def make_pair_loader(pairs: PairDataset, config: TrainConfig, step: int, device: str) -> DataLoader:
+def make_pair_loader(pairs: PairDataset, config: TrainConfig, step: int, device: str) -> PairLoader:
     """This process' share of the batches from ``step`` on, from memory where the images fit, else from the shards."""
     rank, world_size = distributed.rank(), distributed.world_size()
     batch_size = config.batch_size
@@ -243,7 +254,7 @@ def make_pair_loader(pairs: PairDataset, config: TrainConfig, step: int, device:
         return make_loader(pairs.load(device), sampler)
     # A GPU is faster than one process reads.
     workers = min(8, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))) if device == "cuda" else 0
-    return make_loader(pairs, sampler, workers, pin_memory=device == "cuda", worker_init_fn=ignore_interrupts)
+    return make_loader(pairs, sampler, workers, worker_init_fn=ignore_interrupts)
 
 
 def ignore_interrupts(worker: int) -> None:
