@@ -94,16 +94,16 @@ class Oracle:
             for view in range(2):
                 self.poses[item["rgba"][view].numpy().tobytes()] = (balls, item["object_to_camera"][view].numpy())
 
-    def detect(self, rgba, intrinsics=None) -> Detections:
+    def detect(self, rgba) -> Detections:
         self.calls += 1
         size, side = rgba.shape[1], rgba.shape[1] // 2
         keypoints, ends, flags, maps = [], [], [], []
         grid = np.stack(np.meshgrid(*[np.arange(side) * 2 + 1.0] * 2), -1)
-        for image, k in zip(np.asarray(rgba), np.asarray(intrinsics), strict=True):
+        for image in np.asarray(rgba):
             balls, pose = self.poses[image.tobytes()]
             rng = np.random.default_rng(image.astype(np.uint64).sum())
             camera = balls @ pose[:3, :3].T + pose[:3, 3]
-            uv = camera[:, :2] / camera[:, 2:] * k[0, 0] + size / 2
+            uv = camera[:, :2] / camera[:, 2:] * intrinsics(size)[0, 0] + size / 2
             points = np.concatenate([uv, camera[:, 2:]], 1)
             points = points + self.noise * rng.normal(size=points.shape)
             keypoints.append(points)

@@ -19,8 +19,8 @@ def project(points, k):
     return (points @ k.T)[:, :2] / points[:, 2:]
 
 
-def known(points, calibrated=True):
-    return Keypoints(np.zeros_like(points), points, None, np.zeros(1, bool), calibrated, None)
+def known(points, calibrated=True, sigma=None):
+    return Keypoints(np.zeros_like(points), points, sigma, np.zeros(1, bool), calibrated, None)
 
 
 def test_lift_with_the_training_camera_is_its_unprojection():
@@ -56,12 +56,21 @@ def test_relative_pose_recovers_rotation_and_translation():
     assert relative_pose(known(first), known(first[[1, 0, 2, 3, 4]])).residual > 0.2
 
 
+def test_relative_pose_counts_keypoints_by_their_uncertainty():
+    sigma = np.array([1, 1, 1, 1, 1e4]) * 1e-3
+    moved = OBJECT + [0.4, 0, 12]
+    moved[4] += [0.5, -1, 0.3]
+    pose = relative_pose(known(OBJECT, sigma=sigma), known(moved, sigma=sigma))
+    assert pose.angle_degrees < 0.01 and pose.residual < 0.001
+    assert np.allclose(pose.translation, [0.4, 0, 12], atol=1e-3)
+
+
 class CornerDetector:
     """Keypoints at fixed places of whatever square it is shown."""
 
     image_size, config = 64, CONFIG
 
-    def detect(self, rgba, intrinsics=None):
+    def detect(self, rgba):
         size = rgba.shape[1]
         points = np.float32([[[0.14 * size, 0.5 * size, 30.5], [0.86 * size, 0.5 * size, 29.5]]] * len(rgba))
         return Detections(

@@ -31,12 +31,12 @@ def test_detections(run):
     assert found.keypoints.shape == (3, 5, 3) and found.keypoints.dtype == np.float32
     assert ((found.keypoints[..., :2] > 0) & (found.keypoints[..., :2] < 128)).all()
     np.testing.assert_allclose(found.heatmaps.sum((2, 3)), 1, rtol=1e-5)
-    assert found.orientation.shape == (3, 2, 2, 2) and found.flags.shape == (3, 2) and found.flags.dtype == bool
+    assert found.axis_ends.shape == (3, 2, 2, 2) and found.flags.shape == (3, 2) and found.flags.dtype == bool
     # a keypoint is the mean of its heat map, in pixels; that was resampled
     side = found.heatmaps.shape[-1]
     u = (np.arange(side) + 0.5) * 128 / side
     np.testing.assert_allclose(found.keypoints[..., 0], found.heatmaps.sum(2) @ u, atol=1)
-    right = found.orientation[..., 0, 0] > found.orientation[..., 1, 0]
+    right = found.axis_ends[..., 0, 0] > found.axis_ends[..., 1, 0]
     assert (right == found.flags).all()
 
 
@@ -45,7 +45,7 @@ def test_results_do_not_depend_on_the_batch(run):
     images = random_images(70)
     whole = detector.detect(images)
     for part in (slice(0, 1), slice(3, 30), slice(60, 70)):
-        for name in ("keypoints", "heatmaps", "orientation", "flags"):
+        for name in ("keypoints", "heatmaps", "axis_ends", "flags"):
             assert np.array_equal(getattr(detector.detect(images[part]), name), getattr(whole, name)[part]), name
 
 

@@ -47,7 +47,7 @@ def test_onnxruntime_agrees_with_the_detector_for_any_batch(preset, tmp_path):
         keypoints, heatmaps, axis_ends, flags, *sigma = session.run(None, {"image": image})
         assert np.allclose(keypoints, expected.keypoints[:batch], atol=1e-3)
         assert np.allclose(heatmaps, expected.heatmaps[:batch], atol=1e-5)
-        assert np.allclose(axis_ends, expected.orientation[:batch], atol=1e-3)
+        assert np.allclose(axis_ends, expected.axis_ends[:batch], atol=1e-3)
         assert np.array_equal(flags.astype(bool), expected.flags[:batch])
         assert len(sigma) == (preset == "cpu") and all(np.allclose(s, expected.sigma[:batch], rtol=1e-3) for s in sigma)
 

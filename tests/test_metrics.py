@@ -153,13 +153,18 @@ def test_relative_translation_goes_with_the_rotation():
     turn, shift = rotation([0.2, 1, -0.4], 63), np.array([1, -2, 3.0])
     points = np.stack([first, first @ turn.T + shift], axis=1)
     assert np.allclose(metrics.relative_translation(points, turn), shift)
+    points[:, 1, 2] += 1  # one is off, and known to be
+    sigma = np.full((4, 2, 7), 1e-3)
+    sigma[:, 1, 2] = 1
+    assert np.allclose(metrics.relative_translation(points, turn, sigma), shift, atol=1e-5)
+    assert not np.allclose(metrics.relative_translation(points, turn), shift, atol=0.1)
 
 
 def claimed(sigma, seed=0, pairs=2000):
-    """Distances between views whose keypoints err as 1 / confidence says."""
-    confidence = np.random.default_rng(seed).uniform(5, 50, (pairs, 2, 3))
-    errors = np.random.default_rng(seed + 1).normal(size=(pairs, 2, 3, 3)) * sigma / confidence[..., None]
-    return confidence, np.linalg.norm(errors[:, 0] - errors[:, 1], axis=-1)
+    """What is claimed, and distances between views whose keypoints err ``sigma`` times as much."""
+    claim = 1 / np.random.default_rng(seed).uniform(5, 50, (pairs, 2, 3))
+    errors = np.random.default_rng(seed + 1).normal(size=(pairs, 2, 3, 3)) * sigma * claim[..., None]
+    return claim, np.linalg.norm(errors[:, 0] - errors[:, 1], axis=-1)
 
 
 def test_a_true_confidence_is_calibrated_and_a_boastful_one_is_not():
@@ -169,7 +174,7 @@ def test_a_true_confidence_is_calibrated_and_a_boastful_one_is_not():
     expected, observed = metrics.reliability_curve(*claimed(2))  # errs twice as much as it says
     assert (observed < expected)[1:-1].all() and metrics.calibration_error(*claimed(2)) > 0.25
     # by hand: σ = 3 and 4 make 5; P(length <= 5 σ') of a Maxwell distribution at 1 is 0.199
-    _, observed = metrics.reliability_curve(np.array([[[1 / 3], [1 / 4]]]), np.array([[5.0]]))
+    _, observed = metrics.reliability_curve(np.array([[[3.0], [4.0]]]), np.array([[5.0]]))
     assert observed.tolist() == [0] * 4 + [1] * 17
 
 

@@ -25,7 +25,7 @@ class BoxDetector:
     sigma = None  # what it says of every keypoint, object units
     config = SimpleNamespace(axes=("x",), camera_distance=30.0, focal_length=11.4519)
 
-    def detect(self, rgba, intrinsics=None):
+    def detect(self, rgba):
         corners = []
         for image in rgba:
             solid = image[..., 3] > 127

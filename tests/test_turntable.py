@@ -21,7 +21,7 @@ class KnowingDetector:
         projected = camera @ intrinsics.transpose(0, 2, 1)
         self.keypoints = np.concatenate([projected[..., :2] / projected[..., 2:], camera[..., 2:]], -1)
 
-    def detect(self, rgba, intrinsics=None):
+    def detect(self, rgba):
         n = len(rgba)
         return Detections(
             np.float32(self.keypoints[:n]), np.ones((n, 2, 4, 4)), np.zeros((n, 1, 2, 2)), np.ones((n, 1)) > 0

@@ -61,7 +61,7 @@ class RelativePose:
     Attributes:
         rotation: float64 (3, 3). angle_degrees: its angle.
         translation: float64 (3,), in the unit of the points; None where a camera's intrinsics are unknown.
-        residual: root mean squared distance of the aligned point sets. Large ones (beyond a tenth of the object) say
+        residual: root mean squared distance of the aligned point sets, weighted alike. Large ones (beyond a tenth of the object) say
             that the two detections do not agree, and that the pose should not be trusted.
     """
 
@@ -117,14 +117,15 @@ def relative_pose(first: Keypoints, second: Keypoints) -> RelativePose:
     """
     points = np.stack([first.points, second.points])
     known = first.sigma is not None and second.sigma is not None
-    rotation = metrics.relative_rotation(points, np.stack([first.sigma, second.sigma]) if known else None)
-    centers = points.mean(1)
-    moved = (first.points - centers[0]) @ rotation.T
+    sigma = np.stack([first.sigma, second.sigma]) if known else None
+    rotation = metrics.relative_rotation(points, sigma)
+    translation = metrics.relative_translation(points, rotation, sigma)
+    squares = np.square(first.points @ rotation.T + translation - second.points).sum(-1)
     return RelativePose(
         rotation=rotation,
         angle_degrees=float(metrics.angular_error(rotation, np.eye(3))),
-        translation=centers[1] - rotation @ centers[0] if first.calibrated and second.calibrated else None,
-        residual=float(np.sqrt(np.square(moved - (second.points - centers[1])).sum(-1).mean())),
+        translation=translation if first.calibrated and second.calibrated else None,
+        residual=float(np.sqrt(np.average(squares, weights=metrics.pair_weights(sigma) if known else None))),
     )
 
 

@@ -32,7 +32,7 @@ class Detections:
     Attributes:
         keypoints: float32 (B, N, 3) as (u, v, z): pixels, pixels, depth along the camera's +z in object units.
         heatmaps: float32 (B, N, h, w), each summing to 1 over the image.
-        orientation: float32 (B, A, 2, 2), projections (u, v) of the + and − end of each axis.
+        axis_ends: float32 (B, A, 2, 2), projections (u, v) of the + and − end of each axis.
         flags: bool (B, A), the predicted flags that the keypoints were decoded with.
         sigma: float32 (B, N), standard deviation of each coordinate that the network expects of a keypoint, object
             units; None of a network that expects none.
@@ -40,7 +40,7 @@ class Detections:
 
     keypoints: np.ndarray
     heatmaps: np.ndarray
-    orientation: np.ndarray
+    axis_ends: np.ndarray
     flags: np.ndarray
     sigma: np.ndarray | None = None
 
@@ -90,13 +90,11 @@ class Detector:
         return cls(network, config, device)
 
     @torch.inference_mode()
-    def detect(self, rgba: np.ndarray | Tensor, intrinsics: np.ndarray | Tensor | None = None) -> Detections:
+    def detect(self, rgba: np.ndarray | Tensor) -> Detections:
         """Detect keypoints.
 
         Args:
             rgba: uint8 (B, H, W, 4), colour premultiplied by alpha; square images framed like the training views.
-            intrinsics: unused by the network, which was trained for one camera; accepted so that callers need not
-                know.
 
         Returns:
             Detections, the same whatever else is in the batch.
@@ -110,7 +108,7 @@ class Detector:
         return Detections(
             keypoints=keypoints.numpy(),
             heatmaps=heatmaps.numpy(),
-            orientation=((ends + 1) * to_pixels).numpy(),
+            axis_ends=((ends + 1) * to_pixels).numpy(),
             flags=flags.bool().numpy(),
             sigma=sigma[0].numpy() if sigma else None,
         )

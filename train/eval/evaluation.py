@@ -129,7 +129,8 @@ class Evaluation:
         """Figures of the keypoints on the surface, and of the whole recovered motion."""
         rotation, truth = self.predictions.R_estimated, self.dataset.R.numpy()
         points = metrics.camera_points(self.predictions.keypoints, self.intrinsics)
-        translation, true_translation = metrics.relative_translation(points, rotation), self.dataset.t.numpy()
+        translation = metrics.relative_translation(points, rotation, self.predictions.sigma)
+        true_translation = self.dataset.t.numpy()
         cover, include, add, diameters = [], [], np.empty(len(rotation)), np.empty(len(rotation))
         for model, learned in zip(self.models, self.model_points, strict=True):
             cloud = self.surface_of(int(model))[0]
@@ -194,16 +195,16 @@ class Evaluation:
     @cached_property
     def certainty(self) -> np.ndarray | None:
         """What the detector claims of :attr:`distances`, 1 / sqrt(σ_0² + σ_1²) (P, N); None where it claims nothing."""
-        confidence = self.predictions.confidence
-        return None if confidence is None else 1 / np.sqrt(np.square(1 / confidence.astype(np.float64)).sum(1))
+        sigma = self.predictions.sigma
+        return None if sigma is None else np.sqrt(metrics.pair_weights(sigma))
 
     def _confidence_metrics(self) -> dict[str, float]:
         """How true the detector's confidence is, where it has one."""
-        if self.predictions.confidence is None or self.certainty is None:
+        if self.certainty is None:
             return {}
         certainty, error = self.certainty.ravel(), self.distances.ravel()
         return {
-            "confidence_calibration_error": metrics.calibration_error(self.predictions.confidence, self.distances),
+            "confidence_calibration_error": metrics.calibration_error(self.predictions.sigma, self.distances),
             "confidence_ause": metrics.sparsification_error(certainty, error),
             "confidence_ause_of_chance": float(1 - metrics.sparsification_curve(-error, error).mean()),
             "confidence_rank_correlation": metrics.rank_correlation(-certainty, error),

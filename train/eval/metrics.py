@@ -54,8 +54,13 @@ def relative_rotation(points: np.ndarray, sigma: np.ndarray | None = None) -> np
         float64 (*, 3, 3), a proper rotation.
     """
     both = _tensor(points)
-    weights = None if sigma is None else geometry.pair_weights(_tensor(sigma))
+    weights = None if sigma is None else _tensor(pair_weights(sigma))
     return geometry.procrustes(both[..., 0, :, :], both[..., 1, :, :], weights).numpy()
+
+
+def pair_weights(sigma: np.ndarray) -> np.ndarray:
+    """Weights of keypoints that are known to σ in each of two views: (*, 2, N) -> float64 (*, N)."""
+    return geometry.pair_weights(_tensor(sigma)).numpy()
 
 
 def angular_error(estimated: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -215,42 +220,45 @@ def repeatability(points: np.ndarray, radius: float) -> float:
     return float((np.linalg.norm(points[:, 0] - points[:, 1], axis=-1) <= radius).mean())
 
 
-def relative_translation(points: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+def relative_translation(points: np.ndarray, rotation: np.ndarray, sigma: np.ndarray | None = None) -> np.ndarray:
     """Translation that, with a rotation, best takes the keypoints of view 0 to those of view 1.
 
     Args:
-        points: (*, 2, N, 3) in camera frames. rotation: (*, 3, 3).
+        points: (*, 2, N, 3) in camera frames. rotation: (*, 3, 3). sigma: (*, 2, N), see :func:`relative_rotation`.
 
     Returns:
-        float64 (*, 3): the difference of the centroids, the first one rotated.
+        float64 (*, 3): the difference of the (weighted) centroids, the first one rotated.
     """
-    centers = np.asarray(points, np.float64).mean(-2)
+    points = np.asarray(points, np.float64)
+    weights = np.ones(points.shape[:-3] + points.shape[-2:-1]) if sigma is None else pair_weights(sigma)
+    weights = weights / weights.sum(-1, keepdims=True)
+    centers = (weights[..., None, :, None] * points).sum(-2)
     return centers[..., 1, :] - (rotation @ centers[..., 0, :, None])[..., 0]
 
 
-def reliability_curve(confidence: np.ndarray, distance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def reliability_curve(sigma: np.ndarray, distance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """How often two views agree within what they claim: the observed share of keypoints against the expected one.
 
-    A confidence of 1 / σ claims that each coordinate of a keypoint errs by a Gaussian of standard deviation σ. Then the
+    A detector claims that each coordinate of a keypoint errs by a Gaussian of standard deviation σ. Then the
     vector between what both views say has σ_0² + σ_1² per coordinate, and its length follows a Maxwell distribution.
     (Kuleshov, Fenner and Ermon, Accurate uncertainties for deep learning using calibrated regression, ICML 2018,
     section 3.)
 
     Args:
-        confidence: (P, 2, N), 1 / σ. distance: (P, N) between the keypoints of both views in the object frame.
+        sigma: (P, 2, N). distance: (P, N) between the keypoints of both views in the object frame.
 
     Returns:
         expected shares 0, 0.05 … 1, and the observed ones.
     """
-    ratio = np.asarray(distance, np.float64) / np.sqrt(np.square(1 / np.asarray(confidence, np.float64)).sum(1))
+    ratio = np.asarray(distance, np.float64) * np.sqrt(pair_weights(sigma))
     within = np.vectorize(math.erf)(ratio / np.sqrt(2)) - np.sqrt(2 / np.pi) * ratio * np.exp(-np.square(ratio) / 2)
     expected = np.linspace(0, 1, 21)
     return expected, (within.reshape(-1, 1) <= expected).mean(0)
 
 
-def calibration_error(confidence: np.ndarray, distance: np.ndarray) -> float:
-    """Mean gap between expected and observed share of :func:`reliability_curve`: 0 for a calibrated confidence."""
-    expected, observed = reliability_curve(confidence, distance)
+def calibration_error(sigma: np.ndarray, distance: np.ndarray) -> float:
+    """Mean gap between expected and observed share of :func:`reliability_curve`: 0 for a calibrated detector."""
+    expected, observed = reliability_curve(sigma, distance)
     return float(np.abs(observed - expected)[1:-1].mean())
 
 

@@ -36,6 +36,11 @@ class Predictions:
     heatmaps: np.ndarray
     confidence: np.ndarray | None = None
 
+    @property
+    def sigma(self) -> np.ndarray | None:
+        """float64 (P, 2, N), object units: standard deviation that the detector expects of each coordinate, if of any."""
+        return None if self.confidence is None else 1 / self.confidence.astype(np.float64)
+
 
 DESCRIPTIONS = {
     "keypoints": "float32 (P, 2, N, 3): (u, v, z) in pixels of the dataset's images and object units of depth",
@@ -66,12 +71,12 @@ def predict_split(detector, dataset, batch_size: int = BATCH_SIZE, progress: boo
     for start in tqdm(starts, desc="detecting", unit="batch", disable=None if progress else True, leave=False):
         pairs = np.arange(start, min(start + batch_size, len(dataset)))
         batch = dataset.batch(pairs)
-        rgba, intrinsics = batch["rgba"].flatten(0, 1).numpy(), batch["intrinsics"].flatten(0, 1).numpy()
-        found = detector.detect(rgba, intrinsics)
+        rgba = batch["rgba"].flatten(0, 1).numpy()
+        found = detector.detect(rgba)
         spread = heatmap_spread(found.heatmaps, found.keypoints, rgba.shape[1:3])
         for name, values in (
             ("keypoints", found.keypoints),
-            ("axis_ends", found.orientation),
+            ("axis_ends", found.axis_ends),
             ("flags", found.flags),
             ("heatmap_spread", spread),
             ("confidence", None if found.sigma is None else 1 / found.sigma),

@@ -177,7 +177,7 @@ def _confidence_charts(evaluation: Evaluation) -> dict[str, str]:
     if evaluation.certainty is None:
         return {}
     certainty, error = evaluation.certainty.ravel(), evaluation.distances.ravel()
-    curve = metrics.reliability_curve(evaluation.predictions.confidence, evaluation.distances)
+    curve = metrics.reliability_curve(evaluation.predictions.sigma, evaluation.distances)
     return {
         "Is the confidence calibrated? (dotted: perfectly)": charts.reliability(*curve),
         "Does it tell good keypoints from bad? (dashed: the best order, dotted: chance)": charts.sparsification(

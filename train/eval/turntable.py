@@ -83,5 +83,5 @@ def locate(detector: Detector, rgba: np.ndarray, object_to_camera: np.ndarray, i
     Returns:
         float64 (N, 3).
     """
-    found = detector.detect(rgba, intrinsics)
+    found = detector.detect(rgba)
     return np.median(metrics.object_points(found.keypoints, intrinsics, object_to_camera), axis=0)
