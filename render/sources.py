@@ -40,7 +40,7 @@ def discover(folder: Path) -> list[Source]:
     mesh by its path in the folder, suffix included. ``folder`` may also be a single mesh.
 
     Raises:
-        UserError: there is no such folder, or no mesh in it.
+        UserError: there is no such folder, no mesh in it, or a folder in it that cannot be listed.
     """
     if folder.is_file():
         if folder.suffix.lower() not in SUFFIXES:
@@ -68,10 +68,14 @@ def _model_id(name: str) -> tuple[str, int]:
     return name, len(LAYOUTS)
 
 
+def _refuse_unreadable(error: OSError) -> None:
+    raise UserError(f"{error.filename}: cannot be listed ({error.strerror}): make it readable, or leave it out of --meshes")
+
+
 def _mesh_files(folder: Path) -> Iterator[Path]:
     """Files that look like meshes; links are followed, but no folder is visited twice."""
     visited = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, followlinks=True, onerror=_refuse_unreadable):
         status = os.stat(parent)
         if (status.st_dev, status.st_ino) in visited:
             folders.clear()

@@ -20,7 +20,7 @@ from data.interchange import FORMATS, export
 from data.interchange.bop import MM_PER_UNIT
 from data.interchange.common import encode_rgba
 from data.interchange.tfrecord import encode_example
-from data.manifest import load_manifest
+from data.manifest import load_manifest, save_manifest
 from data.shard import read_models
 from tests.made_up_pairs import (
     DEPTH_OFFSET,
@@ -149,6 +149,15 @@ def test_tfrecord_refuses_cameras_that_differ(tmp_path):
 
 
 # --- webdataset ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("to", ["tfrecord", "bop"])
+def test_a_model_that_the_manifest_does_not_list_is_damage(tmp_path, to):
+    dataset = make_dataset(tmp_path / "set", range(4))
+    manifest = load_manifest(dataset)
+    save_manifest(dataset, replace(manifest, models=manifest.models[1:]))
+    with pytest.raises(UserError, match="damaged"):
+        export(dataset, tmp_path / "out", to)
 
 
 def test_webdataset_reads_every_pair(dataset, tmp_path):

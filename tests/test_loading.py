@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -329,3 +331,17 @@ class TestBadMeshes:
         before = sorted(tmp_path.iterdir())
         load_mesh(path)
         assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
+    (tmp_path / "locked").mkdir()
+    real_scandir = os.scandir
+
+    def scandir(path):
+        if Path(path).name == "locked":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real_scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(UserError, match="locked: cannot be listed .Permission denied.: make it readable"):
+        discover(tmp_path)

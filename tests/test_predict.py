@@ -220,6 +220,8 @@ def test_folders_patterns_and_standard_input(tmp_path, monkeypatch):
     for name in ("b.png", "a.png", "notes.txt"):
         (tmp_path / name).write_bytes(b"")
     a, b = tmp_path / "a.png", tmp_path / "b.png"
+    (tmp_path / "predictions.h5").write_text("no image, though Pillow has a name for such files")
+    (tmp_path / "notes.pdf").touch()
     assert expand([tmp_path]) == [a, b]
     assert expand([tmp_path / "*.png", b]) == [a, b, b]
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{b}\n\n{tmp_path}\n"))
@@ -261,6 +263,13 @@ def test_masks_of_every_kind_mean_the_same():
     for mask in masks:
         framed = frame_image(image, SIZE, Image.fromarray(mask))
         np.testing.assert_array_equal(framed.picture[..., 3] == 255, inside)
+
+
+def test_large_squares_are_reduced_to_what_the_network_can_use():
+    picture = Image.fromarray(painted(1000, 1000, (150, 300, 850, 600)))
+    framed = frame_image(picture, SIZE)
+    assert framed.framing == "as given" and framed.rgba.shape == (SIZE, SIZE, 4) and framed.box == (0, 0, 1000)
+    assert framed.rgba[SIZE // 2, SIZE // 2].tolist() == [200, 120, 40, 255]
 
 
 def test_a_background_of_a_given_colour(tmp_path):

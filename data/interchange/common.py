@@ -18,7 +18,7 @@ from data.atomic import TEMPORARY_SUFFIX, publish, temporary_path
 from data.errors import UserError
 from data.manifest import MANIFEST_NAME, Manifest, load_manifest
 from data.schema import ModelPairs, has_background
-from data.shard import ShardHeader, ShardReader
+from data.shard import ShardHeader, ShardReader, damaged
 
 EXPORT_NAME = "export.json"
 
@@ -73,6 +73,8 @@ def locate_models(dataset: Path, manifest: Manifest) -> dict[str, list[tuple[Pat
     for entry in manifest.shards:
         with ShardReader(dataset / entry.file) as reader:
             for slot, model in enumerate(reader.models):
+                if model.model_id not in places:
+                    raise damaged(dataset / entry.file)
                 places[model.model_id].append((dataset / entry.file, slot))
     return places
 

@@ -11,7 +11,8 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from data.atomic import publish, temporary_path, write_bytes
 from data.errors import UserError
 from data.interchange.common import encode_rgba, export_folder, locate_models, read_parts
-from data.schema import ModelPairs
+from data.manifest import Manifest
+from data.shard import ShardReader
 
 _LISTS = {"train": "train.txt", "val": "dev.txt", "test": "test.txt"}
 _NEAR, _FAR = 0.1, 100.0  # of the projection matrix; the official code uses neither
@@ -28,12 +29,10 @@ def export_tfrecord(dataset: Path, out: Path) -> None:
         if work is None:
             return
         manifest, bar = work
-        projection = None
+        projection = _projection(dataset, manifest)
         places = locate_models(dataset, manifest)
         names = {model_id: f"{number:06d}" for number, model_id in enumerate(places)}
         for model_id, name in names.items():
-            for _, model in read_parts(places[model_id]):
-                projection = _check_projection(dataset, model, projection)
             if not (out / f"{name}.tfrecord").exists():
                 _write_records(out / f"{name}.tfrecord", places[model_id])
             bar.update()
@@ -66,21 +65,27 @@ def _features(rgba: np.ndarray, object_to_camera: np.ndarray) -> dict[str, bytes
     return features
 
 
-def _check_projection(dataset: Path, model: ModelPairs, projection: np.ndarray | None) -> np.ndarray:
-    """The OpenGL projection matrix (4, 4) of all the model's views, which must be ``projection`` if that is given."""
-    height, width = model.rgba.shape[2:4]
-    k = model.intrinsics.reshape(-1, 3, 3)
-    ours = np.zeros((4, 4))
-    ours[0, 0], ours[1, 1] = 2 * k[0, 0, 0] / width, 2 * k[0, 1, 1] / height
-    ours[2, 2:] = -(_FAR + _NEAR) / (_FAR - _NEAR), -2 * _FAR * _NEAR / (_FAR - _NEAR)
-    ours[3, 2] = -1
-    centred = np.allclose(k[:, :2, 2], (width / 2, height / 2)) and np.allclose(k[:, 0, 1], 0)
-    if not centred or not np.allclose(k, k[0]) or projection is not None and not np.allclose(ours, projection):
+def _projection(dataset: Path, manifest: Manifest) -> np.ndarray | None:
+    """The OpenGL projection matrix (4, 4) of all views; None where there are none."""
+    matrices = []
+    for entry in manifest.shards:
+        with ShardReader(dataset / entry.file) as reader:
+            height, width = reader.image_size
+            matrices.append(reader.read("intrinsics").reshape(-1, 3, 3))
+    if not matrices:
+        return None
+    k = np.concatenate(matrices)
+    projection = np.zeros((4, 4))
+    projection[0, 0], projection[1, 1] = 2 * k[0, 0, 0] / width, 2 * k[0, 1, 1] / height
+    projection[2, 2:] = -(_FAR + _NEAR) / (_FAR - _NEAR), -2 * _FAR * _NEAR / (_FAR - _NEAR)
+    projection[3, 2] = -1
+    centred = np.allclose(k[0, :2, 2], (width / 2, height / 2)) and np.isclose(k[0, 0, 1], 0)
+    if not centred or not np.allclose(k, k[0]):
         raise UserError(
             f"{dataset}: its cameras differ in field of view or centre, and tfrecord has one projection for all: "
             "render with a fixed field of view, or export to webdataset or bop"
         )
-    return ours
+    return projection
 
 
 def encode_example(features: dict[str, bytes | np.ndarray]) -> bytes:

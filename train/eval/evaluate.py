@@ -57,7 +57,7 @@ def evaluate(
         predictions = predict_split(Detector.load(run, device), dataset, progress=progress)
         save_predictions(out / "predictions.h5", predictions, key)
     category = "+".join(sorted({manifest.category for manifest in dataset.manifests}))
-    evaluation = Evaluation(Path(run).name, category, split, dataset, predictions, axes, declared)
+    evaluation = Evaluation(Path(run).resolve().name, category, split, dataset, predictions, axes, declared)
     write_bytes(out / "metrics.json", (json.dumps(_without_nan(evaluation.metrics), indent=1) + "\n").encode())
     write_overlays(evaluation, out / "overlays")
     write_report(evaluation, out / "report.html")
@@ -95,7 +95,7 @@ def evaluate_all(
     """
     for run in runs:
         find_run(run)  # none is measured if one is missing
-    names = [Path(run).name for run in runs]
+    names = [Path(run).resolve().name for run in runs]
     if len(set(names)) < len(names):
         names = ["-".join(part for part in Path(run).parts if part.strip("/.")) for run in runs]
     folders = [None if out is None else Path(out) / name for name in names]

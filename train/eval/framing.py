@@ -142,10 +142,12 @@ def frame(picture: np.ndarray, mask: str, size: int) -> FramedImage:
         offset = np.abs(center / (width, height) - 0.5).max()
         share = extent / max(width, height)
         if width == height and TRAINING_SHARES[0] <= share <= TRAINING_SHARES[1] and offset <= TRAINING_OFFSET:
-            # the detector reduces it just as it does the views of a dataset
-            return FramedImage(picture, picture, (0.0, 0.0, float(width)), mask, "as given")
-        side = extent / OBJECT_SHARE
-        box, framing = (float(center[0] - side / 2), float(center[1] - side / 2), float(side)), "cut out"
+            box, framing = (0.0, 0.0, float(width)), "as given"
+            if width <= 2 * size:  # more of them would fill the memory
+                return FramedImage(picture, picture, box, mask, framing)
+        else:
+            side = extent / OBJECT_SHARE
+            box, framing = (float(center[0] - side / 2), float(center[1] - side / 2), float(side)), "cut out"
     return FramedImage(resample_square(picture, box, size), picture, box, mask, framing)
 
 

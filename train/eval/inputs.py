@@ -13,6 +13,7 @@ from PIL import Image
 from data.errors import UserError
 from train.eval.framing import open_image
 
+IMAGE_SUFFIXES = {".avif", ".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
 VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
 
 
@@ -78,7 +79,7 @@ def import_av(path: Path) -> ModuleType:
 
 def _is_readable(path: Path) -> bool:
     suffix = path.suffix.lower()
-    return path.is_file() and (suffix in VIDEO_SUFFIXES or suffix in Image.registered_extensions())
+    return path.is_file() and suffix in VIDEO_SUFFIXES | IMAGE_SUFFIXES
 
 
 def _some(paths: list[Path], argument: str, problem: str) -> list[Path]:
