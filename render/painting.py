@@ -18,6 +18,7 @@ from render.shading import decode_srgb, encode_srgb
 DEFAULT_GREY = 180  # sRGB, of what has no colour
 SPACING = 0.02  # width of the faces that a textured one is cut into, object units
 MAX_PIECES = 300_000  # that the textured faces of one part are cut into together, about
+MAX_PIECES_OF_ALL = 1_500_000  # the same of all parts of an object
 MAX_TEXTURE_SIDE = 2048  # pixels; a larger picture is reduced, faces carry no more detail than that
 _MAX_CUTS = 256  # along an edge
 _FLAT = 8  # a face whose colours differ by no more than this (of 255) needs no cutting
@@ -33,9 +34,10 @@ class Painted:
 
 
 class Textures:
-    """Pictures of a scene as mip maps, each decoded once."""
+    """Pictures of a scene as mip maps, each decoded once, and how many pieces may still be cut to show them."""
 
     def __init__(self):
+        self.pieces_left = MAX_PIECES_OF_ALL
         self._levels: dict[int, list[np.ndarray]] = {}
 
     def levels(self, image: Image.Image) -> list[np.ndarray]:
@@ -63,7 +65,7 @@ def paint(
     if image is not None and visual.uv is not None and len(visual.uv) == len(vertices):
         factor = _factor(material) if is_pbr else None
         cut_out = not is_pbr or material.alphaMode in ("MASK", "BLEND")
-        return _paint_texture(vertices, faces, np.nan_to_num(visual.uv), textures.levels(image), size, factor, cut_out)
+        return _paint_texture(vertices, faces, np.nan_to_num(visual.uv), image, textures, size, factor, cut_out)
     if is_pbr and "color" in visual.vertex_attributes:
         colors = _as_bytes(visual.vertex_attributes["color"])[faces, :3]
     else:
@@ -122,13 +124,15 @@ def _mip_maps(image: Image.Image) -> list[np.ndarray]:
 
 
 def _paint_texture(
-    vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray, levels: list[np.ndarray], size: float,
+    vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray, image: Image.Image, textures: Textures, size: float,
     factor: np.ndarray | None, cut_out: bool,
 ) -> Painted:  # fmt: skip
+    levels = textures.levels(image)
     corners, corner_uv = vertices[faces], uv[faces]
     texels = corner_uv * np.array(levels[0].shape[1::-1])
     texel_edge = _longest_edge(texels)
-    cuts = _cuts(_longest_edge(corners) * (2 / size), texel_edge)
+    cuts = _cuts(_longest_edge(corners) * (2 / size), texel_edge, min(MAX_PIECES, textures.pieces_left))
+    textures.pieces_left -= int((cuts[cuts > 1] ** 2).sum())
     level = np.log2(np.maximum(texel_edge / cuts, 1)).astype(np.int64).clip(0, len(levels) - 1)
     points, triangles, colors = [], [], []
     count = 0
@@ -164,12 +168,12 @@ def _longest_edge(corners: np.ndarray) -> np.ndarray:
     return np.linalg.norm(np.roll(corners, 1, axis=1) - corners, axis=2).max(1)
 
 
-def _cuts(edge: np.ndarray, texel_edge: np.ndarray) -> np.ndarray:
-    """Into how many parts the edges of each face are cut, int64 (F,): never finer than the picture or the bound."""
+def _cuts(edge: np.ndarray, texel_edge: np.ndarray, limit: int) -> np.ndarray:
+    """Into how many parts the edges of each face are cut, int64 (F,): never finer than the picture, at most ``limit`` pieces in all."""
     spacing = SPACING
     while True:
         cuts = np.ceil(np.minimum(edge / spacing, texel_edge)).clip(1, _MAX_CUTS)
-        if (cuts[cuts > 1] ** 2).sum() <= MAX_PIECES:
+        if (cuts[cuts > 1] ** 2).sum() <= limit:
             return cuts.astype(np.int64)
         spacing *= 1.25
 

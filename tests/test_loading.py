@@ -12,7 +12,7 @@ import trimesh
 from PIL import Image
 
 from data.errors import UserError
-from render import loading
+from render import loading, painting
 from render.loading import load_mesh
 from render.sources import MeshError, discover
 
@@ -168,6 +168,14 @@ class TestColors:
         path = path.rename(path.with_name("model_normalized.obj"))
         assert len(load_mesh(path, tmp_path).faces) > 1000
         assert len(load_mesh(path).faces) > 1000
+
+    def test_many_textured_parts_share_one_bound(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(painting, "MAX_PIECES_OF_ALL", 1000)
+        path = textured_quad(tmp_path)
+        write(path.with_suffix(".mtl"), "".join(f"newmtl m{i}\nmap_Kd texture.png\n" for i in range(6)))
+        parts = "".join(f"usemtl m{i}\nf 1/1 2/2 3/3\nf 1/1 3/3 4/4\n" for i in range(6))
+        write(path, "mtllib quad.mtl\n" + QUAD + parts)
+        assert 500 < len(load_mesh(path).faces) < 1100
 
     def test_an_8k_texture_and_a_large_part_stay_bounded(self, tmp_path):
         rng = np.random.default_rng(0)
