@@ -52,8 +52,8 @@ class Joined(click.ParamType):
 def options_of(settings: str, prefix: str = "", part: str = "", leave_out: tuple[str, ...] = ()) -> Callable:
     """Decorator: an option for every field of a settings dataclass, its comment as the help text.
 
-    Names, types, defaults and texts stand in the dataclass alone. They are read from its source text, because
-    importing it may import torch, which takes seconds. Options that are not given stay out of the command's arguments
+    Names, types, defaults and texts stand in the dataclass alone. They are read from its source text, where the comments
+    are, so that `--help` imports neither the renderer nor torch. Options that are not given stay out of the command's arguments
     (see :func:`given`), so a default is applied in one place too.
 
     Args:

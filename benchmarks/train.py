@@ -21,24 +21,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 import torch
-from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from data.dataset import PairDataset, PairSampler, make_loader
 from render.pipeline import RenderConfig, render_dataset
 from render.views import ViewSettings
 from train import losses
-from train.batches import make_batch
 from train.config import TrainConfig, make_config
 from train.detector import build_network
 from train.optimizer import make_optimizer
-from train.trainer import MovingAverage, augment, forward, uses_bfloat16
+from train.trainer import MovingAverage, descend, forward, prepare, uses_bfloat16, weights_at
 
 GOAL_DEGREES = 10
 PHASES = ("loading", "augmentation", "forward, objective", "backward", "clip, optimiser", "average")
@@ -52,24 +51,20 @@ def steps(config: TrainConfig, pairs: PairDataset) -> Iterator[list[float]]:
     average = MovingAverage(network, config.average_decay)
     optimizer = make_optimizer(config, network)
     loader = iter(make_loader(pairs, PairSampler(len(pairs), config.batch_size, 0, 10**6)))
-    while True:
+    for step in count():
         marks = [time.process_time()]
         stored = next(loader)
         marks.append(time.process_time())
-        views = (stored["rgba"], stored["object_to_camera"], stored["intrinsics"])
-        batch = make_batch(*views, config.image_size, config.margin)
-        batch = augment(batch, config)
+        batch = prepare(stored, pairs, config, "cpu")
         marks.append(time.process_time())
-        terms = forward(network, batch, config, 0)
-        loss = losses.objective(terms, config.weights).mean()
+        terms = forward(network, batch, config, step)
+        loss = losses.objective(terms, weights_at(config, step)).mean()
         marks.append(time.process_time())
-        optimizer.zero_grad()
         loss.backward()
         marks.append(time.process_time())
-        nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip, foreach=True)
-        optimizer.step()
+        descend(network, optimizer, config, step)
         marks.append(time.process_time())
-        average.update(0)
+        average.update(step)
         marks.append(time.process_time())
         yield [after - before for before, after in zip(marks, marks[1:])]
 

@@ -114,20 +114,11 @@ def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = F
     ):
         for stored in loader:
             torch.manual_seed(config.seed * 1_000_003 + step)
-            stored = {name: tensor.to(device) for name, tensor in stored.items()}
-            views = (stored["rgba"], stored["object_to_camera"], stored["intrinsics"])
-            batch = make_batch(*views, config.image_size, config.margin)
-            if config.supervised:
-                points = pairs.semantic_keypoints.to(device)[stored["model_index"]].unsqueeze(1).expand(-1, 2, -1, -1)
-                batch.labels = transform_points(batch.object_to_camera, points)
-            terms = forward(replica, augment(batch, config), config, step)
+            batch = prepare(stored, pairs, config, device)
+            terms = forward(replica, batch, config, step)
             loss = losses.objective(terms, weights_at(config, step)).mean()
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(config, step)
-            optimizer.zero_grad()
             loss.backward()
-            norm = nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip, foreach=True)
-            optimizer.step()
+            norm = descend(network, optimizer, config, step)
             average.update(step)
             step += 1
 
@@ -300,10 +291,16 @@ def claim_run_folder(config: TrainConfig, run: Path, resume: bool) -> Iterator[N
         yield
 
 
-def augment(batch: PairBatch, config: TrainConfig) -> PairBatch:
-    """Random colours, as the settings say."""
+def prepare(stored: dict[str, Tensor], pairs: PairDataset, config: TrainConfig, device: str) -> PairBatch:
+    """Network input on the device of a batch as :meth:`PairDataset.batch` gives it, augmented; labelled if supervised."""
+    stored = {name: tensor.to(device) for name, tensor in stored.items()}
+    views = (stored["rgba"], stored["object_to_camera"], stored["intrinsics"])
+    batch = make_batch(*views, config.image_size, config.margin)
     if config.color_jitter:
-        batch = dataclasses.replace(batch, images=jitter_colors(batch.images, config.color_jitter))
+        batch.images = jitter_colors(batch.images, config.color_jitter)
+    if config.supervised:
+        points = pairs.semantic_keypoints.to(device)[stored["model_index"]].unsqueeze(1).expand(-1, 2, -1, -1)
+        batch.labels = transform_points(batch.object_to_camera, points)
     return batch
 
 
@@ -333,6 +330,16 @@ def forward(network: KeypointNetwork, batch: PairBatch, config: TrainConfig, ste
         batch.labels,
         batch.zoom,
     )
+
+
+def descend(network: nn.Module, optimizer: Optimizers, config: TrainConfig, step: int) -> Tensor:
+    """Move the weights against their gradient and forget it; gives its global norm before clipping."""
+    norm = nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip, foreach=True)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(config, step)
+    optimizer.step()
+    optimizer.zero_grad()
+    return norm
 
 
 def uses_bfloat16(config: TrainConfig, device: str) -> bool:
