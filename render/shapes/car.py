@@ -10,6 +10,7 @@ import numpy as np
 from render.mesh import Mesh
 from render.shapes import paint
 from render.shapes.car_parts import KEYPOINTS, Body, Cabin, Car, Finish, RacerShape, Wheels, draw
+from render.shapes.draws import chance, choice
 from render.shapes.primitives import Builder
 
 __all__ = ["KEYPOINTS", "build"]
@@ -23,14 +24,6 @@ def build(rng: np.random.Generator) -> Mesh:
     return builder.build(stretch=rng.uniform((0.94, 0.93, 0.95), (1.06, 1.07, 1.05)))
 
 
-def _chance(rng: np.random.Generator, probability: float) -> bool:
-    return bool(rng.random() < probability)
-
-
-def _choice(rng: np.random.Generator, *options):
-    return options[rng.integers(len(options))]
-
-
 def _wheels(rng: np.random.Generator, radius: float, front: float = -0.31, rear: float = 0.29) -> Wheels:
     u = rng.uniform
     return Wheels(
@@ -38,19 +31,19 @@ def _wheels(rng: np.random.Generator, radius: float, front: float = -0.31, rear:
         u(0.04, 0.06),
         (front + u(-0.02, 0.02), rear + u(-0.025, 0.025)),
         u(1.08, 1.2),
-        flare=u(0.006, 0.013) if _chance(rng, 0.25) else 0.0,
-        spokes=_choice(rng, 0, 0, 5, 5, 6, 7),
+        flare=u(0.006, 0.013) if chance(rng, 0.25) else 0.0,
+        spokes=choice(rng, 0, 0, 5, 5, 6, 7),
     )
 
 
 def _details(rng: np.random.Generator, car: Car) -> Car:
     u = rng.uniform
-    car.grille = _choice(rng, "wide", "wide", "upright", "none")
-    car.lamp_shape = _choice(rng, "oval", "oval", "box", "round")
+    car.grille = choice(rng, "wide", "wide", "upright", "none")
+    car.lamp_shape = choice(rng, "oval", "oval", "box", "round")
     car.lamp_size = u(0.02, 0.036)
-    car.bumper = u(0.03, 0.06) if _chance(rng, 0.4) else 0.0
-    car.mirrors = _chance(rng, 0.85)
-    car.sunroof = _chance(rng, 0.12)
+    car.bumper = u(0.03, 0.06) if chance(rng, 0.4) else 0.0
+    car.mirrors = chance(rng, 0.85)
+    car.sunroof = chance(rng, 0.12)
     car.exhausts = int(rng.integers(0, 3))
     return car
 
@@ -108,7 +101,7 @@ def _closed(
         width=u(0.88, 0.96),
         tumblehome=u(0.06, 0.2),
         corner=u(0.03, 0.08),
-        panes=_choice(rng, 2, 2, 3),
+        panes=choice(rng, 2, 2, 3),
         crown=u(0.004, 0.02),
         pillar=u(0.008, 0.016),
     )
@@ -147,7 +140,7 @@ def hatchback(rng: np.random.Generator) -> Car:
         window=(u(0.42, 0.48), u(0.05, 0.16)),
         boxiness=u(3.1, 7),
     )
-    car.spoiler = "roof" if _chance(rng, 0.25) else "none"
+    car.spoiler = "roof" if chance(rng, 0.25) else "none"
     return car
 
 
@@ -166,7 +159,7 @@ def estate(rng: np.random.Generator) -> Car:
         boxiness=u(4, 9),
         panes=3,
     )
-    car.roof_load = "rails" if _chance(rng, 0.4) else "none"
+    car.roof_load = "rails" if chance(rng, 0.4) else "none"
     return car
 
 
@@ -184,19 +177,19 @@ def off_roader(rng: np.random.Generator) -> Car:
         window=(u(0.455, 0.49), u(0.01, 0.08)),
         boxiness=u(4, 12),
         clearance=u(0.07, 0.1),
-        panes=_choice(rng, 2, 3, 3),
+        panes=choice(rng, 2, 3, 3),
         tumblehome=u(0.02, 0.15),
     )
     car.body.upper, car.body.nose_rake = u(4, 10), u(0.05, 0.4)
-    car.spare_wheel, car.roof_load = _chance(rng, 0.35), _choice(rng, "none", "none", "rails", "box")
-    car.wheels.flare = u(0.008, 0.018) if _chance(rng, 0.5) else 0.0
+    car.spare_wheel, car.roof_load = chance(rng, 0.35), choice(rng, "none", "none", "rails", "box")
+    car.wheels.flare = u(0.008, 0.018) if chance(rng, 0.5) else 0.0
     return car
 
 
 def van(rng: np.random.Generator) -> Car:
     """People carriers, minibuses, delivery vans."""
     u = rng.uniform
-    blind = _choice(rng, 0.0, 0.0, u(0.45, 0.7))
+    blind = choice(rng, 0.0, 0.0, u(0.45, 0.7))
     car = _closed(
         rng,
         height=u(0.4, 0.52),
@@ -209,13 +202,13 @@ def van(rng: np.random.Generator) -> Car:
         window=(u(0.475, 0.492), u(0.0, 0.05)),
         boxiness=u(5, 14),
         clearance=u(0.04, 0.06),
-        panes=_choice(rng, 1, 2) if blind else _choice(rng, 3, 4, 5),
+        panes=choice(rng, 1, 2) if blind else choice(rng, 3, 4, 5),
         blind_rear=blind,
         tumblehome=u(0.02, 0.14),
     )
     car.wheels.axles = (u(-0.36, -0.29), u(0.25, 0.33))
     car.body.nose_taper, car.body.tail_taper = u(0.02, 0.12), u(0, 0.03)
-    car.roof_load = _choice(rng, "none", "none", "none", "rails", "bar")
+    car.roof_load = choice(rng, "none", "none", "none", "rails", "bar")
     return car
 
 
@@ -234,13 +227,13 @@ def coupe(rng: np.random.Generator) -> Car:
         window=(u(0.26, 0.46), u(0.14, 0.26)),
         boxiness=u(3.1, 5),
         clearance=u(0.025, 0.045),
-        panes=_choice(rng, 1, 2),
+        panes=choice(rng, 1, 2),
         tumblehome=u(0.14, 0.26),
     )
     car.body.nose_round, car.body.upper = u(0.06, 0.16), u(2.6, 4.5)
-    car.spoiler = _choice(rng, "none", "lip", "wing", "wing")
-    car.scoop = _chance(rng, 0.2)
-    car.wheels.rear_scale = _choice(rng, 1.0, u(1.0, 1.1))
+    car.spoiler = choice(rng, "none", "lip", "wing", "wing")
+    car.scoop = chance(rng, 0.2)
+    car.wheels.rear_scale = choice(rng, 1.0, u(1.0, 1.1))
     return car
 
 
@@ -258,11 +251,11 @@ def beetle(rng: np.random.Generator) -> Car:
         screen=(u(-0.24, -0.12), u(0.02, 0.1)),
         window=(u(0.32, 0.46), u(0.02, 0.1)),
         boxiness=u(2.1, 3.2),
-        panes=_choice(rng, 1, 2),
+        panes=choice(rng, 1, 2),
     )
     car.body.nose_round, car.body.tail_round, car.body.upper = u(0.1, 0.22), u(0.1, 0.2), u(2.2, 3.5)
     car.body.nose_rake, car.body.nose_taper = u(0.4, 0.8), u(0.1, 0.35)
-    car.lamp_shape, car.fenders = _choice(rng, "round", "round", "oval"), _chance(rng, 0.3)
+    car.lamp_shape, car.fenders = choice(rng, "round", "round", "oval"), chance(rng, 0.3)
     if car.fenders:
         car.body.width *= 0.86
     return car
@@ -282,14 +275,14 @@ def vintage(rng: np.random.Generator) -> Car:
         screen=(u(-0.12, -0.02), u(0.0, 0.05)),
         window=(u(0.3, 0.44), u(0.0, 0.08)),
         boxiness=u(3, 10),
-        panes=_choice(rng, 2, 3),
+        panes=choice(rng, 2, 3),
         clearance=0.07,
         tumblehome=u(0.0, 0.1),
         corner=u(0.02, 0.05),
     )
-    car.fenders, car.lamp_shape, car.grille, car.bumper = True, "round", "upright", _choice(rng, 0.0, 0.025)
+    car.fenders, car.lamp_shape, car.grille, car.bumper = True, "round", "upright", choice(rng, 0.0, 0.025)
     car.body.nose_taper, car.body.nose_rake, car.body.nose_round = u(0.2, 0.5), u(0.0, 0.2), u(0.01, 0.04)
-    car.spare_wheel = _chance(rng, 0.4)
+    car.spare_wheel = chance(rng, 0.4)
     return car
 
 
@@ -307,7 +300,7 @@ def micro(rng: np.random.Generator) -> Car:
         screen=(u(-0.38, -0.28), u(0.14, 0.24)),
         window=(u(0.44, 0.48), u(0.04, 0.14)),
         boxiness=u(3.1, 6),
-        panes=_choice(rng, 1, 2),
+        panes=choice(rng, 1, 2),
         clearance=0.06,
         corner=u(0.05, 0.1),
     )
@@ -316,7 +309,7 @@ def micro(rng: np.random.Generator) -> Car:
 def pickup(rng: np.random.Generator) -> Car:
     """One in six without a roof."""
     u = rng.uniform
-    roofless = _chance(rng, 1 / 6)
+    roofless = chance(rng, 1 / 6)
     cab = u(0.08, 0.2) if roofless else u(-0.02, 0.2)
     car = _closed(
         rng,
@@ -337,8 +330,8 @@ def pickup(rng: np.random.Generator) -> Car:
     start = cab + 0.03
     floor = max(2.1 * car.wheels.radius, 0.62 * belt)
     car.body.profile = car.body.profile[:3] + [(cab - 0.01, belt), (start, floor), (0.5, floor)]
-    car.bed, car.roll_bar, car.spoiler = (start, floor), _chance(rng, 0.2), "none"
-    car.cargo = _choice(rng, "none", "none", "none", "none", "box", "cover")
+    car.bed, car.roll_bar, car.spoiler = (start, floor), chance(rng, 0.2), "none"
+    car.cargo = choice(rng, "none", "none", "none", "none", "box", "cover")
     car.body.tail_round, car.body.upper = 0.02, u(6, 10)
     if roofless:
         car.cabin = None
@@ -347,8 +340,8 @@ def pickup(rng: np.random.Generator) -> Car:
 
 def roadster(rng: np.random.Generator) -> Car:
     """No roof."""
-    car = coupe(rng) if _chance(rng, 0.6) else saloon(rng)
-    car.cabin, car.roll_bar, car.spoiler = None, _chance(rng, 0.3), _choice(rng, "none", "lip")
+    car = coupe(rng) if chance(rng, 0.6) else saloon(rng)
+    car.cabin, car.roll_bar, car.spoiler = None, chance(rng, 0.3), choice(rng, "none", "lip")
     belt = car.body.profile[3][1]
     car.body.profile = car.body.profile[:2] + [
         (-0.16, belt),
@@ -362,10 +355,10 @@ def roadster(rng: np.random.Generator) -> Car:
 
 def jeep(rng: np.random.Generator) -> Car:
     car = off_roader(rng)
-    car.cabin, car.roll_bar, car.spare_wheel = None, _chance(rng, 0.8), _chance(rng, 0.6)
+    car.cabin, car.roll_bar, car.spare_wheel = None, chance(rng, 0.8), chance(rng, 0.6)
     belt = car.body.profile[3][1] * rng.uniform(0.85, 1.0)
     car.body.profile = [(-0.5, 0.93 * belt), (-0.15, belt), (0.0, belt), (0.5, belt)]
-    car.fenders, car.lamp_shape, car.grille = _chance(rng, 0.4), "round", "upright"
+    car.fenders, car.lamp_shape, car.grille = chance(rng, 0.4), "round", "upright"
     return car
 
 
@@ -378,13 +371,13 @@ def racer(rng: np.random.Generator) -> Car:
             u(0.06, 0.072),
             u(0.06, 0.085),
             (u(-0.34, -0.28), u(0.3, 0.38)),
-            spokes=_choice(rng, 0, 5),
+            spokes=choice(rng, 0, 5),
             rear_scale=u(1.0, 1.12),
         ),
         None,
         racer=RacerShape(
             nose=u(0.6, 1.3),
-            nose_lift=_choice(rng, 0.0, u(0.0, 0.05)),
+            nose_lift=choice(rng, 0.0, u(0.0, 0.05)),
             engine=u(0.7, 1.4),
             pods=u(0.7, 1.3),
             front_wing=u(0.3, 0.5),
@@ -392,15 +385,15 @@ def racer(rng: np.random.Generator) -> Car:
             rear_wing=u(0.26, 0.42),
             rear_chord=u(0.05, 0.11),
             wing_height=u(0.15, 0.27),
-            biplane=_chance(rng, 0.6),
+            biplane=chance(rng, 0.6),
         ),
     )
 
 
 def touring_racer(rng: np.random.Generator) -> Car:
     """Tuned road cars: wings, flares, scoops."""
-    car = _choice(rng, saloon, hatchback, coupe)(rng)
-    car.spoiler, car.scoop = _choice(rng, "wing", "wing", "roof", "lip"), _chance(rng, 0.4)
+    car = choice(rng, saloon, hatchback, coupe)(rng)
+    car.spoiler, car.scoop = choice(rng, "wing", "wing", "roof", "lip"), chance(rng, 0.4)
     car.wheels.flare = rng.uniform(0.008, 0.014)
     car.body.clearance = 0.03
     return car
@@ -429,43 +422,43 @@ KINDS = (
 
 def sample_finish(rng: np.random.Generator, car: Car) -> Finish:
     u = rng.uniform
-    base = _choice(rng, paint.any_color, paint.gray, paint.gray, paint.bright, paint.muted, paint.white)(rng)
+    base = choice(rng, paint.any_color, paint.gray, paint.gray, paint.bright, paint.muted, paint.white)(rng)
     other = paint.any_color(rng)
     body, roof = base, base
     style = rng.random()
     belt = car.body.profile[1][1]
     if style < 0.1:
-        roof = _choice(rng, other, paint.gray(rng, 12, 60))
+        roof = choice(rng, other, paint.gray(rng, 12, 60))
     elif style < 0.2:
         body = paint.split(base, other, [0, -1, 0], -belt * u(0.3, 0.6))
     elif style < 0.27:
         body = roof = paint.camouflage(rng, [base, other, paint.any_color(rng)], u(0.15, 0.4))
     elif style < 0.32:
-        body = roof = paint.split(base, other, [0, u(-1, 1), _choice(rng, -1, 1)], u(0.0, 0.3))
+        body = roof = paint.split(base, other, [0, u(-1, 1), choice(rng, -1, 1)], u(0.0, 0.3))
     stripes = []
-    if _chance(rng, 0.12):  # over the bonnet
+    if chance(rng, 0.12):  # over the bonnet
         stripes.append(((-0.45, -0.2), (u(74, 80), u(83, 90)), other))
-    if _chance(rng, 0.15):  # along the side
+    if chance(rng, 0.15):  # along the side
         low = u(-15, 15)
         stripes.append(((u(-0.45, -0.2), u(0.2, 0.45)), (low, low + u(5, 20)), other))
     if 0.32 < style < 0.36:  # without materials
         return Finish(base, base, base, base, base, base, base, base)
     sporty = car.spoiler == "wing" or car.racer is not None
     # Lamps are not always told from the rest by their colour.
-    lamp = _choice(rng, *[(232, 232, 222)] * 5, (240, 200, 110), (90, 95, 100), base)
-    tail_lamp = _choice(rng, *[(165, 22, 22)] * 5, (220, 110, 40), (50, 20, 20), base)
+    lamp = choice(rng, *[(232, 232, 222)] * 5, (240, 200, 110), (90, 95, 100), base)
+    tail_lamp = choice(rng, *[(165, 22, 22)] * 5, (220, 110, 40), (50, 20, 20), base)
     return Finish(
         body,
         roof,
         paint.glass(rng),
-        _choice(rng, base, base, paint.gray(rng, 25, 70), paint.metal(rng)),
+        choice(rng, base, base, paint.gray(rng, 25, 70), paint.metal(rng)),
         paint.metal(rng),
         paint.gray(rng, 12, 45),
         paint.jitter(rng, lamp, 12),
         paint.jitter(rng, tail_lamp, 12),
         stripes,
-        roof_stripe=other if stripes and _chance(rng, 0.4) else None,
-        number=paint.white(rng) if _chance(rng, 0.35 if sporty else 0.03) else None,
+        roof_stripe=other if stripes and chance(rng, 0.4) else None,
+        number=paint.white(rng) if chance(rng, 0.35 if sporty else 0.03) else None,
         accent=paint.bright(rng),
-        bed=_choice(rng, paint.gray(rng, 12, 45), paint.gray(rng, 50, 170), paint.wood(rng), base),
+        bed=choice(rng, paint.gray(rng, 12, 45), paint.gray(rng, 50, 170), paint.wood(rng), base),
     )

@@ -10,6 +10,7 @@ import numpy as np
 from render.mesh import Mesh
 from render.shapes import paint
 from render.shapes.chair_parts import KEYPOINTS, Arms, Back, Base, Chair, Finish, Seat, draw
+from render.shapes.draws import chance, choice
 from render.shapes.primitives import Builder
 
 __all__ = ["KEYPOINTS", "build"]
@@ -23,30 +24,22 @@ def build(rng: np.random.Generator) -> Mesh:
     return builder.build(stretch=rng.uniform((0.9, 0.9, 0.92), (1.1, 1.1, 1.08)))
 
 
-def _chance(rng: np.random.Generator, probability: float) -> bool:
-    return bool(rng.random() < probability)
-
-
-def _choice(rng: np.random.Generator, *options):
-    return options[rng.integers(len(options))]
-
-
 def _seat(rng: np.random.Generator, height: float | None = None, thick: float = 0.3) -> Seat:
     """A plain seat, upholstered with probability ``thick``."""
     u = rng.uniform
-    upholstered = _chance(rng, thick)
+    upholstered = chance(rng, thick)
     thickness = u(0.05, 0.12) if upholstered else u(0.015, 0.04)
     return Seat(
         u(0.38, 0.52),
         u(0.36, 0.5),
         height or u(0.4, 0.5),
         thickness,
-        kind=_choice(rng, "plate", "plate", "plate", "dished"),
+        kind=choice(rng, "plate", "plate", "plate", "dished"),
         rear_width=u(0.75, 1.02),
         corner=u(0.01, 0.17),
-        oval=_chance(rng, 0.12),
+        oval=chance(rng, 0.12),
         crown=u(0.01, 0.05) if upholstered else 0.0,
-        cushion=u(0.03, 0.07) if _chance(rng, 0.15) else 0.0,
+        cushion=u(0.03, 0.07) if chance(rng, 0.15) else 0.0,
     )
 
 
@@ -59,18 +52,18 @@ def _back(rng: np.random.Generator, seat: Seat, kind: str) -> Back:
         kind,
         width=bottom * u(0.8, 1.15),
         bottom_width=bottom,
-        gap=_choice(rng, 0.0, u(0.03, 0.4) * height),
+        gap=choice(rng, 0.0, u(0.03, 0.4) * height),
         lean=u(0, 20),
-        curve=_choice(rng, 0.0, u(0.0, 0.08)),
-        bow=_choice(rng, 0.0, u(0, 0.04)),
-        thickness=_choice(rng, u(0.012, 0.03), u(0.03, 0.09)),
-        corner=_choice(rng, 0.05, u(0.05, 0.9)),
-        arch=_choice(rng, 0.0, 0.0, u(-0.03, 0.08)),
-        infill=_choice(rng, "ladder", "ladder", "slats", "slats", "splat", "cross", "panel", "panel", "rails"),
+        curve=choice(rng, 0.0, u(0.0, 0.08)),
+        bow=choice(rng, 0.0, u(0, 0.04)),
+        thickness=choice(rng, u(0.012, 0.03), u(0.03, 0.09)),
+        corner=choice(rng, 0.05, u(0.05, 0.9)),
+        arch=choice(rng, 0.0, 0.0, u(-0.03, 0.08)),
+        infill=choice(rng, "ladder", "ladder", "slats", "slats", "splat", "cross", "panel", "panel", "rails"),
         number=int(rng.integers(2, 8)),
         post=u(0.01, 0.024),
-        round_posts=_chance(rng, 0.4),
-        handle=_chance(rng, 0.05),
+        round_posts=chance(rng, 0.4),
+        handle=chance(rng, 0.05),
     )
 
 
@@ -79,15 +72,15 @@ def _legs(rng: np.random.Generator) -> Base:
     return Base(
         "legs",
         leg=u(0.01, 0.028),
-        round=_chance(rng, 0.5),
-        taper=_choice(rng, 1.0, u(0.4, 1.0)),
-        splay=_choice(rng, 0.0, u(0, 0.09)),
+        round=chance(rng, 0.5),
+        taper=choice(rng, 1.0, u(0.4, 1.0)),
+        splay=choice(rng, 0.0, u(0, 0.09)),
         splay_rear=u(0, 0.1),
-        bend=_choice(rng, 0.0, 0.0, 0.0, u(-0.04, 0.05)),
+        bend=choice(rng, 0.0, 0.0, 0.0, u(-0.04, 0.05)),
         inset=u(0.015, 0.06),
-        stretchers=_choice(rng, "none", "none", "box", "h", "rung"),
+        stretchers=choice(rng, "none", "none", "box", "h", "rung"),
         stretcher_height=u(0.15, 0.6),
-        apron=_choice(rng, 0.0, u(0.03, 0.09)),
+        apron=choice(rng, 0.0, u(0.03, 0.09)),
     )
 
 
@@ -95,9 +88,9 @@ def _open_arms(
     rng: np.random.Generator, probability: float, kinds: tuple[str, ...] = ("post", "post", "loop", "sweep")
 ) -> Arms:
     u = rng.uniform
-    if not _chance(rng, probability):
+    if not chance(rng, probability):
         return Arms()
-    return Arms(_choice(rng, *kinds), u(0.15, 0.27), u(0.65, 1.0), u(0.03, 0.07), u(0.018, 0.04), u(0.0, 0.06))
+    return Arms(choice(rng, *kinds), u(0.15, 0.27), u(0.65, 1.0), u(0.03, 0.07), u(0.018, 0.04), u(0.0, 0.06))
 
 
 # Kinds
@@ -105,7 +98,7 @@ def _open_arms(
 
 def dining(rng: np.random.Generator) -> Chair:
     seat = _seat(rng)
-    back = _back(rng, seat, _choice(rng, "panel", "panel", "frame", "frame", "frame", "spindles", "hoop"))
+    back = _back(rng, seat, choice(rng, "panel", "panel", "frame", "frame", "frame", "spindles", "hoop"))
     return Chair(seat, back, _legs(rng), _open_arms(rng, 0.3))
 
 
@@ -114,8 +107,8 @@ def modern(rng: np.random.Generator) -> Chair:
     u = rng.uniform
     seat = _seat(rng, thick=0.4)
     seat.oval = False
-    back = _back(rng, seat, _choice(rng, "panel", "panel", "panel", "frame", "wrap", "double"))
-    kind = _choice(rng, "sled", "sled", "cantilever", "cantilever", "hairpin", "pedestal", "star", "sides", "legs")
+    back = _back(rng, seat, choice(rng, "panel", "panel", "panel", "frame", "wrap", "double"))
+    kind = choice(rng, "sled", "sled", "cantilever", "cantilever", "hairpin", "pedestal", "star", "sides", "legs")
     base = _legs(rng)
     base.kind, base.leg, base.round, base.radius, base.spokes = (
         kind,
@@ -132,20 +125,20 @@ def shell(rng: np.random.Generator) -> Chair:
     """Moulded plastic or plywood, with or without arms in one piece."""
     u = rng.uniform
     seat = Seat(u(0.4, 0.54), u(0.38, 0.48), u(0.38, 0.48), 0.03, "shell", rear_width=u(0.9, 1.0), corner=0.1)
-    if _chance(rng, 0.4):
+    if chance(rng, 0.4):
         seat.cushion = u(0.03, 0.06)
         seat.corner = 0.15
     back = _back(rng, seat, "panel")
     back.height, back.lean, back.bow, back.thickness = u(0.3, 0.65), u(8, 24), u(0, 0.04), u(0.01, 0.025)
     back.corner = u(0.2, 1.0)
-    if _chance(rng, 0.25):
+    if chance(rng, 0.25):
         back.thickness = u(0.04, 0.08)
     base = _legs(rng)
-    base.kind = _choice(rng, "legs", "legs", "legs", "hairpin", "pedestal", "star", "sled", "curl")
+    base.kind = choice(rng, "legs", "legs", "legs", "hairpin", "pedestal", "star", "sled", "curl")
     base.leg, base.splay, base.splay_rear, base.inset = u(0.01, 0.02), u(0.02, 0.1), u(0.02, 0.1), u(0.06, 0.12)
-    base.radius, base.taper, base.apron, base.castors = u(0.2, 0.28), _choice(rng, 1.0, 0.6), 0.0, _chance(rng, 0.3)
+    base.radius, base.taper, base.apron, base.castors = u(0.2, 0.28), choice(rng, 1.0, 0.6), 0.0, chance(rng, 0.3)
     base.spokes = int(rng.integers(4, 6))
-    lift = u(0.12, 0.25) if _chance(rng, 0.4) else 0.0
+    lift = u(0.12, 0.25) if chance(rng, 0.4) else 0.0
     return Chair(seat, back, base, Arms(), side_curl=u(0.01, 0.09), edge_lift=lift)
 
 
@@ -154,7 +147,7 @@ def office(rng: np.random.Generator) -> Chair:
     seat = _seat(rng, u(0.42, 0.56), 0.9)
     seat.oval, seat.cushion, seat.kind = False, 0.0, "plate"
     seat.rear_width, seat.corner = u(0.88, 1.0), u(0.06, 0.18)
-    back = _back(rng, seat, _choice(rng, "panel", "panel", "panel", "frame"))
+    back = _back(rng, seat, choice(rng, "panel", "panel", "panel", "frame"))
     back.height, back.gap, back.corner, back.curve, back.bow = (
         u(0.35, 0.8),
         u(0.0, 0.2),
@@ -162,11 +155,11 @@ def office(rng: np.random.Generator) -> Chair:
         u(0.0, 0.07),
         u(0, 0.04),
     )
-    back.number = _choice(rng, 3, 3, 4)
-    back.head_rest = back.height > 0.5 and _chance(rng, 0.3)
+    back.number = choice(rng, 3, 3, 4)
+    back.head_rest = back.height > 0.5 and chance(rng, 0.3)
     back.infill = "panel"
     base = Base(
-        "star", u(0.018, 0.03), spokes=_choice(rng, 5, 5, 5, 4, 6), castors=_chance(rng, 0.85), radius=u(0.25, 0.35)
+        "star", u(0.018, 0.03), spokes=choice(rng, 5, 5, 5, 4, 6), castors=chance(rng, 0.85), radius=u(0.25, 0.35)
     )
     arms = _open_arms(rng, 0.7, ("tee", "tee", "loop"))
     arms.width, arms.spread = u(0.05, 0.09), u(0.02, 0.06)
@@ -195,20 +188,20 @@ def club(rng: np.random.Generator) -> Chair:
         curve=u(0, 0.05),
         bow=u(0, 0.03),
         thickness=u(0.08, 0.22),
-        corner=_choice(rng, 0.05, u(0.05, 0.6)),
-        arch=_choice(rng, 0.0, u(0, 0.08)),
-        wings=u(0.1, 0.22) if _chance(rng, 0.25) else 0.0,
+        corner=choice(rng, 0.05, u(0.05, 0.6)),
+        arch=choice(rng, 0.0, u(0, 0.08)),
+        wings=u(0.1, 0.22) if chance(rng, 0.25) else 0.0,
     )
-    back.head_rest = _chance(rng, 0.06)
+    back.head_rest = chance(rng, 0.06)
     base = Base(
-        "block", u(0.015, 0.03), round=_chance(rng, 0.5), taper=u(0.5, 1.0), inset=_choice(rng, 0.01, u(0.02, 0.2))
+        "block", u(0.015, 0.03), round=chance(rng, 0.5), taper=u(0.5, 1.0), inset=choice(rng, 0.01, u(0.02, 0.2))
     )
-    if _chance(rng, 0.15):
-        base = Base(_choice(rng, "star", "pedestal"), 0.025, radius=u(0.28, 0.36), spokes=_choice(rng, 4, 5))
+    if chance(rng, 0.15):
+        base = Base(choice(rng, "star", "pedestal"), 0.025, radius=u(0.28, 0.36), spokes=choice(rng, 4, 5))
     arms = Arms(
-        _choice(rng, "panel", "panel", "roll", "roll"), u(0.08, 0.28), u(0.8, 1.02), u(0.07, 0.2), 0.05, u(0.01, 0.08)
+        choice(rng, "panel", "panel", "roll", "roll"), u(0.08, 0.28), u(0.8, 1.02), u(0.07, 0.2), 0.05, u(0.01, 0.08)
     )
-    if _chance(rng, 0.12):
+    if chance(rng, 0.12):
         arms = Arms()
     return Chair(seat, back, base, arms)
 
@@ -221,22 +214,22 @@ def tub(rng: np.random.Generator) -> Chair:
         u(0.44, 0.6),
         u(0.36, 0.48),
         u(0.03, 0.14),
-        oval=_chance(rng, 0.6),
+        oval=chance(rng, 0.6),
         corner=u(0.1, 0.2),
         crown=u(0, 0.03),
-        cushion=_choice(rng, 0.0, u(0.03, 0.07)),
+        cushion=choice(rng, 0.0, u(0.03, 0.07)),
     )
     back = _back(rng, seat, "wrap")
     back.height, back.lean, back.infill, back.thickness = (
         u(0.22, 0.5),
         u(0, 18),
-        _choice(rng, "panel", "panel", "spindles"),
+        choice(rng, "panel", "panel", "spindles"),
         u(0.015, 0.1),
     )
     base = _legs(rng)
-    if _chance(rng, 0.5):
-        base.kind, base.radius = _choice(rng, "block", "star", "pedestal"), u(0.22, 0.3)
-        base.spokes = _choice(rng, 4, 5)
+    if chance(rng, 0.5):
+        base.kind, base.radius = choice(rng, "block", "star", "pedestal"), u(0.22, 0.3)
+        base.spokes = choice(rng, 4, 5)
     return Chair(seat, back, base, Arms())
 
 
@@ -244,16 +237,16 @@ def folding(rng: np.random.Generator) -> Chair:
     u = rng.uniform
     seat = _seat(rng, thick=0.2)
     seat.kind, seat.slats, seat.oval, seat.rear_width = (
-        _choice(rng, "plate", "slats", "plate"),
+        choice(rng, "plate", "slats", "plate"),
         int(rng.integers(4, 10)),
         False,
         u(0.9, 1.0),
     )
-    back = _back(rng, seat, _choice(rng, "frame", "frame", "panel"))
+    back = _back(rng, seat, choice(rng, "frame", "frame", "panel"))
     back.bottom_width = back.width = seat.width + 0.01
     back.curve, back.gap = u(0, 0.04), u(0.15, 0.6) * back.height
-    base = Base("fold", u(0.01, 0.02), round=_chance(rng, 0.6), splay_rear=u(0, 0.1))
-    if _chance(rng, 0.25):
+    base = Base("fold", u(0.01, 0.02), round=chance(rng, 0.6), splay_rear=u(0, 0.1))
+    if chance(rng, 0.25):
         base.kind, base.bend = "curule", u(-0.05, 0.02)
     return Chair(seat, back, base, _open_arms(rng, 0.15, ("post",)))
 
@@ -270,15 +263,15 @@ def garden(rng: np.random.Generator) -> Chair:
         rear_width=u(0.85, 1.0),
         slats=int(rng.integers(5, 11)),
     )
-    back = _back(rng, seat, _choice(rng, "frame", "frame", "spindles"))
+    back = _back(rng, seat, choice(rng, "frame", "frame", "spindles"))
     back.infill, back.number, back.lean, back.height = (
-        _choice(rng, "slats", "ladder"),
+        choice(rng, "slats", "ladder"),
         int(rng.integers(3, 9)),
         u(5, 25),
         u(0.45, 0.75),
     )
     base = _legs(rng)
-    base.bend, base.splay, base.rockers = 0.0, u(0, 0.03), _chance(rng, 0.35)
+    base.bend, base.splay, base.rockers = 0.0, u(0, 0.03), chance(rng, 0.35)
     arms = _open_arms(rng, 0.85, ("post",))
     arms.width = u(0.05, 0.11)
     return Chair(seat, back, base, arms)
@@ -294,11 +287,11 @@ def lounge(rng: np.random.Generator) -> Chair:
     """Low, leaning back, on sleds or thin legs."""
     u = rng.uniform
     seat = Seat(u(0.5, 0.65), u(0.5, 0.62), u(0.3, 0.4), u(0.04, 0.14), corner=u(0.01, 0.1), crown=u(0, 0.03))
-    back = _back(rng, seat, _choice(rng, "panel", "panel", "frame", "double"))
+    back = _back(rng, seat, choice(rng, "panel", "panel", "frame", "double"))
     back.width = back.bottom_width = seat.width * u(0.9, 1.0)
     back.gap, back.height, back.lean, back.thickness = 0.0, u(0.4, 0.7), u(15, 35), u(0.02, 0.12)
     base = _legs(rng)
-    base.kind, base.apron = _choice(rng, "legs", "legs", "sled", "cantilever", "star"), 0.0
+    base.kind, base.apron = choice(rng, "legs", "legs", "sled", "cantilever", "star"), 0.0
     base.splay, base.splay_rear = u(0, 0.1), u(0, 0.12)
     return Chair(seat, back, base, _open_arms(rng, 0.75, ("post", "loop", "sweep", "panel")))
 
@@ -308,19 +301,19 @@ def bar_stool(rng: np.random.Generator) -> Chair:
     seat = _seat(rng, u(0.6, 0.85), 0.4)
     seat.width *= 0.88
     seat.depth *= 0.88
-    back = _back(rng, seat, _choice(rng, "panel", "panel", "frame", "spindles", "wrap"))
+    back = _back(rng, seat, choice(rng, "panel", "panel", "frame", "spindles", "wrap"))
     back.height = u(0.12, 0.45)
     base = _legs(rng)
     base.stretchers, base.stretcher_height, base.splay, base.splay_rear = (
-        _choice(rng, "box", "box", "rung", "none"),
+        choice(rng, "box", "box", "rung", "none"),
         u(0.2, 0.4),
         u(0, 0.08),
         u(0, 0.08),
     )
-    base.foot_ring = _chance(rng, 0.35)
-    if _chance(rng, 0.4):
+    base.foot_ring = chance(rng, 0.35)
+    if chance(rng, 0.4):
         base.kind, base.radius, base.foot_ring = (
-            _choice(rng, "pedestal", "pedestal", "star", "sled"),
+            choice(rng, "pedestal", "pedestal", "star", "sled"),
             u(0.19, 0.26),
             True,
         )
@@ -328,15 +321,15 @@ def bar_stool(rng: np.random.Generator) -> Chair:
 
 
 def stool(rng: np.random.Generator) -> Chair:
-    chair = bar_stool(rng) if _chance(rng, 0.5) else dining(rng)
-    chair.back, chair.arms, chair.base.kind = Back(0.3, "none"), Arms(), _choice(rng, chair.base.kind, "legs")
-    chair.seat.oval = _chance(rng, 0.4)
+    chair = bar_stool(rng) if chance(rng, 0.5) else dining(rng)
+    chair.back, chair.arms, chair.base.kind = Back(0.3, "none"), Arms(), choice(rng, chair.base.kind, "legs")
+    chair.seat.oval = chance(rng, 0.4)
     return chair
 
 
 def floor_chair(rng: np.random.Generator) -> Chair:
     u = rng.uniform
-    chair = shell(rng) if _chance(rng, 0.4) else dining(rng)
+    chair = shell(rng) if chance(rng, 0.4) else dining(rng)
     chair.seat.height, chair.seat.thickness, chair.base, chair.arms = u(0.05, 0.1), u(0.03, 0.05), Base("none"), Arms()
     return chair
 
@@ -362,22 +355,22 @@ KINDS = (
 
 
 def sample_finish(rng: np.random.Generator, chair: Chair) -> Finish:
-    frame = _choice(rng, paint.wood, paint.wood, paint.metal, paint.metal, paint.gray, paint.any_color)(rng)
-    cover = _choice(rng, paint.any_color, paint.any_color, paint.muted, paint.gray, paint.wood)(rng)
+    frame = choice(rng, paint.wood, paint.wood, paint.metal, paint.metal, paint.gray, paint.any_color)(rng)
+    cover = choice(rng, paint.any_color, paint.any_color, paint.muted, paint.gray, paint.wood)(rng)
     style = rng.random()
     if style < 0.2:
         cover = frame
-    back = cover if _chance(rng, 0.75) else _choice(rng, frame, paint.any_color(rng))
+    back = cover if chance(rng, 0.75) else choice(rng, frame, paint.any_color(rng))
     arms = (
-        _choice(rng, frame, frame, cover)
+        choice(rng, frame, frame, cover)
         if chair.arms.kind not in ("panel", "roll")
-        else _choice(rng, cover, back, back, frame)
+        else choice(rng, cover, back, back, frame)
     )
-    accent = _choice(rng, paint.any_color(rng), cover, frame, paint.gray(rng))
+    accent = choice(rng, paint.any_color(rng), cover, frame, paint.gray(rng))
     if 0.2 < style < 0.3:
         frame, cover, back, arms = (paint.any_color(rng) for _ in range(4))
     pattern = cover
-    if _chance(rng, 0.08):
+    if chance(rng, 0.08):
         width = rng.uniform(0.2, 0.6)
         pattern = paint.bands(
             cover, paint.any_color(rng), int(rng.integers(0, 3)), -width, width, int(rng.integers(3, 8))

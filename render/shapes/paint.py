@@ -7,6 +7,8 @@ from typing import Callable, Sequence, Union
 
 import numpy as np
 
+from render.shapes.draws import choice
+
 Color = Sequence[float]
 # One colour for a part, or a function from points (n, 3) to colours (n, 3).
 Paint = Union[Color, Callable[[np.ndarray], np.ndarray]]
@@ -42,10 +44,6 @@ def hsv(hue: float, saturation: float, value: float) -> np.ndarray:
     return 255 * np.array(colorsys.hsv_to_rgb(hue % 1, saturation, value))
 
 
-def pick(rng: np.random.Generator, options):
-    return options[rng.integers(len(options))]
-
-
 def jitter(rng: np.random.Generator, color, amount: float = 10.0) -> np.ndarray:
     """The colour made a little lighter or darker, and a little off in hue."""
     return np.clip(np.asarray(color) + rng.normal(0, amount) + rng.normal(0, amount / 3, 3), 0, 255)
@@ -64,15 +62,15 @@ def muted(rng: np.random.Generator) -> np.ndarray:
 
 
 def wood(rng: np.random.Generator) -> np.ndarray:
-    return jitter(rng, pick(rng, WOODS), 12)
+    return jitter(rng, choice(rng, *WOODS), 12)
 
 
 def metal(rng: np.random.Generator) -> np.ndarray:
-    return jitter(rng, pick(rng, (CHROME, (140, 142, 146), (90, 92, 96), (30, 30, 32), (220, 220, 222))), 8)
+    return jitter(rng, choice(rng, CHROME, (140, 142, 146), (90, 92, 96), (30, 30, 32), (220, 220, 222)), 8)
 
 
 def glass(rng: np.random.Generator) -> np.ndarray:
-    return jitter(rng, pick(rng, GLASS), 6)
+    return jitter(rng, choice(rng, *GLASS), 6)
 
 
 def white(rng: np.random.Generator) -> np.ndarray:
@@ -80,11 +78,11 @@ def white(rng: np.random.Generator) -> np.ndarray:
 
 
 def military(rng: np.random.Generator) -> np.ndarray:
-    return jitter(rng, pick(rng, MILITARY), 8)
+    return jitter(rng, choice(rng, *MILITARY), 8)
 
 
 def any_color(rng: np.random.Generator) -> np.ndarray:
-    return pick(rng, (gray, bright, bright, muted, white))(rng)
+    return choice(rng, gray, bright, bright, muted, white)(rng)
 
 
 def evaluate(paint: Paint, points: np.ndarray) -> np.ndarray:
