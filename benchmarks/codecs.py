@@ -74,17 +74,15 @@ def main() -> None:
     entry = next(entry for entry in load_manifest(folder).shards if entry.split == "train")
     with ShardReader(folder / entry.file) as reader:
         arrays = {name: reader.read(name, np.s_[:PAIRS]) for name in ("rgba", "depth")}
-    print(
-        "| images | codec | shuffle filter | pairs per chunk | bytes per pair | written/s | in order/s | shuffled/s | ImageReader/s |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| images | codec | pairs per chunk | bytes per pair | written/s | in order/s | shuffled/s | `ImageReader`/s |")
+    print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as scratch:
         for (name, images), (codec, options), chunk in itertools.product(arrays.items(), CODECS.items(), CHUNKS):
             for shuffle in (False, True) if codec == "gzip 1" and name == "depth" else (False,):
                 filters = {**options, "shuffle": True} if shuffle else options
                 row = measure(images, Path(scratch) / "x.h5", chunk, filters)
                 numbers = " | ".join(f"{value:.0f}" for value in row)
-                print(f"| {name} | {codec} | {'yes' if shuffle else 'no'} | {chunk} | {numbers} |", flush=True)
+                print(f"| `{name}` | {codec}{', shuffle filter' * shuffle} | {chunk} | {numbers} |", flush=True)
 
 
 if __name__ == "__main__":

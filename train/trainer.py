@@ -417,7 +417,7 @@ def save_checkpoint(
     torch.save(state, buffer)
     path = run / CHECKPOINT_NAME
     if path.exists():
-        write_bytes(run / PREVIOUS_NAME, path.read_bytes())
+        os.replace(path, run / PREVIOUS_NAME)
     write_bytes(path, buffer.getvalue())
 
 

@@ -113,12 +113,7 @@ def histogram(errors: np.ndarray) -> str:
 
 def cumulative(errors: np.ndarray) -> str:
     """Share of pairs within an error, over 0 to 60 degrees; (P,) degrees."""
-    limit = 60
-    xs = np.linspace(0, limit, 121)
-    ys = np.searchsorted(np.sort(errors), xs, side="right") / len(errors)
-    axes = Axes((0, limit), (0, 1), "angular error (°)", "share of pairs within")
-    axes.ticks(range(0, limit + 1, 10), np.linspace(0, 1, 5), percent=True)
-    axes.line(xs, ys)
+    axes = _cumulative([errors], [_ACCENT])
     for at in (5, 10, 30):
         share = float((errors <= at).mean())
         axes.dot(at, share, f"{share:.1%} within {at}°")
@@ -129,13 +124,17 @@ def cumulative(errors: np.ndarray) -> str:
 
 def overlaid(errors: Sequence[np.ndarray], colors: Sequence[str]) -> str:
     """:func:`cumulative` of several evaluations in one picture; each (P,) degrees, with its CSS colour."""
+    return _cumulative(errors, colors).svg("Cumulative distributions of angular errors")
+
+
+def _cumulative(errors: Sequence[np.ndarray], colors: Sequence[str]) -> Axes:
     limit = 60
     xs = np.linspace(0, limit, 121)
     axes = Axes((0, limit), (0, 1), "angular error (°)", "share of pairs within")
     axes.ticks(range(0, limit + 1, 10), np.linspace(0, 1, 5), percent=True)
     for own, color in zip(errors, colors, strict=True):
         axes.line(xs, np.searchsorted(np.sort(own), xs, side="right") / len(own), color)
-    return axes.svg("Cumulative distributions of angular errors")
+    return axes
 
 
 def binned(values: np.ndarray, errors: np.ndarray, edges: Sequence[float], label: str, ticks: Sequence[float]) -> str:

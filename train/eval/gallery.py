@@ -47,8 +47,7 @@ def similar_views(
     closeness = np.sin(elevations) * np.sin(wanted_elevation) + np.cos(elevations) * np.cos(wanted_elevation) * np.cos(
         azimuths - wanted_azimuth
     )
-    model_index = evaluation.model_index
-    models = np.unique(model_index)
+    model_index, models = evaluation.model_index, evaluation.models
     chosen = models[np.unique(np.linspace(0, len(models) - 1, min(count, len(models))).round().astype(int))]
     views = []
     for model in chosen:

@@ -188,9 +188,8 @@ def _confidence_charts(evaluation: Evaluation) -> dict[str, str]:
 
 def _per_model(evaluation: Evaluation) -> tuple[list[str], np.ndarray, np.ndarray]:
     errors = evaluation.predictions.angular_error_deg
-    models = np.unique(evaluation.model_index)
-    groups = [errors[evaluation.model_index == m] for m in models]
-    names = [evaluation.dataset.model_ids[m] for m in models]
+    groups = [errors[evaluation.model_index == m] for m in evaluation.models]
+    names = [evaluation.dataset.model_ids[m] for m in evaluation.models]
     return names, np.array([g.mean() for g in groups]), np.array([np.median(g) for g in groups])
 
 
@@ -199,7 +198,7 @@ def _hardest(evaluation: Evaluation, count: int = 6) -> str:
     errors = evaluation.predictions.angular_error_deg
     rows = []
     for m in np.argsort(-means, kind="stable")[:count]:
-        own = errors[evaluation.model_index == np.unique(evaluation.model_index)[m]]
+        own = errors[evaluation.model_index == evaluation.models[m]]
         rows.append(
             f"<tr><td>{html.escape(names[m])}</td><td>{means[m]:.1f}°</td><td>{medians[m]:.1f}°</td>"
             f"<td>{(own > metrics.FLIP_DEGREES).mean():.0%}</td><td>{len(own)}</td></tr>"
