@@ -7,6 +7,7 @@ when the command runs, so that ``--help`` answers at once.
 from __future__ import annotations
 
 import ast
+import errno
 import os
 import re
 import sys
@@ -515,9 +516,20 @@ def main(arguments: list[str] | None = None) -> None:
         if os.environ.get(DEBUG_VARIABLE):
             raise
         if isinstance(error, OSError) and error.strerror:
-            _fail(f"{error.filename or 'file system'}: {error.strerror}")
+            advice = _ADVICE.get(error.errno, "mend that and run the same command again")
+            _fail(f"{error.filename or 'file system'}: {error.strerror}: {advice}")
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         _fail(f"unexpected {reason} (a bug; with {DEBUG_VARIABLE}=1 set, the same command shows where)")
+
+
+_ADVICE = {
+    errno.ENOSPC: "make room and run the same command again",
+    errno.EACCES: "make it accessible, or choose another place",
+    errno.EROFS: "choose another place",
+    errno.EISDIR: "name a file",
+    errno.EEXIST: "name a folder",
+    errno.ENOTDIR: "name a folder",
+}
 
 
 def _fail(message: str, code: int = 1) -> None:

@@ -162,9 +162,10 @@ def _claimed(out: Path) -> Iterator[None]:
             yield
         finally:
             written = any(SHARD_NAME.fullmatch(path.name.removesuffix(TEMPORARY_SUFFIX)) for path in out.iterdir())
-            if (out / MANIFEST_NAME).exists() or not written:  # else it is to be done again, which the marker tells
+            complete = (out / MANIFEST_NAME).exists()
+            if complete or not written:  # else it is to be done again, which the marker tells
                 marker.unlink()
-                if new and not written:
+                if new and not written and not complete:
                     out.rmdir()
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -50,15 +52,29 @@ def publish(path: Path, durable: bool = True) -> None:
         os.close(folder)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a whole file atomically."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Where to write a file that appears under its name at the end of the block; nothing stays of one that fails.
+
+    Raises:
+        OSError: with ``path`` for its name, where it had none or the temporary one.
+    """
     temporary = temporary_path(path)
     try:
-        temporary.write_bytes(content)
+        yield temporary
         publish(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename = str(path)
         raise
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a whole file atomically."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 class DeferredErrorFile(io.FileIO):

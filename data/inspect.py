@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from data.atomic import publish, temporary_path
+from data.atomic import replacing
 from data.dataset import PairDataset
 from data.errors import UserError
 from data.geometry import project, unproject
@@ -314,11 +314,10 @@ def _save_picture(image: Image.Image, path: Path) -> None:
     if suffix is None:
         raise UserError(f"{path}: {path.suffix or 'no suffix'} is no picture format: name it .png")
     try:
-        with open(temporary_path(path), "wb") as file:
-            image.save(file, suffix)
-        publish(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as temporary:
+            image.save(temporary, suffix)
     except OSError as error:
-        temporary_path(path).unlink(missing_ok=True)
         raise UserError(f"{path}: cannot be written ({error.strerror or error}): choose another place") from None
 
 

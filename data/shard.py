@@ -254,6 +254,8 @@ class ShardReader:
             self._file = h5py.File(self.path, "r", rdcc_nbytes=0)
         except FileNotFoundError:
             raise UserError(f"{self.path}: no such shard: restore it or render the dataset again") from None
+        except PermissionError as error:
+            raise UserError(f"{self.path}: cannot be read ({error.strerror}): check its permissions") from None
         except OSError:
             raise damaged(self.path) from None
         try:

@@ -176,6 +176,8 @@ def _read_parts(path: Path, assets: _Assets) -> list[Painted]:
 
 
 def _read(path: Path) -> bytes:
+    if path.exists() and not path.is_file():  # a pipe would be waited for, a device never ends
+        raise MeshError("is not a file")
     if path.stat().st_size > MAX_FILE_BYTES:
         raise MeshError(f"is larger than {MAX_FILE_BYTES >> 30} GiB")
     content = path.read_bytes()

@@ -13,6 +13,7 @@ from PIL import Image
 from trimesh.visual import ColorVisuals, TextureVisuals
 from trimesh.visual.material import PBRMaterial
 
+from data.images import to_8_bits
 from render.shading import decode_srgb, encode_srgb
 
 DEFAULT_GREY = 180  # sRGB, of what has no colour
@@ -114,6 +115,7 @@ def _mip_maps(image: Image.Image) -> list[np.ndarray]:
     image.draft("RGB", (MAX_TEXTURE_SIDE, MAX_TEXTURE_SIDE))  # a large JPEG is decoded at a fraction of its size
     while max(image.size) > MAX_TEXTURE_SIDE:
         image = image.reduce(2)
+    image = to_8_bits(image)
     has_alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
     image = image.convert("RGBA" if has_alpha else "RGB").convert("RGBA")
     levels = [np.asarray(image)]

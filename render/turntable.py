@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from data.errors import UserError
 from render.backends import open_backend
 from render.doctor import resolve
 from render.mesh import Mesh
@@ -20,7 +21,12 @@ def turntable(
 
     Returns:
         rgba uint8 (n, H, W, 4) premultiplied, object_to_camera float64 (n, 4, 4), intrinsics float64 (n, 3, 3).
+
+    Raises:
+        UserError: an elevation beyond straight above or below.
     """
+    if not -90 <= elevation_degrees <= 90:
+        raise UserError(f"elevation {elevation_degrees}: give -90 to 90 degrees")
     elevation = np.radians(elevation_degrees)
     azimuths = 2 * np.pi * np.arange(frames) / frames
     positions = np.stack(

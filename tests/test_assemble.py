@@ -252,6 +252,14 @@ def test_a_codec_that_is_not_installed_is_a_clear_error(parts, tmp_path, monkeyp
         list(read_models(parts[0]))
 
 
+def test_merging_parts_without_models(tmp_path):
+    empty = tmp_path / "empty"
+    assemble(empty, [], make_manifest())
+    assert merge(tmp_path / "m", [empty]).shards == []
+    assert load_manifest(tmp_path / "m").models == []
+    assert [path.name for path in (tmp_path / "m").iterdir()] == ["dataset.json"]
+
+
 def test_merge_leaves_files_of_others_alone(tmp_path):
     source = make_dataset(tmp_path / "a", range(4))
     out = tmp_path / "out"

@@ -1,5 +1,8 @@
 """The detector: run folders, results that do not depend on the batch, refusals."""
 
+import dataclasses
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -54,11 +57,13 @@ def test_missing_run_names_what_to_do(tmp_path):
         Detector.load(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("damage", ["truncated", "other network", "missing"])
+@pytest.mark.parametrize("damage", ["truncated", "not numbers", "other network", "missing"])
 def test_unusable_weights_get_one_clear_line(run, tmp_path, damage):
     save_config(make_config("cpu", width=8, keypoints=6 if damage == "other network" else 5), tmp_path)
     if damage != "missing":
-        content = (run / "model.safetensors").read_bytes()
+        content = bytearray((run / "model.safetensors").read_bytes())
+        if damage == "not numbers":
+            content[-64:] = b"\xff" * 64
         (tmp_path / "model.safetensors").write_bytes(content[: len(content) // (2 if damage == "truncated" else 1)])
     with pytest.raises(UserError, match="model.safetensors") as error:
         Detector.load(tmp_path)
@@ -66,6 +71,8 @@ def test_unusable_weights_get_one_clear_line(run, tmp_path, damage):
 
 
 def test_unreadable_settings_get_one_clear_line(run, tmp_path):
-    (tmp_path / "config.json").write_text('{"speed": 3}')
-    with pytest.raises(UserError, match="config.json: not the settings of a training run"):
-        Detector.load(tmp_path)
+    settings = dataclasses.asdict(make_config("cpu"))
+    for text in ('{"speed": 3}', json.dumps({**settings, "keypoints": "x"}), json.dumps({**settings, "keypoints": 1})):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(UserError, match="config.json: not the settings of a training run"):
+            Detector.load(tmp_path)

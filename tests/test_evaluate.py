@@ -199,8 +199,11 @@ def test_a_broken_cache_is_made_anew(dataset, tmp_path):
     save_predictions(path, said, key)
     assert np.array_equal(load_predictions(path, key).keypoints, said.keypoints)
     assert load_predictions(path, {**key, "weights": "c"}) is None
-    path.write_bytes(path.read_bytes()[:1000])
-    assert load_predictions(path, key) is None
+    content = path.read_bytes()
+    at = content.index(said.keypoints.tobytes())
+    for damaged in (content[:1000], content[:at] + b"\xff" + content[at + 1 :]):
+        path.write_bytes(damaged)
+        assert load_predictions(path, key) is None
 
 
 def test_default_folder_is_in_the_run(run, folder):

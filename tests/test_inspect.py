@@ -164,7 +164,7 @@ def test_a_picture_that_cannot_be_written_is_a_clear_error(tmp_path):
     folder = make_dataset(tmp_path / "set", range(2))
     for path, message in (
         (tmp_path / "a.xyz", "no picture format"),
-        (tmp_path / "none" / "a.png", "cannot be written"),
+        (folder / "dataset.json" / "a.png", "cannot be written"),
     ):
         with pytest.raises(UserError, match=message):
             contact_sheet(folder, path)

@@ -353,3 +353,11 @@ def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(UserError, match="locked: cannot be listed .Permission denied.: make it readable"):
         discover(tmp_path)
+
+
+def test_a_pipe_or_a_device_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.obj")
+    (tmp_path / "endless.stl").symlink_to("/dev/zero")
+    for source in discover(tmp_path):
+        with pytest.raises(MeshError, match="is not a file"):
+            load_mesh(source.path)

@@ -187,6 +187,26 @@ def test_damaged_checkpoint_gets_one_clear_line_and_the_one_before_serves(datase
     assert_same_weights(run, finished_run)
 
 
+def test_a_run_that_lost_its_checkpoint_keeps_its_weights(dataset, finished_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run, ignore=shutil.ignore_patterns("checkpoint*"))
+    with pytest.raises(UserError, match="has weights but no checkpoint.pt to go on from: .*--init-from"):
+        train(small_config(), [dataset], run, resume=True)
+    assert_same_weights(run, finished_run)
+
+
+def test_a_run_killed_between_its_checkpoint_and_its_weights_gets_them(dataset, finished_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run, ignore=shutil.ignore_patterns("model.safetensors"))
+    train(small_config(), [dataset], run, resume=True)
+    assert_same_weights(run, finished_run)
+
+
+def test_settings_are_written_as_they_were_resolved(finished_run):
+    settings = json.loads((finished_run / "config.json").read_text())
+    assert settings["device"] in ("cpu", "cuda") and settings["precision"] in ("float32", "bfloat16")
+
+
 def test_files_follow_the_umask(dataset, finished_run):
     expected = 0o666 & ~current_umask()
     for name in ("config.json", "checkpoint.pt", "checkpoint-previous.pt", "model.safetensors", "metrics.jsonl"):

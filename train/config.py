@@ -197,5 +197,11 @@ def _check(config: TrainConfig) -> None:
 
 
 def config_from_dict(values: dict) -> TrainConfig:
-    """The inverse of ``dataclasses.asdict``. Unknown settings raise TypeError; missing ones take their defaults."""
-    return TrainConfig(**{**values, "axes": tuple(values["axes"]), "weights": LossWeights(**values["weights"])})
+    """The inverse of ``dataclasses.asdict``. Missing settings take their defaults.
+
+    Raises:
+        TypeError: unknown settings, or values of another type. UserError: values that :func:`make_config` refuses.
+    """
+    config = TrainConfig(**{**values, "axes": tuple(values["axes"]), "weights": LossWeights(**values["weights"])})
+    _check(config)
+    return config

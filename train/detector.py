@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 from torch import Tensor
 
 from data.atomic import write_bytes
@@ -170,12 +170,13 @@ def load_config(folder: Path) -> TrainConfig:
     """Read ``config.json``.
 
     Raises:
-        UserError: not a settings file of this program.
+        UserError: not a settings file of this program. OSError: it cannot be read.
     """
     path = folder / CONFIG_NAME
+    text = path.read_text()
     try:
-        return config_from_dict(json.loads(path.read_text()))
-    except (ValueError, TypeError, KeyError, OSError) as error:
+        return config_from_dict(json.loads(text))
+    except (ValueError, TypeError, KeyError, UserError) as error:
         raise UserError(f"{path}: not the settings of a training run ({error}): train again into another folder") from None
 
 
@@ -189,12 +190,15 @@ def load_weights(network: KeypointNetwork, path: Path) -> None:
     """Read weights into a network of the same settings.
 
     Raises:
-        UserError: the file is missing, damaged, or of another network.
+        UserError: the file is missing, damaged, or of another network. OSError: it cannot be read.
     """
     try:
-        network.load_state_dict(load_file(path))
+        state = load(path.read_bytes())
+        if not all(tensor.isfinite().all() for tensor in state.values()):
+            raise ValueError("not all numbers are finite")
+        network.load_state_dict(state)
     except FileNotFoundError:
         raise UserError(f"{path}: no weights there yet: let the training reach its first checkpoint") from None
-    except (SafetensorError, RuntimeError, OSError) as error:
+    except (SafetensorError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{path}: damaged, or not of the network in {CONFIG_NAME} ({reason}): train again") from None

@@ -87,7 +87,10 @@ def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = F
     pairs = PairDataset(datasets, "train")
     validation = open_validation(pairs)
     distance, focal_length = typical_camera(pairs)
-    config = dataclasses.replace(config, camera_distance=distance, focal_length=focal_length)
+    precision = "bfloat16" if uses_bfloat16(config, device) else "float32"
+    config = dataclasses.replace(
+        config, device=device, precision=precision, camera_distance=distance, focal_length=focal_length
+    )
     if config.supervised:
         require_labels(config, pairs)
     if distributed.is_main():
@@ -99,7 +102,7 @@ def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = F
     if config.init_from:
         load_initial_weights(network, config)
     network.to(device, memory_format=torch.channels_last)
-    network.bfloat16 = uses_bfloat16(config, device)
+    network.bfloat16 = precision == "bfloat16"
     average = MovingAverage(network, config.average_decay)
     optimizer = make_optimizer(config, network)
     data = fingerprint(pairs)
@@ -112,6 +115,8 @@ def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = F
         stop_on_interrupt() as interrupt,
         Logger(run, step, config.steps) as logger,
     ):
+        if step and distributed.is_main():  # a kill may have come between the checkpoint and them
+            save_weights(average.network, run / WEIGHTS_NAME)
         for stored in loader:
             torch.manual_seed(config.seed * 1_000_003 + step)
             batch = prepare(stored, pairs, config, device)
@@ -399,13 +404,12 @@ class MovingAverage:
 def save_checkpoint(
     run: Path, step: int, network: nn.Module, average: MovingAverage, optimizer: Optimizers, data: str
 ) -> None:
-    """Write ``model.safetensors``, then ``checkpoint.pt``, each atomically; the checkpoint before is kept.
+    """Write ``checkpoint.pt``, then ``model.safetensors``, each atomically; the checkpoint before is kept.
 
-    Weights first: whatever kills the process in between, resuming does the last steps again and writes both.
+    Whatever kills the process in between, :func:`load_checkpoint` writes the weights.
     """
     if not distributed.is_main():
         return
-    save_weights(average.network, run / WEIGHTS_NAME)
     buffer = io.BytesIO()
     state = {
         "step": step,
@@ -419,6 +423,7 @@ def save_checkpoint(
     if path.exists():
         os.replace(path, run / PREVIOUS_NAME)
     write_bytes(path, buffer.getvalue())
+    save_weights(average.network, run / WEIGHTS_NAME)
 
 
 def load_checkpoint(
@@ -433,11 +438,16 @@ def load_checkpoint(
         steps done.
 
     Raises:
-        UserError: the checkpoint is damaged, of another run or of other data, or has more than ``steps``.
+        UserError: the checkpoint is damaged, missing, of another run or of other data, or has more than ``steps``.
     """
     newest, previous = run / CHECKPOINT_NAME, run / PREVIOUS_NAME
     path = newest if newest.exists() else previous
     if not path.exists():
+        if (run / WEIGHTS_NAME).exists():
+            raise UserError(
+                f"{run}: has weights but no {CHECKPOINT_NAME} to go on from: train into another folder, with "
+                f"--init-from {run} to begin with these weights"
+            )
         return 0
     try:
         with zipfile.ZipFile(path) as archive:  # PyTorch writes checksums but does not compare them

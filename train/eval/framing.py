@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from data.errors import UserError
+from data.images import to_8_bits
 
 OBJECT_SHARE = 0.72  # of the square's side that the longer side of the object's box fills
 TRAINING_SHARES = (0.4, 0.95)  # what training views span
@@ -62,9 +63,12 @@ def open_image(path: str | Path) -> Image.Image:
     Raises:
         UserError: missing, or not an image.
     """
+    path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(f"{path}: a pipe or a device, not a file")
     try:
         with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened)
+            image = to_8_bits(ImageOps.exif_transpose(opened))
             has_alpha = "A" in image.getbands() or "transparency" in image.info
             return image.convert("RGBA" if has_alpha else "RGB")
     except FileNotFoundError:

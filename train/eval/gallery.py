@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.atomic import publish, temporary_path
+from data.atomic import replacing
 from train.eval import overlays
 from train.eval.evaluation import Evaluation
 
@@ -67,5 +67,5 @@ def _one_per_model(evaluation: Evaluation, order: np.ndarray, count: int) -> lis
 
 
 def _save(picture, path: Path) -> None:
-    picture.save(temporary_path(path), format="PNG")
-    publish(path)
+    with replacing(path) as temporary:
+        picture.save(temporary, format="PNG")

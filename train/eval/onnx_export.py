@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data.atomic import publish, temporary_path
+from data.atomic import replacing
 from data.errors import UserError
 from train.detector import Detector
 
@@ -75,8 +75,7 @@ def export_onnx(run: str | Path, path: str | Path) -> float | None:
     detector = Detector.load(run)
     model = ExportedDetector(detector).eval()
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = temporary_path(path)
-    try:
+    with replacing(path) as partial:
         _trace(model, partial, detector.image_size)
         graph = onnx.load(partial)
         graph.doc_string = "KeypointNet: ordered 3D keypoints of one object from one image (arXiv 1807.03146)"
@@ -86,9 +85,6 @@ def export_onnx(run: str | Path, path: str | Path) -> float | None:
         difference = compare(model, partial, detector.image_size)
         if difference is not None and not difference <= TOLERANCE:
             raise UserError(f"{path}: onnxruntime differs from PyTorch by {difference:.1e}: not exported")
-        publish(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return difference
 
 

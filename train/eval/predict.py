@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -51,13 +52,13 @@ def camera_matrix(intrinsics: tuple[float, float, float, float] | None) -> np.nd
     """K (3, 3) of (fx, fy, cx, cy); None of None.
 
     Raises:
-        UserError: focal lengths that are not positive.
+        UserError: focal lengths that are not positive, or numbers that are not finite.
     """
     if intrinsics is None:
         return None
     fx, fy, cx, cy = intrinsics
-    if not (fx > 0 and fy > 0):
-        raise UserError(f"intrinsics: focal lengths {fx:g} and {fy:g} must be positive: give FX,FY,CX,CY in pixels")
+    if not (fx > 0 and fy > 0 and np.isfinite(intrinsics).all()):
+        raise UserError(f"intrinsics {fx:g},{fy:g},{cx:g},{cy:g}: give FX,FY,CX,CY in pixels, focal lengths above 0")
     return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
 
 
@@ -65,8 +66,12 @@ def parse_options(background: str | None = None, **others) -> PredictOptions:
     """Options from the command line: a colour by its CSS name or as "#rrggbb".
 
     Raises:
-        UserError: no such colour.
+        UserError: no such colour, a mask that is no picture, or a length that is not positive and finite.
     """
+    if not 0 < others.get("object_length", 1) < math.inf:
+        raise UserError(f"object_length {others['object_length']}: give a length above 0")
+    if (mask := others.get("mask")) and not mask.is_dir():
+        open_image(mask)
     try:
         color = ImageColor.getcolor(background, "RGB") if background else None
     except ValueError:
@@ -112,6 +117,8 @@ def predict(
                 results.append({"file": str(path), "frame": number, "overlay": overlay.name, **_describe(keypoints)})
     finally:  # interrupted, what is done is not lost
         _write_results(out, run, detector, options, results, failures)
+    if failures and len(paths) == 1:
+        raise UserError(failures[0]["reason"])
     if failures:
         raise UserError(f"predict: {len(failures)} of {len(paths)} files failed, named above: mend or leave them out")
     return results
@@ -162,7 +169,8 @@ def _frame_all(
             for number, image in read_images(path):
                 yield path, number, frame_image(image, size, mask, options.background, str(path))
         except UserError as error:
-            tqdm.write(f"error: {error}", file=sys.stderr)
+            if len(paths) > 1:
+                tqdm.write(f"error: {error}", file=sys.stderr)
             failures.append({"file": str(path), "reason": str(error)})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from data.atomic import publish, temporary_path
+from data.atomic import write_bytes
 from train.eval import metrics
 
 BATCH_SIZE = 32  # pairs; memory only, the numbers do not depend on it
@@ -125,14 +126,15 @@ def heatmap_spread(heatmaps: np.ndarray, keypoints: np.ndarray, image_size: tupl
 
 def save_predictions(path: Path, predictions: Predictions, key: dict[str, str]) -> None:
     """Write ``predictions.h5`` atomically; ``key`` tells which weights and data it belongs to."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with h5py.File(temporary_path(path), "w") as file:
+    buffer = io.BytesIO()  # HDF5 itself says little when a disk is full
+    with h5py.File(buffer, "w") as file:
         file.attrs.update({**key, "version": _VERSION})
         for name, values in vars(predictions).items():
             if values is not None:
-                file.create_dataset(name, data=values).attrs["description"] = DESCRIPTIONS[name]
-    publish(path)
+                dataset = file.create_dataset(name, data=values, fletcher32=values.size > 0)
+                dataset.attrs["description"] = DESCRIPTIONS[name]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, buffer.getvalue())
 
 
 def load_predictions(path: Path, key: dict[str, str]) -> Predictions | None:
@@ -142,5 +144,5 @@ def load_predictions(path: Path, key: dict[str, str]) -> Predictions | None:
             if any(file.attrs.get(name) != value for name, value in {**key, "version": _VERSION}.items()):
                 return None
             return Predictions(**{name: stored[()] for name, stored in file.items()})
-    except (OSError, TypeError):  # absent, or not ours
+    except (OSError, TypeError):  # absent, damaged, or not ours
         return None

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.atomic import publish, temporary_path
+from data.atomic import replacing
 from data.errors import UserError
 from train.detector import Detector
 from train.eval import metrics, overlays
@@ -41,8 +41,8 @@ def write_animation(detector: Detector, rgba: np.ndarray, path: str | Path) -> N
     frames = [overlays.draw_view(view, points, scale) for view, points in zip(rgba, found.keypoints, strict=True)]
     path.parent.mkdir(parents=True, exist_ok=True)
     write = _write_mp4 if path.suffix.lower() == ".mp4" else _write_gif
-    write(frames, temporary_path(path))
-    publish(path)
+    with replacing(path) as temporary:
+        write(frames, temporary)
 
 
 def check_animation(path: Path) -> None:
