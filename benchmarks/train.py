@@ -30,14 +30,14 @@ sys.path.insert(0, str(ROOT))
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from data.dataset import PairDataset, PairSampler, make_loader
+from data.dataset import PairDataset
 from render.pipeline import RenderConfig, render_dataset
 from render.views import ViewSettings
 from train import losses
 from train.config import TrainConfig, make_config
 from train.detector import build_network
 from train.optimizer import make_optimizer
-from train.trainer import MovingAverage, descend, forward, prepare, uses_bfloat16, weights_at
+from train.trainer import MovingAverage, descend, forward, make_pair_loader, prepare, uses_bfloat16, weights_at
 
 GOAL_DEGREES = 10
 PHASES = ("loading", "augmentation", "forward, objective", "backward", "clip, optimiser", "average")
@@ -50,7 +50,7 @@ def steps(config: TrainConfig, pairs: PairDataset) -> Iterator[list[float]]:
     network.bfloat16 = uses_bfloat16(config, "cpu")
     average = MovingAverage(network, config.average_decay)
     optimizer = make_optimizer(config, network)
-    loader = iter(make_loader(pairs, PairSampler(len(pairs), config.batch_size, 0, 10**6)))
+    loader = iter(make_pair_loader(pairs, config, 0, "cpu"))
     for step in count():
         marks = [time.process_time()]
         stored = next(loader)

@@ -241,12 +241,14 @@ class PairSampler(Sampler[list[int]]):
 
     Sample k of the stream is ``epoch_order(num_pairs, seed, k // num_pairs)[k % num_pairs]``, whatever the number of
     workers, processes and restarts; a batch may run over the end of an epoch. The whole state is a count of samples.
+    With ``together``, it is groups of consecutive pairs that are shuffled; pairs beyond the last whole group are left out.
 
     Args:
         num_pairs: P. batch_size: pairs per step over all processes together.
         start: samples already consumed over all processes (0, or steps × batch size of the run to go on with).
         num_batches: how many batches to give.
         rank, world_size: this process gets its share, in order of rank, of every batch.
+        together: size of the groups.
     """
 
     def __init__(
@@ -258,14 +260,16 @@ class PairSampler(Sampler[list[int]]):
         start: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        together: int = 1,
     ):
-        if num_pairs < 1:
+        if num_pairs < together:
             raise ValueError("no pairs to sample from")
         if batch_size % world_size:
             raise UserError(
                 f"batch size {batch_size}: cannot be shared by {world_size} processes: take a multiple of it"
             )
-        self.num_pairs, self.batch_size, self.seed = num_pairs, batch_size, seed
+        self.num_groups, self.together = num_pairs // together, together
+        self.batch_size, self.seed = batch_size, seed
         self.num_batches, self.start = num_batches, start
         self.rank, self.world_size = rank, world_size
 
@@ -279,10 +283,11 @@ class PairSampler(Sampler[list[int]]):
             first = self.start + batch * self.batch_size + self.rank * share
             indices = []
             for sample in range(first, first + share):
-                if sample // self.num_pairs != epoch:
-                    epoch = sample // self.num_pairs
-                    order = epoch_order(self.num_pairs, self.seed, epoch)
-                indices.append(int(order[sample % self.num_pairs]))
+                group, place = divmod(sample, self.together)
+                if group // self.num_groups != epoch:
+                    epoch = group // self.num_groups
+                    order = epoch_order(self.num_groups, self.seed, epoch)
+                indices.append(int(order[group % self.num_groups]) * self.together + place)
             yield indices
 
 

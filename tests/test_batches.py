@@ -5,7 +5,16 @@ import torch
 
 from data.geometry import normalize_intrinsics, pair_transforms, project, transform_points
 from tests.test_geometry import random_rotation, rigid
-from train.batches import crop, decode_images, jitter_colors, make_batch, object_squares, resize_images, uncrop
+from train.batches import (
+    crop,
+    decode_images,
+    find_mates,
+    jitter_colors,
+    make_batch,
+    object_squares,
+    resize_images,
+    uncrop,
+)
 
 
 def stored_pairs(count: int = 4, size: int = 16):
@@ -97,3 +106,8 @@ def test_a_background_is_jittered_like_the_object():
     outside = (images[:, :, 3:] == 0).expand(-1, -1, 3, -1, -1)
     assert (jittered[:, 0, :3][outside[:, 0]] > 0).float().mean() > 0.8
     assert (jittered[:, 1, :3][outside[:, 1]] == 0).all()
+
+
+def test_mates_are_neighbours_of_one_model():
+    assert find_mates(torch.tensor([7, 7, 3, 5, 5, 5, 5])).tolist() == [1, 0, 2, 3, 5, 4, 6]
+    assert find_mates(torch.tensor([7])).tolist() == [0]

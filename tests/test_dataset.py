@@ -240,6 +240,14 @@ def _fingerprint(image):
     return hash(image.numpy().tobytes())
 
 
+def test_pairs_stay_together_in_groups():
+    stream = sum(PairSampler(25, 4, seed=3, num_batches=12, together=2), [])
+    for epoch, part in enumerate((stream[:24], stream[24:])):
+        assert part[::2] == (2 * epoch_order(12, 3, epoch)).tolist() and part[1::2] == [k + 1 for k in part[::2]]
+    shares = [list(PairSampler(25, 4, 3, 6, start=4, rank=rank, world_size=2, together=2)) for rank in range(2)]
+    assert sum((a + b for a, b in zip(*shares)), []) == stream[4:28]
+
+
 def test_a_batch_that_cannot_be_shared_is_refused():
     with pytest.raises(UserError, match="batch size 6.*4 processes"):
         PairSampler(10, 6, 0, 1, world_size=4)

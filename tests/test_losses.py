@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from data.geometry import project, transform_points
+from data.geometry import pair_transforms, project, transform_points
 from train import losses
-from train.networks import pixel_grid
+from train.networks import Prediction, pixel_grid
 from tests.test_geometry import random_rotation, rigid
 
 INTRINSICS = torch.diag(torch.tensor([22.0, 22, 1], dtype=torch.double)).expand(1, 2, 3, 3)
@@ -198,3 +198,36 @@ def test_uncertainty_gradients():
     sigma = (0.1 + torch.rand(2, 2, 4, dtype=torch.double)).requires_grad_()
     assert torch.autograd.gradcheck(losses.uncertainty, (points, sigma, rotation))
     assert torch.autograd.gradcheck(lambda p, s: losses.relative_pose(p, rotation, sigma=s), (points, sigma))
+
+
+def test_comparing_with_mates_is_the_mean_of_both_comparisons():
+    torch.manual_seed(0)
+    poses = rigid(random_rotation(4, 2), [0, 0, 30])
+    views = [
+        Prediction(
+            keypoints=torch.randn(4, 5, 3).double() * 0.1 + torch.tensor([0, 0, 30.0]).double(),
+            heatmaps=torch.rand(4, 5, 6, 6).double().flatten(2).softmax(-1).view(4, 5, 6, 6),
+            axis_ends=torch.randn(4, 1, 2, 2).double(),
+            flags=torch.ones(4, 1).double(),
+            sigma=torch.rand(4, 5).double() + 0.1,
+        )
+        for _ in range(2)
+    ]
+    mates, mask = torch.tensor([1, 0, 2, 3]), torch.ones(4, 2, 12, 12).double()
+    intrinsics = INTRINSICS.expand(4, 2, 3, 3)
+
+    def terms(views, poses, mates=None):
+        transforms = pair_transforms(losses.with_mates(poses, mates))
+        return losses.pair_terms(views, poses, transforms, intrinsics, mask, ("x",), 0.05, 0.0, mates=mates)
+
+    second = Prediction(**{name: values[mates] for name, values in vars(views[1]).items()})
+    alone = terms(views, poses)
+    across = terms([views[0], second], torch.stack([poses[:, 0], poses[mates, 1]], dim=1))
+    both = terms(views, poses, mates)
+    for name in ("consistency", "spatial_consistency", "pose", "uncertainty"):
+        torch.testing.assert_close(both[name], (alone[name] + across[name]) / 2)
+        assert not torch.allclose(both[name][:2], alone[name][:2])
+    for name in ("separation", "silhouette", "variance", "orientation"):
+        torch.testing.assert_close(both[name], alone[name])
+    with pytest.raises(IndexError):
+        losses.with_mates(poses, torch.tensor([0, 1, 2, 4]))

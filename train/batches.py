@@ -10,6 +10,7 @@ from torch import Tensor
 
 from data.geometry import normalize_intrinsics, pair_transforms
 from train import distributed
+from train.losses import with_mates
 from train.networks import pixel_grid
 
 
@@ -19,10 +20,12 @@ class PairBatch:
 
     Attributes:
         images: (B, 2, 4, H, W) in [0, 1], RGB composited on black and alpha. mask: (B, 2, H, W) in {0, 1}.
-        object_to_camera, transforms: (B, 2, 4, 4); ``transforms[:, i]`` takes camera i to camera 1−i.
+        object_to_camera: (B, 2, 4, 4). transforms: (B, 2, 4, 4); ``transforms[:, i]`` takes camera i to camera 1−i; with
+            ``mates`` (2B, 2, 4, 4), see :func:`train.losses.with_mates`.
         intrinsics: (B, 2, 3, 3) for normalised coordinates of the stored images, but (0, 0) at the centre of ``images``.
         zoom: (B, 2) side of the square of the stored image that ``images`` show, over the side of all of it.
         labels: (B, 2, S, 3) semantic keypoints in the camera frames, NaN where there is none; None where not asked for.
+        mates: int64 (B,), see :func:`find_mates`; None where not asked for.
     """
 
     images: Tensor
@@ -32,6 +35,7 @@ class PairBatch:
     intrinsics: Tensor
     zoom: Tensor
     labels: Tensor | None = None
+    mates: Tensor | None = None
 
     def to(self, device: str | torch.device) -> PairBatch:
         return PairBatch(**{name: x if x is None else x.to(device) for name, x in vars(self).items()})
@@ -107,14 +111,19 @@ def frame_objects(images: Tensor, size: int, margin: float) -> tuple[Tensor, Ten
 
 
 def make_batch(
-    rgba: Tensor, object_to_camera: Tensor, intrinsics: Tensor, image_size: int, margin: float = 0.0
+    rgba: Tensor,
+    object_to_camera: Tensor,
+    intrinsics: Tensor,
+    image_size: int,
+    margin: float = 0.0,
+    mates: Tensor | None = None,
 ) -> PairBatch:
     """Turn stored pairs into network input.
 
     Args:
         rgba: uint8 (B, 2, H, W, 4). object_to_camera: float64 (B, 2, 4, 4).
         intrinsics: float64 (B, 2, 3, 3) in pixels of ``rgba``.
-        image_size: side of the input. margin: see :func:`frame_objects`.
+        image_size: side of the input. margin: see :func:`frame_objects`. mates: see :func:`find_mates`.
     """
     framed = frame_objects(decode_images(rgba.flatten(0, 1)), image_size, margin)
     images, squares = (x.unflatten(0, rgba.shape[:2]) for x in framed)
@@ -124,10 +133,18 @@ def make_batch(
         images=images,
         mask=(images[:, :, 3] > 0).float(),
         object_to_camera=object_to_camera.float(),
-        transforms=pair_transforms(object_to_camera).float(),
+        transforms=pair_transforms(with_mates(object_to_camera, mates)).float(),
         intrinsics=centered,
         zoom=squares[..., 2],
+        mates=mates,
     )
+
+
+def find_mates(model_index: Tensor) -> Tensor:
+    """Of pairs read two by two, the other one where it shows the same model, else each one itself: (B,) -> int64 (B,)."""
+    own = torch.arange(len(model_index), device=model_index.device)
+    other = (own ^ 1).clamp(max=len(own) - 1)
+    return torch.where(model_index[other] == model_index, other, own)
 
 
 def jitter_colors(images: Tensor, strength: float) -> Tensor:

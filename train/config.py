@@ -62,6 +62,7 @@ class TrainConfig:
     anneal_start: float = 0.15  # share of the steps after which the flag starts to move from truth to prediction
     anneal_end: float = 0.3  # share of the steps after which it is the prediction's alone
     flag_margin: float = 1.0  # the prediction counts only where the axis' x in the camera frame is within this of 0
+    cross_pairs: bool = False  # read the pairs of a model two by two, and compare views across the two as well
     # Augmentation
     mirror: bool = False  # show the network half of the views mirrored: keypoints are learned in pairs of mirror images
     color_jitter: float = 0.0  # strength of random brightness, hue and saturation per view
@@ -88,6 +89,7 @@ _COMPACT = dict(
     anneal_start=0.4,
     anneal_end=0.5,
     flag_margin=0.3,
+    cross_pairs=True,
     mirror=True,
     color_jitter=0.3,
 )

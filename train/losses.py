@@ -202,29 +202,33 @@ def pair_terms(
     noise: float,
     labels: Tensor | None = None,
     zoom: Tensor | None = None,
+    mates: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """All terms for a batch of pairs.
 
     Args:
-        views: predictions of view 0 and view 1. object_to_camera, transforms: (B, 2, 4, 4).
+        views: predictions of view 0 and view 1. object_to_camera: (B, 2, 4, 4).
+        transforms: (B, 2, 4, 4), see :func:`consistency`; with ``mates`` (2B, 2, 4, 4), see :func:`with_mates`.
         intrinsics: (B, 2, 3, 3), normalised. mask: (B, 2, H, W) in {0, 1}, reduced to the maps' size by area.
         axes: object axes the network predicts. delta, noise: of :func:`separation` and :func:`relative_pose`.
         labels: (B, 2, N, 3) to learn from in place of the geometry of the pair, see :func:`supervision`.
         zoom: (B, 2), see :func:`variance`.
+        mates: int64 (B,), a pair of the same object for each; the terms that compare views then are means over both.
 
     Returns:
-        name of each term (the fields of :class:`LossWeights`) -> (B,); "uncertainty" only where the network tells its own.
+        name of each term, a field of :class:`LossWeights` -> (B,). With labels these are "supervision" and "orientation";
+        "uncertainty" comes only from networks that tell theirs.
     """
     keypoints = torch.stack([v.keypoints for v in views], dim=1)
     heatmaps = torch.stack([v.heatmaps for v in views], dim=1)
     axis_ends = torch.stack([v.axis_ends for v in views], dim=1)
     points = unproject(intrinsics, keypoints)
-    rotation = transforms[:, 0, :3, :3]
-    sigma = None if views[0].sigma is None else torch.stack([v.sigma for v in views], dim=1)
+    sigma = None if views[0].sigma is None else with_mates(torch.stack([v.sigma for v in views], dim=1), mates)
+    compared, rotation = with_mates(points, mates), transforms[:, 0, :3, :3]
     terms = {
-        "consistency": consistency(keypoints, transforms, intrinsics),
-        "spatial_consistency": spatial_consistency(points, rotation),
-        "pose": relative_pose(points, rotation, noise, sigma),
+        "consistency": consistency(with_mates(keypoints, mates), transforms, with_mates(intrinsics, mates)),
+        "spatial_consistency": spatial_consistency(compared, rotation),
+        "pose": relative_pose(compared, rotation, noise, sigma),
         "separation": separation(points, delta),
         "silhouette": silhouette(heatmaps, F.adaptive_avg_pool2d(mask, heatmaps.shape[-2:])),
         "variance": variance(heatmaps, keypoints, zoom),
@@ -232,10 +236,22 @@ def pair_terms(
     }
     if labels is not None:
         terms = {"supervision": supervision(points, labels), "orientation": terms["orientation"]}
-        points = points.detach()  # uncertainties are learned from the pair, keypoints are not
+        compared = compared.detach()  # uncertainties are learned from the pair, keypoints are not
     if sigma is not None:
-        terms["uncertainty"] = uncertainty(points, sigma, rotation)
-    return terms
+        terms["uncertainty"] = uncertainty(compared, sigma, rotation)
+    return {name: term.view(len(points), -1).mean(1) for name, term in terms.items()}
+
+
+def with_mates(values: Tensor, mates: Tensor | None) -> Tensor:
+    """Each pair, and after it its first view with its mate's second one: (B, 2, *) -> (2B, 2, *).
+
+    Args:
+        mates: int64 (B,), or None, which leaves ``values`` as they are.
+    """
+    if mates is None:
+        return values
+    across = torch.stack([values[:, 0], values[mates, 1]], dim=1)
+    return torch.stack([values, across], dim=1).flatten(0, 1)
 
 
 def objective(terms: dict[str, Tensor], weights: LossWeights) -> Tensor:

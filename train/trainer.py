@@ -42,7 +42,7 @@ from data.dataset import PairDataset, PairLoader, PairSampler, make_loader
 from data.errors import UserError
 from data.geometry import transform_points
 from train import distributed, losses
-from train.batches import PairBatch, jitter_colors, make_batch
+from train.batches import PairBatch, find_mates, jitter_colors, make_batch
 from train.config import LossWeights, TrainConfig
 from train.detector import (
     CONFIG_NAME,
@@ -242,9 +242,10 @@ def fits_in_memory(pairs: PairDataset, device: str) -> bool:
 def make_pair_loader(pairs: PairDataset, config: TrainConfig, step: int, device: str) -> PairLoader:
     """This process' share of the batches from ``step`` on, from memory where the images fit, else from the shards."""
     rank, world_size = distributed.rank(), distributed.world_size()
-    batch_size = config.batch_size
+    batch_size, steps = config.batch_size, config.steps - step
+    together = 2 if config.cross_pairs and len(pairs) > 1 else 1
     sampler = PairSampler(
-        len(pairs), batch_size, config.seed, config.steps - step, step * batch_size, rank, world_size
+        len(pairs), batch_size, config.seed, steps, step * batch_size, rank, world_size, together
     )
     if fits_in_memory(pairs, device):
         return make_loader(pairs.load(device), sampler)
@@ -300,7 +301,8 @@ def prepare(stored: dict[str, Tensor], pairs: PairDataset, config: TrainConfig, 
     """Network input on the device of a batch as :meth:`PairDataset.batch` gives it, augmented; labelled if supervised."""
     stored = {name: tensor.to(device) for name, tensor in stored.items()}
     views = (stored["rgba"], stored["object_to_camera"], stored["intrinsics"])
-    batch = make_batch(*views, config.image_size, config.margin)
+    mates = find_mates(stored["model_index"]) if config.cross_pairs else None
+    batch = make_batch(*views, config.image_size, config.margin, mates)
     if config.color_jitter:
         batch.images = jitter_colors(batch.images, config.color_jitter)
     if config.supervised:
@@ -334,6 +336,7 @@ def forward(network: KeypointNetwork, batch: PairBatch, config: TrainConfig, ste
         config.noise + (config.noise_end - config.noise) * step / config.steps,
         batch.labels,
         batch.zoom,
+        batch.mates,
     )
 
 
