@@ -67,6 +67,10 @@ def load_mesh(
         raise MeshError(f"cannot be read ({type(error).__name__}{': ' * bool(text)}{text})") from None
 
 
+def _same_name(path: Path, other: Path) -> bool:
+    return path.name.lower() == other.name.lower()
+
+
 def _own_folder(path: Path) -> Path:
     return path.parent.parent if path.match(LAYOUTS[0]) else path.parent
 
@@ -91,6 +95,8 @@ class _Assets(Resolver):
             path = (self._folder / name.replace("\\", "/")).resolve()
             if not path.exists():
                 path = (self._folder / unquote(name)).resolve()  # glTF refers by URI
+            if not path.exists():  # from a system that does not tell capitals from small letters
+                path = next((p.resolve() for p in sorted(path.parent.glob("*")) if _same_name(p, path)), path)
             is_file = path.is_file()
         except (OSError, ValueError):  # too long, or holds a zero byte
             self._fail(f"refers to {shown}, which is no name of a file")

@@ -277,6 +277,11 @@ class TestBadMeshes:
         with pytest.raises(MeshError, match="missing"):
             load_mesh(tmp_path / "no.obj")
 
+    def test_a_texture_in_other_letters(self, tmp_path):
+        path = textured_quad(tmp_path)
+        (tmp_path / "texture.png").rename(tmp_path / "TEXTURE.PNG")
+        assert len(load_mesh(path).faces) > 1000
+
     def test_missing_texture(self, tmp_path):
         path = textured_quad(tmp_path)
         (tmp_path / "texture.png").unlink()
