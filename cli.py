@@ -158,11 +158,11 @@ def render(out: Path, task: str | None, **options) -> None:
 @commands.command()
 @click.argument("datasets", metavar="DATASET...", type=PATH, nargs=-1, required=True)
 @click.argument("run", type=PATH)
-@click.option("--preset", type=click.Choice(["paper", "cpu", "gpu"]), default="cpu", show_default=True, help="settings")
+@click.option("--preset", type=click.Choice(["paper", "cpu", "gpu"]), help="settings [default: cpu]")
 @options_of("train/config.py:TrainConfig", leave_out=("preset", "camera_distance", "focal_length"))
 @options_of("train/config.py:LossWeights", prefix="weight-", part="weights")
-@click.option("--resume", is_flag=True, help="go on with the run in RUN, from its last checkpoint")
-def train(datasets: tuple[Path, ...], run: Path, preset: str, resume: bool, **options) -> None:
+@click.option("--resume", is_flag=True, help="go on with the run in RUN, from its last checkpoint and with its settings")
+def train(datasets: tuple[Path, ...], run: Path, preset: str | None, resume: bool, **options) -> None:
     """Train a detector on datasets.
 
     RUN is the folder for settings, weights, checkpoint and logs. The other defaults shown are the paper's; --preset cpu
@@ -172,11 +172,17 @@ def train(datasets: tuple[Path, ...], run: Path, preset: str, resume: bool, **op
     Examples:
       keypointnet train planes run --preset cpu
       keypointnet train shapes real run --preset gpu --keypoints 12
+      keypointnet train planes run --resume
     """
-    from train.config import make_config
+    from train.config import make_config, replace_settings
+    from train.detector import CONFIG_NAME, load_config
     from train.trainer import train
 
-    train(make_config(preset, **given(options)), list(datasets), run, resume)
+    if resume and not preset and (run / CONFIG_NAME).exists():
+        config = replace_settings(load_config(run), **given(options))
+    else:
+        config = make_config(preset or "cpu", **given(options))
+    train(config, list(datasets), run, resume)
 
 
 @commands.command("eval")

@@ -258,10 +258,12 @@ def test_from_meshes_to_keypoints(tmp_path, capsys):
     small = ["--width", 4, "--batch-size", 2, "--weight-pose", 3, "--checkpoint-every", 1, "--device", "cpu"]
     assert run("train", planes, trained, "--preset", "cpu", "--steps", 1, *small) == 0
     assert run("train", planes, trained, "--preset", "cpu", "--steps", 2, *small, "--resume") == 0
+    assert run("train", planes, trained, "--steps", 3, "--resume") == 0  # with the settings of the run
+    assert run("train", planes, trained, "--width", 8, "--resume") == 1
     config = json.loads((trained / "config.json").read_text())
     assert (config["width"], config["steps"], config["weights"]["pose"], config["weights"]["variance"]) == (
         4,
-        2,
+        3,
         3,
         0.5,
     )

@@ -154,21 +154,30 @@ RANGES = {
 
 
 def make_config(preset: str, weights: dict[str, float] | None = None, **overrides) -> TrainConfig:
-    """Settings of a preset with some replaced.
-
-    Args:
-        weights: of terms, in place of the preset's. overrides: other settings.
+    """Settings of a preset with some replaced, see :func:`replace_settings`.
 
     Raises:
-        UserError: unknown preset or setting, or a value outside of ``CHOICES`` and ``RANGES``, or one that does not go
-            with the network.
+        UserError: unknown preset, and what :func:`replace_settings` refuses.
     """
     if preset not in PRESETS:
         raise UserError(f"preset {preset!r} is unknown: choose one of {', '.join(PRESETS)}")
+    return replace_settings(TrainConfig(preset=preset, **PRESETS[preset]), weights, **overrides)
+
+
+def replace_settings(config: TrainConfig, weights: dict[str, float] | None = None, **overrides) -> TrainConfig:
+    """A copy with some settings replaced.
+
+    Args:
+        weights: of terms, in place of those of ``config``. overrides: other settings.
+
+    Raises:
+        UserError: unknown setting, or a value outside of ``CHOICES`` and ``RANGES``, or one that does not go with the
+            network.
+    """
     known = {f.name for f in dataclasses.fields(TrainConfig)}
     if unknown := set(overrides) - known:
         raise UserError(f"unknown training setting {sorted(unknown)[0]!r}: see `train --help`")
-    config = TrainConfig(**{"preset": preset, **PRESETS[preset], **overrides})
+    config = dataclasses.replace(config, **overrides)
     config.weights = dataclasses.replace(config.weights, **weights or {})
     _check(config)
     return config
