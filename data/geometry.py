@@ -47,6 +47,20 @@ def pair_transforms(object_to_camera: Tensor) -> Tensor:
     return object_to_camera.flip(-3) @ invert_rigid(object_to_camera)
 
 
+def camera_angles(object_to_camera: Tensor) -> tuple[Tensor, Tensor]:
+    """Where cameras stand, seen from the object.
+
+    Args:
+        object_to_camera: (*, 4, 4).
+
+    Returns:
+        Azimuth about +y (0 in front of the object, at −z; 90 at its right, +x) in [−180, 180] and elevation above the x-z
+        plane in [−90, 90], both (*), degrees.
+    """
+    x, y, z = invert_rigid(object_to_camera)[..., :3, 3].unbind(-1)
+    return torch.rad2deg(torch.atan2(x, -z)), torch.rad2deg(torch.atan2(y, torch.hypot(x, z)))
+
+
 def normalize_intrinsics(intrinsics: Tensor, height: int, width: int) -> Tensor:
     """Turn K in pixels into K for image coordinates in [−1, 1] (the corners of the image), same axes.
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from data.atomic import replacing
 from data.dataset import PairDataset
 from data.errors import UserError
-from data.geometry import project, unproject
+from data.geometry import camera_angles, project, rotation_distance, unproject
 from data.manifest import Manifest, load_manifest
 from data.schema import FORMAT_VERSION, SPLITS, has_background
 from data.shard import ShardReader
@@ -135,15 +135,12 @@ class _ViewStatistics:
 
     def add(self, reader: ShardReader) -> None:
         poses, intrinsics = reader.read("object_to_camera"), reader.read("intrinsics")
-        rotation, translation = poses[..., :3, :3], poses[..., :3, 3]
-        position = -(np.swapaxes(rotation, -1, -2) @ translation[..., None])[..., 0]
-        distance = np.linalg.norm(position, axis=-1)
-        self._distances.append(distance.ravel())
-        self._azimuths.append(np.degrees(np.arctan2(position[..., 0], -position[..., 2])).ravel())
-        self._elevations.append(np.degrees(np.arcsin(np.clip(position[..., 1] / distance, -1, 1))).ravel())
+        azimuth, elevation = camera_angles(torch.from_numpy(poses))
+        self._azimuths.append(azimuth.numpy().ravel())
+        self._elevations.append(elevation.numpy().ravel())
+        self._distances.append(np.linalg.norm(poses[..., :3, 3], axis=-1).ravel())
         self._fovs.append(2 * np.degrees(np.arctan(reader.image_size[0] / 2 / intrinsics[..., 1, 1])).ravel())
-        cosine = (np.trace(reader.read("R"), axis1=1, axis2=2) - 1) / 2
-        self._angles.append(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
+        self._angles.append(_rotation_degrees(torch.from_numpy(reader.read("R"))).numpy())
 
     def summary(self) -> dict:
         if not self._angles:
@@ -242,6 +239,11 @@ def _grow(mask: np.ndarray) -> np.ndarray:
     return np.any([padded[r : r + height, c : c + width] for r in range(3) for c in range(3)], axis=0)
 
 
+def _rotation_degrees(rotation: torch.Tensor) -> torch.Tensor:
+    """(*, 3, 3) -> (*)."""
+    return torch.rad2deg(rotation_distance(rotation, torch.eye(3, dtype=rotation.dtype)))
+
+
 def _pixels_of(points: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Column and row of the pixel under each (u, v, z), clipped to the image, and whether it was inside."""
     column, row = np.floor(points[:, 0]).astype(int), np.floor(points[:, 1]).astype(int)
@@ -275,8 +277,7 @@ def _draw_pair(dataset: PairDataset, index: int) -> Image.Image:
     caption = 18
     tile = Image.new("RGB", (2 * _TILE + 2, _TILE + caption), "white")
     draw = ImageDraw.Draw(tile)
-    cosine = float(torch.trace(pair["R"]) - 1) / 2
-    angle = np.degrees(np.arccos(np.clip(cosine, -1, 1)))
+    angle = float(_rotation_degrees(pair["R"]))
     name = dataset.model_ids[int(pair["model_index"])]
     note = "" if len(points[0]) else ", no surface point seen in both"
     font = ImageFont.load_default(12)

@@ -7,6 +7,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from data.geometry import (
+    camera_angles,
     invert_rigid,
     normalize_intrinsics,
     pair_transforms,
@@ -133,6 +134,15 @@ def test_procrustes_of_points_that_are_not_finite():
     broken[1, 2, 0] = torch.inf
     found = procrustes(points, broken)
     assert torch.allclose(found[0], torch.eye(3), atol=1e-5) and found[1].isnan().all()
+
+
+def test_camera_angles_by_hand():
+    centers = torch.tensor([[0.0, 0, -30], [30, 0, 0], [0, 30, 1e-9], [-15, 15 * 2**0.5, 15]]).double()
+    poses = rigid(random_rotation(4), [0, 0, 0])
+    poses[:, :3, 3] = -(poses[:, :3, :3] @ centers[..., None])[..., 0]
+    azimuth, elevation = camera_angles(poses)
+    torch.testing.assert_close(azimuth[[0, 1, 3]].abs(), torch.tensor([0.0, 90, 135]).double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(elevation, torch.tensor([0.0, 0, 90, 45]).double(), atol=1e-6, rtol=0)
 
 
 def test_procrustes_refuses_other_shapes():

@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from data.dataset import PairDataset
+from data.geometry import camera_angles
 from train.eval import metrics, semantics, surface
 from train.eval.failures import PairGeometry, behind_surface, name_failure
 from train.eval.predictions import Predictions
@@ -230,15 +231,13 @@ class Evaluation:
         )
 
     def view_angles(self) -> tuple[np.ndarray, np.ndarray]:
-        """Where the cameras stand: azimuth (0 = in front of the object, 90 = at its right) and elevation.
+        """:func:`data.geometry.camera_angles` of the views.
 
         Returns:
             float64 (P, 2) each, degrees in [-180, 180] and [-90, 90].
         """
-        pose = self.object_to_camera
-        center = -np.einsum("pvji,pvj->pvi", pose[..., :3, :3], pose[..., :3, 3])
-        x, y, z = np.moveaxis(center, -1, 0)
-        return np.degrees(np.arctan2(x, -z)), np.degrees(np.arctan2(y, np.hypot(x, z)))
+        azimuth, elevation = camera_angles(self.dataset.object_to_camera)
+        return azimuth.numpy(), elevation.numpy()
 
     def ranked_pairs(self) -> np.ndarray:
         """Pairs by angular error, best first: int64 (P,)."""
