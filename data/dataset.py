@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from data.errors import UserError
 from data.manifest import MANIFEST_NAME, Manifest, load_manifest
-from data.schema import FIELDS, SPLITS
+from data.schema import SPLITS
 from data.shard import ImageReader, ModelEntry, ShardReader, damaged, require_filters
 
 _MAX_OPEN_SHARDS = 128

@@ -17,7 +17,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -41,7 +41,7 @@ from render.shading import Light, check_light
 from render.shapes import CATEGORIES, generate, keypoint_names
 from render.sources import LAYOUTS, MeshError, Source, discover
 from render.variety import Variety, check_variety, variety_settings, vary_images, vary_object
-from render.views import ViewSettings, sample_pair
+from render.views import ViewSettings, check_views, sample_pair
 from render.workers import WorkerDied, run_tasks
 
 DEFAULT_MODELS = 400
@@ -154,7 +154,6 @@ def _with_absolute_paths(config: RenderConfig) -> RenderConfig:
 
 def check_config(config: RenderConfig) -> None:
     """Raise :class:`UserError` for the first option that makes no sense."""
-    views = config.views
 
     def require(condition: bool, message: str) -> None:
         if not condition:
@@ -175,12 +174,12 @@ def check_config(config: RenderConfig) -> None:
         )
     require(config.models is None or config.models >= 1, f"models: {config.models}: ask for at least 1")
     require(config.pairs_per_model >= 1, f"pairs-per-model: {config.pairs_per_model}: ask for at least 1")
-    require(8 <= views.image_size <= 4096, f"image-size: {views.image_size} pixels: choose 8 to 4096")
-    varied = config.variety.of_objects or config.variety.of_images
-    need = config.pairs_per_model * 2 * views.image_size**2 * (24 if varied else 12)  # bytes a pixel, measured
+    check_views(config.views)
+    varied, size = config.variety.of_objects or config.variety.of_images, config.views.image_size
+    need = config.pairs_per_model * 2 * size**2 * (24 if varied else 12)  # bytes a pixel, measured
     require(
         need <= _MAX_BYTES_PER_MODEL,
-        f"pairs-per-model: {config.pairs_per_model} pairs of {views.image_size} pixels need {need / 2**30:.0f} GiB of "
+        f"pairs-per-model: {config.pairs_per_model} pairs of {size} pixels need {need / 2**30:.0f} GiB of "
         "memory in each worker: ask for fewer or smaller ones",
     )
     require(0 <= config.seed < 2**63, f"seed: {config.seed}: choose a whole number from 0 to 2^63 - 1")
@@ -195,30 +194,12 @@ def check_config(config: RenderConfig) -> None:
             count >= 1 and 0 <= index <= count,
             f"task: {index}/{count}: give I/N with N at least 1 and I from 1 to N (0 stands for N)",
         )
-    _check_views(views, require)
     check_light(config.light)
     check_variety(config.variety)
     resolve(config.backend)
     out = Path(config.out)
     require(not out.exists() or out.is_dir(), f"{out}: is a file: choose a folder for the dataset")
 
-
-def _check_views(views: ViewSettings, require) -> None:
-    def is_range(limits: Sequence[float], low: float, high: float) -> bool:
-        return len(limits) == 2 and low <= limits[0] <= limits[1] <= high  # NaN compares false
-
-    reach = 1 + np.sqrt(3) * views.shift
-    require(0 <= views.shift <= 1, f"shift: {views.shift}: choose 0 to 1 object units")
-    require(
-        is_range(views.distance, reach, 1e4),
-        f"distance: {views.distance}: choose {reach:.2f} to 10000 object units, the lower end first",
-    )
-    require(is_range(views.fov_degrees, 0.01, 150), f"fov-degrees: {views.fov_degrees}: choose 0.01 to 150 degrees")
-    require(
-        is_range(views.elevation_degrees, -90, 90),
-        f"elevation-degrees: {views.elevation_degrees}: choose -90 to 90 degrees, the lower end first",
-    )
-    require(0 <= views.roll_degrees <= 180, f"roll-degrees: {views.roll_degrees}: choose 0 to 180 degrees")
 
 
 def data_settings(config: RenderConfig) -> dict:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data.errors import UserError
+
 
 @dataclass(frozen=True)
 class ViewSettings:
@@ -17,6 +19,24 @@ class ViewSettings:
     elevation_degrees: tuple[float, float] = (0.0, 90.0)  # low,high: above the object's x-z plane
     shift: float = 0.2  # the camera moves by up to this much along each object axis after it was aimed, object units
     roll_degrees: float = 0.0  # the camera turns about its axis by up to this much either way
+
+
+def check_views(views: ViewSettings) -> None:
+    """Raise :class:`UserError` for the first setting that makes no sense."""
+    reach = 1 + np.sqrt(3) * views.shift  # from within it, a camera could stand in the object
+    for name, (low, high), unit in (
+        ("image_size", (8, 4096), "pixels"),
+        ("shift", (0, 1), "object units"),
+        ("roll_degrees", (0, 180), "degrees"),
+        ("distance", (reach, 1e4), "object units"),
+        ("fov_degrees", (0.01, 150), "degrees"),
+        ("elevation_degrees", (-90, 90), "degrees"),
+    ):
+        value = getattr(views, name)
+        ends = value if np.ndim(value) else (value, value)
+        if len(ends) != 2 or not low <= ends[0] <= ends[1] <= high:  # true of NaN too
+            order = ", the lower end first" if np.ndim(value) else ""
+            raise UserError(f"{name.replace('_', '-')}: {value}: choose {low:.6g} to {high:g} {unit}{order}")
 
 
 def sample_pair(rng: np.random.Generator, settings: ViewSettings) -> tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,7 @@ import pytest
 from data.errors import UserError
 from render import doctor
 from render.doctor import BackendReport, diagnose, examine
-from render.failures import describe, explain
+from render.failures import explain
 
 
 def test_embree_works_here():
