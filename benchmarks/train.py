@@ -55,7 +55,7 @@ def steps(config: TrainConfig, pairs: PairDataset) -> Iterator[list[float]]:
         marks = [time.process_time()]
         stored = next(loader)
         marks.append(time.process_time())
-        batch = prepare(stored, pairs, config, "cpu")
+        batch = prepare(stored, pairs, config, "cpu", step)
         marks.append(time.process_time())
         terms = forward(network, batch, config, step)
         loss = losses.objective(terms, weights_at(config, step)).mean()

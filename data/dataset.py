@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from data.errors import UserError
 from data.manifest import MANIFEST_NAME, Manifest, load_manifest
 from data.schema import SPLITS
-from data.shard import ImageReader, ModelEntry, ShardReader, damaged, require_filters
+from data.shard import ImageReader, ModelEntry, ShardHeader, ShardReader, damaged, require_filters
 
 _MAX_OPEN_SHARDS = 128
 
@@ -29,7 +30,8 @@ class PairDataset(Dataset):
 
     An item is a dict of tensors: ``rgba`` uint8 (2, H, W, 4) premultiplied; ``object_to_camera`` float64 (2, 4, 4);
     ``intrinsics`` float64 (2, 3, 3) in pixels; ``R`` float64 (3, 3), ``t`` float64 (3,) with X_1 = R X_0 + t;
-    ``model_index`` int64 () into ``model_ids``. Workers may be forked or spawned; files are opened per process.
+    ``model_index`` int64 () into ``model_ids``, ``shape_index`` int64 (), equal where two pairs show the same model
+    undeformed. Workers may be forked or spawned; files are opened per process.
 
     Args:
         folders: one dataset folder or several; their images must be of one size.
@@ -39,7 +41,7 @@ class PairDataset(Dataset):
     Attributes:
         model_ids: name of each model, over all folders; twice where its keypoints are known in some pairs only.
         image_size: (H, W). category: of the first folder. manifests: one per folder.
-        object_to_camera, intrinsics, R, t, model_index: tensors of all pairs, as above with a leading (P,).
+        object_to_camera, intrinsics, R, t, model_index, shape_index: tensors of all pairs, as above with a leading (P,).
         semantic_keypoints: float32 (M, S, 3), object frame, NaN where unknown. keypoint_names: S names.
 
     Raises:
@@ -145,7 +147,7 @@ class PairDataset(Dataset):
                             "give datasets of one --image-size"
                         )
                     self.image_size = reader.image_size
-                    for name in _PAIR_FIELDS[:-1]:
+                    for name in ("object_to_camera", "intrinsics", "R", "t"):
                         tables[name].append(reader.read(name))
                     local = np.empty(len(reader.models), np.int64)
                     for slot, model in enumerate(reader.models):
@@ -160,6 +162,8 @@ class PairDataset(Dataset):
                             keypoints.append((reader.header.keypoint_names, points))
                         local[slot] = slots[key]
                     tables["model_index"].append(local[reader.read("model_index")])
+                    deformed = -1 - np.arange(ends[-1], ends[-1] + reader.num_pairs)  # each pair has a shape of its own
+                    tables["shape_index"].append(deformed if _deforms(reader.header) else tables["model_index"][-1])
                     self._depth_coding.append((reader.header.depth_offset, reader.header.depth_scale))
                     ends.append(ends[-1] + reader.num_pairs)
                 self._paths.append(path)
@@ -202,7 +206,7 @@ class PairDataset(Dataset):
         return self._open[shard]
 
 
-_PAIR_FIELDS = ("object_to_camera", "intrinsics", "R", "t", "model_index")
+_PAIR_FIELDS = ("object_to_camera", "intrinsics", "R", "t", "model_index", "shape_index")
 
 
 class _Buffers:
@@ -229,6 +233,15 @@ class _Buffers:
             return torch.from_numpy(self._arrays[0])
 
 
+def couples(shape_index: np.ndarray) -> np.ndarray:
+    """Pairs two by two, as many as possible with one shape: int64 (P,) -> (ceil(P / 2), 2); an odd one twice."""
+    order = np.argsort(shape_index, kind="stable")
+    _, first, inverse, count = np.unique(shape_index[order], return_index=True, return_inverse=True, return_counts=True)
+    coupled = np.arange(len(order)) - first[inverse] < count[inverse] // 2 * 2
+    rest = order[~coupled]
+    return np.concatenate([order[coupled], rest, rest[-1:] if len(rest) % 2 else rest[:0]]).reshape(-1, 2)
+
+
 def epoch_order(num_pairs: int, seed: int, epoch: int) -> np.ndarray:
     """The order of the pairs in an epoch, int64 (P,): a pure function of its arguments, the same on every machine."""
     # RandomState: numpy promises never to change its streams.
@@ -241,14 +254,14 @@ class PairSampler(Sampler[list[int]]):
 
     Sample k of the stream is ``epoch_order(num_pairs, seed, k // num_pairs)[k % num_pairs]``, whatever the number of
     workers, processes and restarts; a batch may run over the end of an epoch. The whole state is a count of samples.
-    With ``together``, it is groups of consecutive pairs that are shuffled; pairs beyond the last whole group are left out.
+    With ``groups``, it is the groups that are shuffled, and sample k is one of group ``k // T``.
 
     Args:
         num_pairs: P. batch_size: pairs per step over all processes together.
         start: samples already consumed over all processes (0, or steps × batch size of the run to go on with).
         num_batches: how many batches to give.
         rank, world_size: this process gets its share, in order of rank, of every batch.
-        together: size of the groups.
+        groups: int64 (G, T), pairs that follow each other in the stream, see :func:`couples`; by default each by itself.
     """
 
     def __init__(
@@ -260,15 +273,15 @@ class PairSampler(Sampler[list[int]]):
         start: int = 0,
         rank: int = 0,
         world_size: int = 1,
-        together: int = 1,
+        groups: np.ndarray | None = None,
     ):
-        if num_pairs < together:
+        if num_pairs < 1:
             raise ValueError("no pairs to sample from")
         if batch_size % world_size:
             raise UserError(
                 f"batch size {batch_size}: cannot be shared by {world_size} processes: take a multiple of it"
             )
-        self.num_groups, self.together = num_pairs // together, together
+        self.groups = np.arange(num_pairs)[:, None] if groups is None else groups
         self.batch_size, self.seed = batch_size, seed
         self.num_batches, self.start = num_batches, start
         self.rank, self.world_size = rank, world_size
@@ -283,11 +296,11 @@ class PairSampler(Sampler[list[int]]):
             first = self.start + batch * self.batch_size + self.rank * share
             indices = []
             for sample in range(first, first + share):
-                group, place = divmod(sample, self.together)
-                if group // self.num_groups != epoch:
-                    epoch = group // self.num_groups
-                    order = epoch_order(self.num_groups, self.seed, epoch)
-                indices.append(int(order[group % self.num_groups]) * self.together + place)
+                group, place = divmod(sample, self.groups.shape[1])
+                if group // len(self.groups) != epoch:
+                    epoch = group // len(self.groups)
+                    order = epoch_order(len(self.groups), self.seed, epoch)
+                indices.append(int(self.groups[order[group % len(self.groups)], place]))
             yield indices
 
 
@@ -372,6 +385,12 @@ class _SlotFiller(Dataset):
 def _model_key(manifest: Manifest, entry: ModelEntry) -> tuple[str, str, str]:
     # Two folders may use one name for two shapes; the geometry tells them apart where it is known.
     return manifest.category, entry.model_id, entry.geometry
+
+
+def _deforms(header: ShardHeader) -> bool:
+    """Whether each pair shows the model in a shape of its own."""
+    variety = json.loads(header.settings).get("variety") or {}
+    return bool(variety.get("stretch") or variety.get("warp"))
 
 
 def _refuse_leaks(folders: list[Path], manifests: list[Manifest]) -> None:

@@ -108,6 +108,7 @@ def test_a_background_is_jittered_like_the_object():
     assert (jittered[:, 1, :3][outside[:, 1]] == 0).all()
 
 
-def test_mates_are_neighbours_of_one_model():
+def test_mates_are_couples_of_one_shape():
     assert find_mates(torch.tensor([7, 7, 3, 5, 5, 5, 5])).tolist() == [1, 0, 2, 3, 5, 4, 6]
+    assert find_mates(torch.tensor([7, 7, 3, 5, 5, 5, 5]), start=15).tolist() == [0, 1, 2, 4, 3, 6, 5]
     assert find_mates(torch.tensor([7])).tolist() == [0]

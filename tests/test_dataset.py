@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from data.assemble import merge
-from data.dataset import PairDataset, PairSampler, epoch_order, make_loader
+from data.dataset import PairDataset, PairSampler, couples, epoch_order, make_loader
 from data.errors import UserError
 from data.manifest import load_manifest, save_manifest
 from data.shard import read_models
@@ -241,11 +241,22 @@ def _fingerprint(image):
 
 
 def test_pairs_stay_together_in_groups():
-    stream = sum(PairSampler(25, 4, seed=3, num_batches=12, together=2), [])
+    groups = np.random.default_rng(0).permutation(24).reshape(12, 2)
+    stream = sum(PairSampler(24, 4, seed=3, num_batches=12, groups=groups), [])
     for epoch, part in enumerate((stream[:24], stream[24:])):
-        assert part[::2] == (2 * epoch_order(12, 3, epoch)).tolist() and part[1::2] == [k + 1 for k in part[::2]]
-    shares = [list(PairSampler(25, 4, 3, 6, start=4, rank=rank, world_size=2, together=2)) for rank in range(2)]
+        assert part == groups[epoch_order(12, 3, epoch)].ravel().tolist()
+    shares = [list(PairSampler(24, 4, 3, 6, start=4, rank=rank, world_size=2, groups=groups)) for rank in range(2)]
     assert sum((a + b for a, b in zip(*shares)), []) == stream[4:28]
+
+
+def test_couples_show_one_shape_where_they_can():
+    shapes = np.array([5, 5, 5, 2, 2, -1, -2, 5, 7])
+    found = couples(shapes)
+    assert sorted(found.ravel().tolist()) == [0, 1, 2, 3, 4, 5, 6, 7, 8, 8]
+    same = shapes[found[:, 0]] == shapes[found[:, 1]]
+    assert same.tolist() == [True, True, True, False, True] and found[-1].tolist() == [8, 8]
+    assert couples(np.repeat(np.arange(3), 4)).tolist() == np.arange(12).reshape(6, 2).tolist()
+    assert couples(np.zeros(1, int)).tolist() == [[0, 0]]
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():
@@ -365,3 +376,13 @@ def test_a_manifest_that_tells_of_more_pairs_is_refused(tmp_path):
     save_manifest(folder, manifest)
     with pytest.raises(UserError, match=r"train-00000\.h5: damaged"):
         PairDataset(folder, "train")
+
+
+def test_deformed_pairs_have_shapes_of_their_own(tmp_path):
+    plain = make_dataset(tmp_path / "plain", range(6), split="train")
+    bent = make_dataset(tmp_path / "bent", range(6), split="train", settings={**SETTINGS, "variety": {"warp": 0.5}})
+    coloured = make_dataset(tmp_path / "c", range(6), split="train", settings={**SETTINGS, "variety": {"recolor": 1}})
+    both = PairDataset([plain, bent, coloured], "train")
+    first, second, third = both.shape_index.view(3, -1)
+    assert torch.equal(first, both.model_index[: len(first)]) and torch.equal(first, third)
+    assert len(second.unique()) == len(second) and not set(second.tolist()) & set(first.tolist())

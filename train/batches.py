@@ -140,11 +140,20 @@ def make_batch(
     )
 
 
-def find_mates(model_index: Tensor) -> Tensor:
-    """Of pairs read two by two, the other one where it shows the same model, else each one itself: (B,) -> int64 (B,)."""
-    own = torch.arange(len(model_index), device=model_index.device)
-    other = (own ^ 1).clamp(max=len(own) - 1)
-    return torch.where(model_index[other] == model_index, other, own)
+def find_mates(shape_index: Tensor, start: int = 0) -> Tensor:
+    """Of pairs that come in :func:`data.dataset.couples`, the other one if it shows the same shape, else each one itself.
+
+    Args:
+        shape_index: (B,), see ``data.dataset.PairDataset``. start: number of the first one in the stream.
+
+    Returns:
+        int64 (B,).
+    """
+    own = torch.arange(len(shape_index), device=shape_index.device)
+    other = ((own + start) ^ 1) - start
+    here = (other >= 0) & (other < len(own))
+    other = other.where(here, own)
+    return other.where(shape_index[other] == shape_index, own)
 
 
 def jitter_colors(images: Tensor, strength: float) -> Tensor:

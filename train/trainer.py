@@ -38,7 +38,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from data.atomic import take_lock, write_bytes
-from data.dataset import PairDataset, PairLoader, PairSampler, make_loader
+from data.dataset import PairDataset, PairLoader, PairSampler, couples, make_loader
 from data.errors import UserError
 from data.geometry import transform_points
 from train import distributed, losses
@@ -119,7 +119,7 @@ def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = F
             save_weights(average.network, run / WEIGHTS_NAME)
         for stored in loader:
             torch.manual_seed(config.seed * 1_000_003 + step)
-            batch = prepare(stored, pairs, config, device)
+            batch = prepare(stored, pairs, config, device, step)
             terms = forward(replica, batch, config, step)
             loss = losses.objective(terms, weights_at(config, step)).mean()
             loss.backward()
@@ -243,9 +243,14 @@ def make_pair_loader(pairs: PairDataset, config: TrainConfig, step: int, device:
     """This process' share of the batches from ``step`` on, from memory where the images fit, else from the shards."""
     rank, world_size = distributed.rank(), distributed.world_size()
     batch_size, steps = config.batch_size, config.steps - step
-    together = 2 if config.cross_pairs and len(pairs) > 1 else 1
+    if config.cross_pairs and world_size > 1 and batch_size % (2 * world_size):
+        raise UserError(
+            f"batch size {batch_size}: {world_size} processes need an even share each to compare views across pairs: take "
+            f"a multiple of {2 * world_size}, or --no-cross-pairs"
+        )
+    groups = couples(pairs.shape_index.numpy()) if config.cross_pairs else None
     sampler = PairSampler(
-        len(pairs), batch_size, config.seed, steps, step * batch_size, rank, world_size, together
+        len(pairs), batch_size, config.seed, steps, step * batch_size, rank, world_size, groups
     )
     if fits_in_memory(pairs, device):
         return make_loader(pairs.load(device), sampler)
@@ -297,11 +302,13 @@ def claim_run_folder(config: TrainConfig, run: Path, resume: bool) -> Iterator[N
         yield
 
 
-def prepare(stored: dict[str, Tensor], pairs: PairDataset, config: TrainConfig, device: str) -> PairBatch:
+def prepare(
+    stored: dict[str, Tensor], pairs: PairDataset, config: TrainConfig, device: str, step: int
+) -> PairBatch:
     """Network input on the device of a batch as :meth:`PairDataset.batch` gives it, augmented; labelled if supervised."""
     stored = {name: tensor.to(device) for name, tensor in stored.items()}
     views = (stored["rgba"], stored["object_to_camera"], stored["intrinsics"])
-    mates = find_mates(stored["model_index"]) if config.cross_pairs else None
+    mates = find_mates(stored["shape_index"], step * config.batch_size) if config.cross_pairs else None
     batch = make_batch(*views, config.image_size, config.margin, mates)
     if config.color_jitter:
         batch.images = jitter_colors(batch.images, config.color_jitter)
