@@ -6,6 +6,7 @@ The bytes of a shard depend only on its content: no time stamps, a fixed order o
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -254,8 +255,9 @@ class ShardReader:
             self._file = h5py.File(self.path, "r", rdcc_nbytes=0)
         except FileNotFoundError:
             raise UserError(f"{self.path}: no such shard: restore it or render the dataset again") from None
-        except PermissionError as error:
-            raise UserError(f"{self.path}: cannot be read ({error.strerror}): check its permissions") from None
+        except PermissionError as error:  # whose own text is HDF5's
+            reason = os.strerror(error.errno)
+            raise UserError(f"{self.path}: cannot be read ({reason}): check its permissions") from None
         except OSError:
             raise damaged(self.path) from None
         try:

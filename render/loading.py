@@ -67,8 +67,13 @@ def load_mesh(
         raise MeshError(f"cannot be read ({type(error).__name__}{': ' * bool(text)}{text})") from None
 
 
-def _same_name(path: Path, other: Path) -> bool:
-    return path.name.lower() == other.name.lower()
+def _in_any_letters(folder: Path, name: str) -> Path:
+    """``folder / name``, each part as it is spelled on the disk if only capitals and small letters differ."""
+    path = folder
+    for part in Path(name).parts:
+        spelled = sorted(p.name for p in path.glob("*") if p.name.lower() == part.lower()) if path.is_dir() else []
+        path = path / (part if part in spelled or not spelled else spelled[0])
+    return path
 
 
 def _own_folder(path: Path) -> Path:
@@ -96,7 +101,7 @@ class _Assets(Resolver):
             if not path.exists():
                 path = (self._folder / unquote(name)).resolve()  # glTF refers by URI
             if not path.exists():  # from a system that does not tell capitals from small letters
-                path = next((p.resolve() for p in sorted(path.parent.glob("*")) if _same_name(p, path)), path)
+                path = _in_any_letters(self._folder, name.replace("\\", "/")).resolve()
             is_file = path.is_file()
         except (OSError, ValueError):  # too long, or holds a zero byte
             self._fail(f"refers to {shown}, which is no name of a file")

@@ -113,9 +113,9 @@ def _factor(material: PBRMaterial) -> np.ndarray | None:
 
 def _mip_maps(image: Image.Image) -> list[np.ndarray]:
     image.draft("RGB", (MAX_TEXTURE_SIDE, MAX_TEXTURE_SIDE))  # a large JPEG is decoded at a fraction of its size
+    image = to_8_bits(image)
     while max(image.size) > MAX_TEXTURE_SIDE:
         image = image.reduce(2)
-    image = to_8_bits(image)
     has_alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
     image = image.convert("RGBA" if has_alpha else "RGB").convert("RGBA")
     levels = [np.asarray(image)]

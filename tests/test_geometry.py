@@ -141,7 +141,7 @@ def test_camera_angles_by_hand():
     poses = rigid(random_rotation(4), [0, 0, 0])
     poses[:, :3, 3] = -(poses[:, :3, :3] @ centers[..., None])[..., 0]
     azimuth, elevation = camera_angles(poses)
-    torch.testing.assert_close(azimuth[[0, 1, 3]].abs(), torch.tensor([0.0, 90, 135]).double(), atol=1e-6, rtol=0)
+    torch.testing.assert_close(azimuth[[0, 1, 3]], torch.tensor([0.0, 90, -135]).double(), atol=1e-6, rtol=0)
     torch.testing.assert_close(elevation, torch.tensor([0.0, 0, 90, 45]).double(), atol=1e-6, rtol=0)
 
 

@@ -278,9 +278,11 @@ class TestBadMeshes:
             load_mesh(tmp_path / "no.obj")
 
     def test_a_texture_in_other_letters(self, tmp_path):
-        path = textured_quad(tmp_path)
-        (tmp_path / "texture.png").rename(tmp_path / "TEXTURE.PNG")
-        assert len(load_mesh(path).faces) > 1000
+        (tmp_path / "Textures").mkdir()
+        path = textured_quad(tmp_path, "Textures/Wood.PNG")
+        for name in ("textures/wood.png", "textures\\wood.png", "./Textures/wood.PNG"):
+            (tmp_path / "quad.mtl").write_text(f"newmtl m\nmap_Kd {name}\n")
+            assert len(load_mesh(path).faces) > 1000
 
     def test_missing_texture(self, tmp_path):
         path = textured_quad(tmp_path)

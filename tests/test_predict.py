@@ -142,6 +142,11 @@ def test_a_thin_outline_holds_back_the_removal_of_the_background(size):
     rgb[(radius < 1) & (radius > 1 - 4 / size / 0.3)] = 0  # four pixels wide
     rgba = remove_background(rgb)
     assert (rgba[radius < 0.9][:, 3] == 255).all() and (rgba[radius > 1.1][:, 3] == 0).all()
+    specks = np.random.default_rng(0).random((size, size)) < 0.07
+    rgb[specks & (radius > 1)] = 100
+    rgba = remove_background(rgb)
+    outside = rgba[radius > 1.2][:, 3] > 0
+    assert (rgba[radius < 0.9][:, 3] == 255).all() and outside.mean() < 0.08
 
 
 def test_nothing_but_background_or_no_clear_background():
@@ -320,7 +325,7 @@ def test_intrinsics_give_points_in_the_unit_of_the_object(tmp_path):
     # the square's side is 200 px / OBJECT_SHARE, which the training camera sees 2.62 object units = 3.93 m wide
     distance = 3 / 2 * 30 / 11.4519 / (200 / OBJECT_SHARE / 1000)
     assert left[2] == pytest.approx(distance, rel=0.03) and right[2] == pytest.approx(distance, rel=0.03)
-    with pytest.raises(UserError, match="must be positive"):
+    with pytest.raises(UserError, match="focal lengths above 0"):
         predict("run", [path], tmp_path / "out", options=PredictOptions(intrinsics=(0, 1, 2, 3)))
 
 
@@ -360,16 +365,15 @@ def test_every_frame_of_a_video(tmp_path):
     left = [r["keypoints"][0][0] for r in results]
     assert left == pytest.approx([60, 100, 140], abs=5)
     path.write_bytes(b"no video")
-    with pytest.raises(UserError, match="1 of 1 files"):
+    with pytest.raises(UserError, match="not a video that can be decoded"):
         predict("run", [path], tmp_path / "out")
 
 
-def test_videos_need_the_extra(tmp_path, monkeypatch, capfd):
+def test_videos_need_the_extra(tmp_path, monkeypatch):
     (tmp_path / "clip.mp4").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="pip install av"):
         predict("run", [tmp_path / "clip.mp4"], tmp_path / "out")
-    assert "pip install av" in capfd.readouterr().err
 
 
 def test_pose_is_printed_as_json(tmp_path, capfd):

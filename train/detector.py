@@ -173,9 +173,9 @@ def load_config(folder: Path) -> TrainConfig:
         UserError: not a settings file of this program. OSError: it cannot be read.
     """
     path = folder / CONFIG_NAME
-    text = path.read_text()
+    content = path.read_bytes()
     try:
-        return config_from_dict(json.loads(text))
+        return config_from_dict(json.loads(content))
     except (ValueError, TypeError, KeyError, UserError) as error:
         raise UserError(f"{path}: not the settings of a training run ({error}): train again into another folder") from None
 

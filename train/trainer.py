@@ -43,7 +43,7 @@ from data.errors import UserError
 from data.geometry import transform_points
 from train import distributed, losses
 from train.batches import PairBatch, find_mates, jitter_colors, make_batch
-from train.config import LossWeights, TrainConfig
+from train.config import LossWeights, TrainConfig, replace_settings
 from train.detector import (
     CONFIG_NAME,
     WEIGHTS_NAME,
@@ -80,7 +80,7 @@ def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = F
 
     Raises:
         UserError: the run folder is taken (without ``resume``) or not there (with it), a dataset is unusable, or the
-            loss is no longer finite.
+            loss or its gradient is no longer finite.
         KeyboardInterrupt: the user stopped it; a checkpoint has been written.
     """
     device = choose_device(config.device)
@@ -93,6 +93,7 @@ def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = F
     )
     if config.supervised:
         require_labels(config, pairs)
+        config = replace_settings(config, keypoints=len(pairs.keypoint_names))
     if distributed.is_main():
         check_run_folder(config, run, resume)
     distributed.barrier()
@@ -196,12 +197,11 @@ def load_initial_weights(network: KeypointNetwork, config: TrainConfig) -> None:
 
 
 def require_labels(config: TrainConfig, pairs: PairDataset) -> None:
-    """Set the number of keypoints to that of the labels.
+    """Refuse to learn labels that are not there.
 
     Raises:
-        UserError: there are no labels, or they are to be mirrored.
+        UserError: there are none, or they are to be mirrored.
     """
-    config.keypoints = len(pairs.keypoint_names)
     if pairs.semantic_keypoints.isnan().all():
         raise UserError(
             f"{pairs.folders[0]}: has no semantic keypoints to learn: render it with --annotations, without --stretch and "
@@ -279,6 +279,8 @@ def check_run_folder(config: TrainConfig, run: Path, resume: bool) -> None:
     if not (run / CONFIG_NAME).exists():
         raise UserError(f"{run}: no run to resume (no {CONFIG_NAME}): train without --resume")
     before, now = dataclasses.asdict(load_config(run)), dataclasses.asdict(config)
+    if before["precision"] == "auto":  # of a version that did not resolve it
+        before["precision"] = now["precision"]
     differing = [name for name in now if name not in FREE_TO_CHANGE and now[name] != before[name]]
     if differing:
         name = differing[0]
@@ -416,7 +418,7 @@ def save_checkpoint(
 ) -> None:
     """Write ``checkpoint.pt``, then ``model.safetensors``, each atomically; the checkpoint before is kept.
 
-    Whatever kills the process in between, :func:`load_checkpoint` writes the weights.
+    Whatever kills the process in between, resuming writes the weights first of all.
     """
     if not distributed.is_main():
         return

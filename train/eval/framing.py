@@ -215,14 +215,15 @@ def remove_background(rgb: np.ndarray, color: tuple[int, int, int] | None = None
 def _connected_to_border(background: np.ndarray) -> np.ndarray:
     """Part of a boolean mask (H, W) that hangs together with the border, and a rim of two pixels around it.
 
-    Followed in a reduced picture of at most 256 cells, which are background if nearly all of their pixels are: so thin
-    outlines hold, and a grain does not.
+    Followed in a reduced picture of at most 256 cells, which are background if about as many of their pixels are as at the
+    border: so thin outlines hold, and a grain does not.
     """
     height, width = background.shape
     factor = max(1.0, max(height, width) / 256)
     cells = (max(1, round(width / factor)), max(1, round(height / factor)))
     share = Image.fromarray(background.astype(np.float32)).resize(cells, Image.Resampling.BOX)
-    open_ = np.pad(np.asarray(share) > 0.95, 1, constant_values=True)
+    border = np.concatenate([background[0], background[-1], background[:, 0], background[:, -1]]).mean()
+    open_ = np.pad(np.asarray(share) > 0.9 * border, 1, constant_values=True)
     reached = np.zeros_like(open_)
     reached[[0, -1]] = reached[:, [0, -1]] = True
     while True:

@@ -294,5 +294,5 @@ def _is_of_others(path: Path) -> bool:
             return image.info.get("Software") != SOFTWARE
     except FileNotFoundError:
         return False
-    except OSError:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return True

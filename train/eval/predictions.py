@@ -144,5 +144,5 @@ def load_predictions(path: Path, key: dict[str, str]) -> Predictions | None:
             if any(file.attrs.get(name) != value for name, value in {**key, "version": _VERSION}.items()):
                 return None
             return Predictions(**{name: stored[()] for name, stored in file.items()})
-    except (OSError, TypeError):  # absent, damaged, or not ours
+    except (OSError, TypeError, RuntimeError, ValueError, KeyError):  # absent, damaged, or not ours
         return None
