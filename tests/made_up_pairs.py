@@ -14,7 +14,7 @@ from data.shard import write_shard
 SETTINGS = {"image_size": 16, "pairs_per_model": 3, "seed": 0}
 FRACTIONS = (0.6, 0.2, 0.2)
 DEPTH_OFFSET, DEPTH_SCALE = 28.0, 0.001
-KEYPOINTS = ("nose", "tail")
+KEYPOINTS = ("nose", "tail", "wing")
 
 
 def make_model(

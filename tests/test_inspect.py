@@ -91,7 +91,7 @@ def test_counts_failures_and_duplicates(tmp_path):
     assert sum(part["pairs"] for part in summary["splits"].values()) == 18
     assert summary["failures"] == [{"source": "bad.obj", "reason": "no faces"}]
     assert summary["duplicates"] == [[f"model-001 ({models[1].split})", f"model-004 ({models[4].split})"]]
-    assert summary["semantic_keypoints"] == ["nose", "tail"]
+    assert summary["semantic_keypoints"] == ["nose", "tail", "wing"]
     assert summary["faces"] == {"min": 10, "median": 12.5, "max": 15}
     assert json.loads(json.dumps(summary)) == summary
     text = format_description(summary)

@@ -57,7 +57,7 @@ def test_layout_is_the_contract(shard):
             "R": ("float64", (pairs, 3, 3)),
             "t": ("float64", (pairs, 3)),
             "model_index": ("int32", (pairs,)),
-            "semantic_keypoints": ("float32", (models, 2, 3)),
+            "semantic_keypoints": ("float32", (models, len(KEYPOINTS), 3)),
         }
         for name, (dtype, shape) in expected.items():
             assert (file[name].dtype, file[name].shape) == (dtype, shape), name
