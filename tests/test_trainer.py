@@ -411,3 +411,12 @@ def test_weights_of_another_network_say_which_option_is_missing(finished_run, da
     ):
         with pytest.raises(UserError, match=advice):
             train(small_config(init_from=str(finished_run), **settings), [dataset], tmp_path / "run")
+
+
+def test_couples_of_pairs_are_not_cut_between_processes(dataset, monkeypatch):
+    monkeypatch.setattr(trainer.distributed, "world_size", lambda: 2)
+    pairs = PairDataset(dataset, "train")
+    with pytest.raises(UserError, match="batch size 6: 2 processes .* a multiple of 4, or --no-cross-pairs"):
+        trainer.make_pair_loader(pairs, small_config(batch_size=6), 0, "cpu")
+    trainer.make_pair_loader(pairs, small_config(batch_size=6, cross_pairs=False), 0, "cpu")
+    trainer.make_pair_loader(pairs, small_config(batch_size=8), 0, "cpu")
