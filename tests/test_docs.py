@@ -16,7 +16,8 @@ OTHERS = {"--help", "--logdir", "--gpus", "--nproc-per-node", "--pictures"}
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_and_options_exist(page):
     text = page.read_text(encoding="utf-8")
-    options = {name for command in cli.commands.commands.values() for param in command.params for name in param.opts}
+    params = [param for command in cli.commands.commands.values() for param in command.params]
+    options = {name for param in params for name in param.opts + param.secondary_opts}
     code = "\n".join("".join(found) for found in re.findall(r"```sh\n(.*?)```|`([^`\n]+)`|^ +(python cli\.py .*)$", text, re.S | re.M))
     assert set(re.findall(r"(?:keypointnet|cli\.py) ([a-z][a-z-]*)", code)) <= set(cli.commands.commands)
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", code)) - OTHERS <= options
