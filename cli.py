@@ -53,9 +53,9 @@ class Joined(click.ParamType):
 def options_of(settings: str, prefix: str = "", part: str = "", leave_out: tuple[str, ...] = ()) -> Callable:
     """Decorator: an option for every field of a settings dataclass, its comment as the help text.
 
-    Names, types, defaults and texts stand in the dataclass alone. They are read from its source text, where the comments
-    are, so that `--help` imports neither the renderer nor torch. Options that are not given stay out of the command's arguments
-    (see :func:`given`), so a default is applied in one place too.
+    Names, types, defaults and texts stand in the dataclass alone. They are read from its source text, where the
+    comments are, so that `--help` imports neither the renderer nor torch. Options that are not given stay out of the
+    command's arguments (see :func:`given`), so a default is applied in one place too.
 
     Args:
         settings: ``FILE:CLASS``.
@@ -161,7 +161,7 @@ def render(out: Path, task: str | None, **options) -> None:
 @click.option("--preset", type=click.Choice(["paper", "cpu", "gpu"]), help="settings [default: cpu]")
 @options_of("train/config.py:TrainConfig", leave_out=("preset", "camera_distance", "focal_length"))
 @options_of("train/config.py:LossWeights", prefix="weight-", part="weights")
-@click.option("--resume", is_flag=True, help="go on with the run in RUN, from its last checkpoint and with its settings")
+@click.option("--resume", is_flag=True, help="go on with the run in RUN, from its last checkpoint, with its settings")
 def train(datasets: tuple[Path, ...], run: Path, preset: str | None, resume: bool, **options) -> None:
     """Train a detector on datasets.
 

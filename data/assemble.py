@@ -61,8 +61,8 @@ def assemble(
 
     Models are sorted by split and id; a shard is closed as soon as it holds ``pairs_per_shard`` pairs. Sources that
     differ in settings do not share shards; those of the first come first. A pair that occurs again (same model,
-    cameras, light and variety) is left out. Images are copied compressed, so this runs at the speed of the disk with little
-    memory. Killed at any moment and run again, it leaves the same bytes and nothing else. The sources are only read.
+    cameras, light and variety) is left out. Images are copied compressed, so this runs at the speed of the disk with
+    little memory. Killed at any moment and run again, it leaves the same bytes and nothing else. The sources are only read.
 
     Args:
         out: the dataset folder. Shards in it that ``manifest`` does not list are remains of a killed run and go.

@@ -171,7 +171,11 @@ def _longest_edge(corners: np.ndarray) -> np.ndarray:
 
 
 def _cuts(edge: np.ndarray, texel_edge: np.ndarray, limit: int) -> np.ndarray:
-    """Into how many parts the edges of each face are cut, int64 (F,): never finer than the picture, at most ``limit`` pieces in all."""
+    """Into how many parts the edges of each face are cut, int64 (F,): never finer than the picture.
+
+    Args:
+        limit: of the pieces in all.
+    """
     spacing = SPACING
     while True:
         cuts = np.ceil(np.minimum(edge / spacing, texel_edge)).clip(1, _MAX_CUTS)

@@ -61,8 +61,8 @@ class RelativePose:
     Attributes:
         rotation: float64 (3, 3). angle_degrees: its angle.
         translation: float64 (3,), in the unit of the points; None where a camera's intrinsics are unknown.
-        residual: root mean squared distance of the aligned point sets, weighted alike. Large ones (beyond a tenth of the object) say
-            that the two detections do not agree, and that the pose should not be trusted.
+        residual: root mean squared distance of the aligned point sets, weighted alike. Large ones (beyond a tenth of
+            the object) say that the two detections do not agree, and that the pose should not be trusted.
     """
 
     rotation: np.ndarray

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from data.geometry import normalize_intrinsics, pair_transforms
 from train import distributed
-from train.losses import with_mates
 from train.networks import pixel_grid
 
 
@@ -21,7 +20,7 @@ class PairBatch:
     Attributes:
         images: (B, 2, 4, H, W) in [0, 1], RGB composited on black and alpha. mask: (B, 2, H, W) in {0, 1}.
         object_to_camera: (B, 2, 4, 4). transforms: (B, 2, 4, 4); ``transforms[:, i]`` takes camera i to camera 1−i; with
-            ``mates`` (2B, 2, 4, 4), see :func:`train.losses.with_mates`.
+            ``mates`` (2B, 2, 4, 4), see :func:`with_mates`.
         intrinsics: (B, 2, 3, 3) for normalised coordinates of the stored images, but (0, 0) at the centre of ``images``.
         zoom: (B, 2) side of the square of the stored image that ``images`` show, over the side of all of it.
         labels: (B, 2, S, 3) semantic keypoints in the camera frames, NaN where there is none; None where not asked for.
@@ -154,6 +153,18 @@ def find_mates(shape_index: Tensor, start: int = 0) -> Tensor:
     here = (other >= 0) & (other < len(own))
     other = other.where(here, own)
     return other.where(shape_index[other] == shape_index, own)
+
+
+def with_mates(values: Tensor, mates: Tensor | None) -> Tensor:
+    """Each pair, and after it its first view with its mate's second one: (B, 2, *) -> (2B, 2, *).
+
+    Args:
+        mates: int64 (B,), or None, which leaves ``values`` as they are.
+    """
+    if mates is None:
+        return values
+    across = torch.stack([values[:, 0], values[mates, 1]], dim=1)
+    return torch.stack([values, across], dim=1).flatten(0, 1)
 
 
 def jitter_colors(images: Tensor, strength: float) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from data.geometry import pair_weights, procrustes, project, rotation_distance, transform_points, unproject
 from train import distributed
+from train.batches import with_mates
 from train.config import LossWeights
 from train.networks import Prediction, pixel_grid
 
@@ -208,7 +209,7 @@ def pair_terms(
 
     Args:
         views: predictions of view 0 and view 1. object_to_camera: (B, 2, 4, 4).
-        transforms: (B, 2, 4, 4), see :func:`consistency`; with ``mates`` (2B, 2, 4, 4), see :func:`with_mates`.
+        transforms: (B, 2, 4, 4), see :func:`consistency`; with ``mates`` (2B, 2, 4, 4), see :func:`train.batches.with_mates`.
         intrinsics: (B, 2, 3, 3), normalised. mask: (B, 2, H, W) in {0, 1}, reduced to the maps' size by area.
         axes: object axes the network predicts. delta, noise: of :func:`separation` and :func:`relative_pose`.
         labels: (B, 2, N, 3) to learn from in place of the geometry of the pair, see :func:`supervision`.
@@ -240,18 +241,6 @@ def pair_terms(
     if sigma is not None:
         terms["uncertainty"] = uncertainty(compared, sigma, rotation)
     return {name: term.view(len(points), -1).mean(1) for name, term in terms.items()}
-
-
-def with_mates(values: Tensor, mates: Tensor | None) -> Tensor:
-    """Each pair, and after it its first view with its mate's second one: (B, 2, *) -> (2B, 2, *).
-
-    Args:
-        mates: int64 (B,), or None, which leaves ``values`` as they are.
-    """
-    if mates is None:
-        return values
-    across = torch.stack([values[:, 0], values[mates, 1]], dim=1)
-    return torch.stack([values, across], dim=1).flatten(0, 1)
 
 
 def objective(terms: dict[str, Tensor], weights: LossWeights) -> Tensor:

@@ -249,9 +249,7 @@ def make_pair_loader(pairs: PairDataset, config: TrainConfig, step: int, device:
             f"a multiple of {2 * world_size}, or --no-cross-pairs"
         )
     groups = couples(pairs.shape_index.numpy()) if config.cross_pairs else None
-    sampler = PairSampler(
-        len(pairs), batch_size, config.seed, steps, step * batch_size, rank, world_size, groups
-    )
+    sampler = PairSampler(len(pairs), batch_size, config.seed, steps, step * batch_size, rank, world_size, groups)
     if fits_in_memory(pairs, device):
         return make_loader(pairs.load(device), sampler)
     # A GPU is faster than one process reads.
@@ -304,9 +302,7 @@ def claim_run_folder(config: TrainConfig, run: Path, resume: bool) -> Iterator[N
         yield
 
 
-def prepare(
-    stored: dict[str, Tensor], pairs: PairDataset, config: TrainConfig, device: str, step: int
-) -> PairBatch:
+def prepare(stored: dict[str, Tensor], pairs: PairDataset, config: TrainConfig, device: str, step: int) -> PairBatch:
     """Network input on the device of a batch as :meth:`PairDataset.batch` gives it, augmented; labelled if supervised."""
     stored = {name: tensor.to(device) for name, tensor in stored.items()}
     views = (stored["rgba"], stored["object_to_camera"], stored["intrinsics"])

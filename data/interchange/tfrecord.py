@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from data.atomic import publish, temporary_path, write_bytes
+from data.atomic import replacing, write_bytes
 from data.errors import UserError
 from data.interchange.common import encode_rgba, export_folder, locate_models, read_parts
 from data.manifest import Manifest
@@ -46,13 +46,12 @@ def export_tfrecord(dataset: Path, out: Path) -> None:
 
 
 def _write_records(path: Path, places: list[tuple[Path, int]]) -> None:
-    with open(temporary_path(path), "wb") as file:
+    with replacing(path) as temporary, open(temporary, "wb") as file:
         writer = RecordWriter(file)
         for _, model in read_parts(places):
             for rgba, poses in zip(model.rgba, model.object_to_camera, strict=True):
                 writer.write(encode_example(_features(rgba, poses)))
         writer.flush()
-    publish(path)
 
 
 def _features(rgba: np.ndarray, object_to_camera: np.ndarray) -> dict[str, bytes | np.ndarray]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.atomic import publish, temporary_path
+from data.atomic import replacing
 from data.interchange.common import encode_png, encode_rgba, export_folder
 from data.shard import ShardReader
 
@@ -30,7 +30,11 @@ def export_webdataset(dataset: Path, out: Path) -> None:
 
 
 def _write_tar(path: Path, shard: Path) -> None:
-    with tarfile.open(temporary_path(path), "w", format=tarfile.USTAR_FORMAT) as tar, ShardReader(shard) as reader:
+    with (
+        replacing(path) as temporary,
+        tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT) as tar,
+        ShardReader(shard) as reader,
+    ):
         model_index = reader.read("model_index")
         for row in range(reader.num_pairs):
             key = f"{path.stem}-{row:06d}"
@@ -38,7 +42,6 @@ def _write_tar(path: Path, shard: Path) -> None:
                 member = tarfile.TarInfo(f"{key}.{extension}")  # owner and time stay zero
                 member.size = len(content)
                 tar.addfile(member, io.BytesIO(content))
-    publish(path)
 
 
 def _encode_pair(reader: ShardReader, row: int, model_id: str) -> dict[str, bytes]:

@@ -54,7 +54,7 @@ def relative_rotation(points: np.ndarray, sigma: np.ndarray | None = None) -> np
         float64 (*, 3, 3), a proper rotation.
     """
     both = _tensor(points)
-    weights = None if sigma is None else _tensor(pair_weights(sigma))
+    weights = None if sigma is None else geometry.pair_weights(_tensor(sigma))
     return geometry.procrustes(both[..., 0, :, :], both[..., 1, :, :], weights).numpy()
 
 
