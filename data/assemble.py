@@ -40,13 +40,15 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class _Block:
-    """Pairs of one model in one source shard."""
+    """Pairs of one model in one source shard, which is closed in between: there may be thousands."""
 
-    path: Path
+    source: ShardReader
     slot: int
     rows: np.ndarray
-    entry: ModelEntry
-    header: ShardHeader
+
+    @property
+    def entry(self) -> ModelEntry:
+        return self.source.models[self.slot]
 
 
 def assemble(
@@ -200,9 +202,8 @@ def _plan(sources: Iterable[Path], manifest: Manifest, check_interrupt: Callable
                     "datasets to merge must agree in --image-size"
                 )
             groups.setdefault(_group(reader.header), len(groups))
-            for slot, entry in enumerate(reader.models):
-                blocks.append(_Block(Path(path), slot, reader.rows_of(slot), entry, reader.header))
-    blocks.sort(key=lambda b: (SPLITS.index(b.entry.split), groups[_group(b.header)], b.entry.model_id))
+            blocks += [_Block(reader, slot, reader.rows_of(slot)) for slot in range(len(reader.models))]
+    blocks.sort(key=lambda b: (SPLITS.index(b.entry.split), groups[_group(b.source.header)], b.entry.model_id))
     _refuse_conflicts(blocks, manifest)
     return list(_without_repeats(blocks))
 
@@ -214,9 +215,9 @@ def _without_repeats(blocks: list[_Block]) -> Iterator[_Block]:
         if occurrences[block.entry.model_id] == 1:
             yield block
             continue
-        settings = json.loads(block.header.settings)
+        settings = json.loads(block.source.header.settings)
         rendered = block.entry.model_id, canonical_json([settings.get(name) for name in ("light", "variety")])
-        with ShardReader(block.path) as reader:
+        with block.source as reader:
             cameras = zip(reader.read("object_to_camera", block.rows), reader.read("intrinsics", block.rows), strict=True)
             pairs = [pose.tobytes() + intrinsics.tobytes() for pose, intrinsics in cameras]
         new = [pair not in seen[rendered] for pair in pairs]
@@ -232,12 +233,12 @@ def _refuse_conflicts(blocks: list[_Block], manifest: Manifest) -> None:
         other = known.setdefault(entry.model_id, entry)
         if entry.split != other.split:
             raise UserError(
-                f"{block.path}: model {entry.model_id} is in split {entry.split} here and in {other.split} elsewhere, "
+                f"{block.source.path}: model {entry.model_id} is in split {entry.split} here and in {other.split} elsewhere, "
                 "which would leak training models into the test: render both with the same --seed and --splits"
             )
         if entry.geometry and other.geometry and entry.geometry != other.geometry:
             raise UserError(
-                f"{block.path}: model {entry.model_id} is another shape here than elsewhere: rename one of them"
+                f"{block.source.path}: model {entry.model_id} is another shape here than elsewhere: rename one of them"
             )
 
 
@@ -247,7 +248,7 @@ def _group(header: ShardHeader) -> tuple:
 
 
 def _pack(blocks: Iterable[_Block], pairs_per_shard: int) -> Iterator[list[_Block]]:
-    for _, group in groupby(blocks, key=lambda block: _group(block.header)):
+    for _, group in groupby(blocks, key=lambda block: _group(block.source.header)):
         members, pairs = [], 0
         for block in group:
             members.append(block)
@@ -260,9 +261,9 @@ def _pack(blocks: Iterable[_Block], pairs_per_shard: int) -> Iterator[list[_Bloc
 
 
 def _write(path: Path, members: list[_Block], progress: Progress, codec: str, check_interrupt: Callable) -> ShardEntry:
-    with ShardWriter(path, members[0].header, codec) as writer:
-        for source, blocks in groupby(members, key=lambda block: block.path):
-            with ShardReader(source) as reader:
+    with ShardWriter(path, members[0].source.header, codec) as writer:
+        for source, blocks in groupby(members, key=lambda block: block.source):
+            with source as reader:
                 for block in blocks:
                     check_interrupt()
                     writer.append_from(reader, block.slot, block.rows)

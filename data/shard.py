@@ -62,7 +62,7 @@ def write_shard(
     keypoint_names: Sequence[str] = (),
     depth_offset: float = 0.0,
     depth_scale: float = 1.0,
-    durable: bool = True,
+    final: bool = True,
 ) -> None:
     """Write models to a shard, one at a time; ``path`` appears only when it is complete.
 
@@ -70,14 +70,14 @@ def write_shard(
         models: at least one; their ``semantic_keypoints`` rows follow ``keypoint_names``.
         settings: every option that shaped the data (JSON types).
         depth_offset, depth_scale: z-depth = offset + value * scale, object units.
-        durable: see :func:`data.atomic.publish`.
+        final: see :class:`ShardWriter`.
 
     Raises:
         ValueError: a model belongs to another split, has no pairs, or arrays of wrong shape or type.
         OSError: the disk is full or not writable; no file is left behind.
     """
     header = ShardHeader(split, canonical_json(settings), tuple(keypoint_names), depth_offset, depth_scale)
-    with ShardWriter(path, header, durable=durable) as writer:
+    with ShardWriter(path, header, final=final) as writer:
         for model in models:
             writer.append(model)
 
@@ -103,20 +103,22 @@ class ShardWriter:
 
     Args:
         codec: "gzip", which every HDF5 reads, or "zstd", a little smaller, which needs hdf5plugin wherever it is read.
-        durable: see :func:`data.atomic.publish`.
+        final: without it, a shard to be copied from soon: not forced to the disk, and no descriptions in it, which takes half
+            the time where a model has few pairs.
     """
 
-    def __init__(self, path: Path, header: ShardHeader, codec: str = "gzip", durable: bool = True):
+    def __init__(self, path: Path, header: ShardHeader, codec: str = "gzip", final: bool = True):
         if header.split not in SPLITS:
             raise ValueError(f"split must be one of {SPLITS}, got {header.split!r}")
         self._path = Path(path)
-        self._durable = durable
+        self._final = final
         self._compression = _compression(codec)
         self.header = header
         self._models: list[ModelEntry] = []
         self._keypoints: list[np.ndarray] = []
         self._poses: dict[str, list[np.ndarray]] = {name: [] for name in _POSE_FIELDS}
         self._model_index: list[np.ndarray] = []
+        self._images: tuple[h5py.Dataset, h5py.Dataset] | None = None  # of colour and depth
         self._pairs = 0
 
     def __enter__(self) -> ShardWriter:
@@ -140,7 +142,7 @@ class ShardWriter:
             if self._raw.error is not None:
                 raise self._raw.error
             if kind is None:
-                publish(self._path, self._durable)
+                publish(self._path, durable=self._final)
         finally:
             temporary_path(self._path).unlink(missing_ok=True)
 
@@ -159,14 +161,14 @@ class ShardWriter:
     def append_from(self, reader: ShardReader, slot: int, rows: np.ndarray) -> None:
         """Add rows of one model of another shard, copying images as compressed where the encoding is the same."""
         rgba, depth = self._grow_images(len(rows), reader.image_size)
-        targets = (("rgba", rgba), ("depth", depth))
-        raw = {name: _same_encoding(reader.dataset(name), target) for name, target in targets}
+        copies = []
+        for name, target in (("rgba", rgba), ("depth", depth)):
+            source = reader.dataset(name)
+            copies.append((name, source.id, target, _same_encoding(source, target), (0,) * (source.ndim - 1)))
         for position, row in enumerate(rows, start=self._pairs):
-            for name, target in targets:
-                source = reader.dataset(name)
-                corner = (0,) * (source.ndim - 1)
-                if raw[name]:
-                    mask, chunk = source.id.read_direct_chunk((int(row), *corner))
+            for name, source, target, same, corner in copies:
+                if same:
+                    mask, chunk = source.read_direct_chunk((int(row), *corner))
                     target.id.write_direct_chunk((position, *corner), chunk, mask)
                 else:
                     target[position] = reader.read(name, row)
@@ -184,13 +186,14 @@ class ShardWriter:
     def _grow_images(self, count: int, image_size: tuple[int, int]) -> tuple[h5py.Dataset, h5py.Dataset]:
         if self._raw.error is not None:
             raise self._raw.error
-        if "rgba" not in self._file:
+        if self._images is None:
             height, width = image_size
-            self._create_images("rgba", (2, height, width, 4))
+            rgba = self._create_images("rgba", (2, height, width, 4))
             depth = self._create_images("depth", (2, height, width), shuffle=True)
             depth.attrs["depth_offset"] = np.float64(self.header.depth_offset)
             depth.attrs["depth_scale"] = np.float64(self.header.depth_scale)
-        rgba, depth = self._file["rgba"], self._file["depth"]
+            self._images = rgba, depth
+        rgba, depth = self._images
         if rgba.shape[2:4] != tuple(image_size):
             raise ValueError(f"images of {rgba.shape[2:4]} and {tuple(image_size)} pixels do not fit in one shard")
         rgba.resize(self._pairs + count, axis=0)
@@ -202,7 +205,7 @@ class ShardWriter:
             name, (0, *shape), FIELDS[name].dtype, chunks=(1, *shape), maxshape=(None, *shape),
             **self._compression, shuffle=shuffle, fletcher32=True, track_times=False,
         )  # fmt: skip
-        _describe(dataset, name)
+        self._describe(dataset, name)
         return dataset
 
     def _append_tables(self, entry: ModelEntry, poses: dict[str, np.ndarray], keypoints: np.ndarray | None) -> None:
@@ -236,12 +239,21 @@ class ShardWriter:
         dataset = self._file.create_dataset(
             name, data=values, chunks=values.shape, fletcher32=True, track_times=False
         )  # fmt: skip
-        _describe(dataset, name)
+        self._describe(dataset, name)
         return dataset
+
+    def _describe(self, dataset: h5py.Dataset, name: str) -> None:
+        if not self._final:
+            return
+        dataset.attrs["description"] = FIELDS[name].description
+        if FIELDS[name].units is not None:
+            dataset.attrs["units"] = FIELDS[name].units
 
 
 class ShardReader:
     """An open shard. Every failure of HDF5 becomes a :class:`UserError` that names the file.
+
+    As a context manager it opens a shard that was closed again, for images; what it read at first it still knows.
 
     Attributes:
         header: what all its models share. models: its models in order.
@@ -250,6 +262,17 @@ class ShardReader:
 
     def __init__(self, path: Path):
         self.path = Path(path)
+        self._open()
+        try:
+            self._read_header()
+        except (KeyError, OSError, RuntimeError, ValueError, TypeError, AttributeError, MemoryError):
+            self.close()
+            raise damaged(self.path) from None
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
         try:
             # A chunk is read whole, once: caching it would only copy it.
             self._file = h5py.File(self.path, "r", rdcc_nbytes=0)
@@ -260,16 +283,10 @@ class ShardReader:
             raise UserError(f"{self.path}: cannot be read ({reason}): check its permissions") from None
         except OSError:
             raise damaged(self.path) from None
-        try:
-            self._read_header()
-        except (KeyError, OSError, RuntimeError, ValueError, TypeError, AttributeError, MemoryError):
-            self.close()
-            raise damaged(self.path) from None
-        except BaseException:
-            self.close()
-            raise
 
     def __enter__(self) -> ShardReader:
+        if not self._file:
+            self._open()
         return self
 
     def __exit__(self, *_) -> None:
@@ -462,12 +479,6 @@ def _same_encoding(source: h5py.Dataset, target: h5py.Dataset) -> bool:
         return dataset.chunks, dataset.dtype.str, filters
 
     return encoding(source) == encoding(target)
-
-
-def _describe(dataset: h5py.Dataset, name: str) -> None:
-    dataset.attrs["description"] = FIELDS[name].description
-    if FIELDS[name].units is not None:
-        dataset.attrs["units"] = FIELDS[name].units
 
 
 def _keypoint_names(attributes: h5py.AttributeManager) -> tuple[str, ...]:

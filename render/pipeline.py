@@ -512,7 +512,7 @@ def _render_part(
     model = render_model(config, source, mesh, backend, held.get(source.model_id, 0))
     path = _part(folder, source.model_id)
     offset, scale = depth_coding(config.views)
-    write_shard(path, model.split, [model], settings, _keypoint_names(config, mesh), offset, scale, durable=False)
+    write_shard(path, model.split, [model], settings, _keypoint_names(config, mesh), offset, scale, final=False)
     return path
 
 
