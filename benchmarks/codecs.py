@@ -74,7 +74,9 @@ def main() -> None:
     entry = next(entry for entry in load_manifest(folder).shards if entry.split == "train")
     with ShardReader(folder / entry.file) as reader:
         arrays = {name: reader.read(name, np.s_[:PAIRS]) for name in ("rgba", "depth")}
-    print("| images | codec | pairs per chunk | bytes per pair | written/s | in order/s | shuffled/s | `ImageReader`/s |")
+    print(
+        "| images | codec | pairs per chunk | bytes per pair | written/s | in order/s | shuffled/s | `ImageReader`/s |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as scratch:
         for (name, images), (codec, options), chunk in itertools.product(arrays.items(), CODECS.items(), CHUNKS):

@@ -49,7 +49,8 @@ def watch(parts: Path, step: int, ended: threading.Event) -> None:
 
 
 def copies(folders: list[Path], models: int, out: Path) -> Path:
-    """A ShapeNetCore folder of so many models: those of the folders, over and over, as hard links where that is possible."""
+    """A ShapeNetCore folder of so many models: those of the folders, over and over,
+    as hard links where that is possible."""
     sources = sorted(path for folder in folders for path in folder.iterdir() if path.is_dir())
     for number, source in zip(range(models), itertools.cycle(sources)):
         shutil.copytree(source, out / f"{number:06d}-{source.name}", copy_function=_link)

@@ -1,8 +1,8 @@
 """Latency of an exported detector in onnxruntime beside PyTorch: python benchmarks/onnx.py [RUN]
 
 Both run the same network on the same images, on one thread; they take turns, and a figure is the median over rounds of
-the processor's time, which other work on the machine disturbs least. "API" is train.api.detect, from a picture in memory
-to points.
+the processor's time, which other work on the machine disturbs least. "API" is train.api.detect, from a picture in
+memory to points.
 """
 
 from __future__ import annotations

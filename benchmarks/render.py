@@ -5,8 +5,9 @@
 
 Our figures are of the whole command in processes of its own: start-up, loading, rendering, compression (gzip 1) and
 writing. RGBA and depth of pairs of views are stored by all. The peer reads the same meshes, with one OffscreenRenderer
-and one `render` call per view; it renders fewer of them, as many pairs of each, so its start-up alone is left out of its
-time. Peer and ours take turns, several rounds; figures are medians. Processor time tells the same on a machine that is busy otherwise.
+and one `render` call per view; it renders fewer of them, as many pairs of each, so its start-up alone is left out of
+its time. Peer and ours take turns, several rounds; figures are medians. Processor time tells the same on a machine that
+is busy otherwise.
 """
 
 from __future__ import annotations
@@ -147,7 +148,8 @@ def row(*cells: object) -> None:
 
 
 def compare(rounds: int, candidates: dict[str, tuple[int, Callable[[], Cost]]]) -> None:
-    """Measure candidates (name -> number of views, command) in turn, and print a row for each; the first is the peer."""
+    """Measure candidates (name -> number of views, command) in turn, and print a row for each;
+    the first is the peer."""
     costs: dict[str, list[Cost]] = {name: [] for name in candidates}
     for _ in range(rounds):
         for name, (_, command) in candidates.items():

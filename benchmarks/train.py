@@ -1,12 +1,13 @@
 """How fast training is beside the paper's network, and where a step's time goes: python benchmarks/train.py
 
-Rows take turns, several rounds, one thread; the figure is the median, in seconds of CPU time, which other programs on the
-machine hardly touch. The peer is the network of --preset paper (tests/test_golden.py: the official graph's numbers) in the
-same framework, at the paper's 128 pixels and at 64, also with our bfloat16. A step is all of it: loading from memory,
-augmentation, forward, objective, backward, clipping, optimiser, average. The peers' batches are smaller, for they take long.
+Rows take turns, several rounds, one thread; the figure is the median, in seconds of CPU time, which other programs on
+the machine hardly touch. The peer is the network of --preset paper (tests/test_golden.py: the official graph's numbers)
+in the same framework, at the paper's 128 pixels and at 64, also with our bfloat16. A step is all of it: loading from
+memory, augmentation, forward, objective, backward, clipping, optimiser, average. The peers' batches are smaller, for
+they take long.
 
-With --race SECONDS it also trains --preset cpu until the median error of validation pairs is below 10 degrees, at most for
-so long, and --preset paper (--batch-size 16) for the time that took: python benchmarks/train.py --race 1200
+With --race SECONDS it also trains --preset cpu until the median error of validation pairs is below 10 degrees, at most
+for so long, and --preset paper (--batch-size 16) for the time that took: python benchmarks/train.py --race 1200
 """
 
 from __future__ import annotations
@@ -87,7 +88,10 @@ def compare(pairs: PairDataset, rounds: int, peer_batch: int) -> None:
     }
     first = next(iter(rates.values()))
     for name, rate in rates.items():
-        print(f"{name:52s} {rate:8.2f} pairs/s" + ("" if rate == first else f"   ours is {first / rate:.0f} times as fast"))
+        print(
+            f"{name:52s} {rate:8.2f} pairs/s"
+            + ("" if rate == first else f"   ours is {first / rate:.0f} times as fast")
+        )
 
     print("where the time of a step of --preset cpu goes:")
     taken = next(iter(times.values()))
@@ -110,7 +114,9 @@ def compare(pairs: PairDataset, rounds: int, peer_batch: int) -> None:
 def race(dataset: Path, folder: Path, limit: float) -> None:
     """Time that --preset cpu takes to the goal, and where --preset paper is after as long."""
     seconds = train_until_goal(dataset, folder / "ours", limit, "--preset", "cpu", "--validate-every", "100")
-    train_until_goal(dataset, folder / "paper", seconds, "--preset", "paper", "--batch-size", "16", "--validate-every", "20")
+    train_until_goal(
+        dataset, folder / "paper", seconds, "--preset", "paper", "--batch-size", "16", "--validate-every", "20"
+    )
 
 
 def train_until_goal(dataset: Path, run: Path, limit: float, *options: str) -> float:

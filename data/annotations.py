@@ -1,8 +1,8 @@
 """Semantic keypoints from elsewhere: the annotations of the KeypointNet dataset (You et al., CVPR 2020).
 
 That dataset annotates models of ShapeNetCore v2. Its ``xyz`` are points on the surface of a model's
-``models/model_normalized.obj``, in the coordinates of that file (in the authors' example, to 1e-8): +y up, −z front, as
-in the object frame here, but centred and scaled as the file is. `render --annotations` passes them through the same
+``models/model_normalized.obj``, in the coordinates of that file (in the authors' example, to 1e-8): +y up, −z front,
+as in the object frame here, but centred and scaled as the file is. `render --annotations` passes them through the same
 normalisation as the mesh. Meshes of ShapeNetCore v1 have other coordinates; there the annotations do not fit.
 """
 

@@ -64,7 +64,8 @@ def assemble(
     Models are sorted by split and id; a shard is closed as soon as it holds ``pairs_per_shard`` pairs. Sources that
     differ in settings do not share shards; those of the first come first. A pair that occurs again (same model,
     cameras, light and variety) is left out. Images are copied compressed, so this runs at the speed of the disk with
-    little memory. Killed at any moment and run again, it leaves the same bytes and nothing else. The sources are only read.
+    little memory. Killed at any moment and run again, it leaves the same bytes and nothing else. The sources are only
+    read.
 
     Args:
         out: the dataset folder. Shards in it that ``manifest`` does not list are remains of a killed run and go.
@@ -146,7 +147,8 @@ def merge(out: Path, folders: Sequence[Path], progress: Progress = lambda pairs:
 
 @contextmanager
 def _claimed(out: Path) -> Iterator[None]:
-    """Hold the only right to merge into ``out``, by a file that also tells what a killed merge left from foreign shards."""
+    """Hold the only right to merge into ``out``,
+    by a file that also tells what a killed merge left from foreign shards."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file: choose a folder for the dataset")
     marker = out / MERGING
@@ -218,7 +220,9 @@ def _without_repeats(blocks: list[_Block]) -> Iterator[_Block]:
         settings = json.loads(block.source.header.settings)
         rendered = block.entry.model_id, canonical_json([settings.get(name) for name in ("light", "variety")])
         with block.source as reader:
-            cameras = zip(reader.read("object_to_camera", block.rows), reader.read("intrinsics", block.rows), strict=True)
+            cameras = zip(
+                reader.read("object_to_camera", block.rows), reader.read("intrinsics", block.rows), strict=True
+            )
             pairs = [pose.tobytes() + intrinsics.tobytes() for pose, intrinsics in cameras]
         new = [pair not in seen[rendered] for pair in pairs]
         seen[rendered].update(pairs)
@@ -233,8 +237,9 @@ def _refuse_conflicts(blocks: list[_Block], manifest: Manifest) -> None:
         other = known.setdefault(entry.model_id, entry)
         if entry.split != other.split:
             raise UserError(
-                f"{block.source.path}: model {entry.model_id} is in split {entry.split} here and in {other.split} elsewhere, "
-                "which would leak training models into the test: render both with the same --seed and --splits"
+                f"{block.source.path}: model {entry.model_id} is in split {entry.split} here and in {other.split} "
+                "elsewhere, which would leak training models into the test: render both with the same --seed and "
+                "--splits"
             )
         if entry.geometry and other.geometry and entry.geometry != other.geometry:
             raise UserError(

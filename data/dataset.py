@@ -41,7 +41,8 @@ class PairDataset(Dataset):
     Attributes:
         model_ids: name of each model, over all folders; twice where its keypoints are known in some pairs only.
         image_size: (H, W). category: of the first folder. manifests: one per folder.
-        object_to_camera, intrinsics, R, t, model_index, shape_index: tensors of all pairs, as above with a leading (P,).
+        object_to_camera, intrinsics, R, t, model_index, shape_index: tensors of all pairs,
+            as above with a leading (P,).
         semantic_keypoints: float32 (M, S, 3), object frame, NaN where unknown. keypoint_names: S names.
 
     Raises:
@@ -261,7 +262,8 @@ class PairSampler(Sampler[list[int]]):
         start: samples already consumed over all processes (0, or steps × batch size of the run to go on with).
         num_batches: how many batches to give.
         rank, world_size: this process gets its share, in order of rank, of every batch.
-        groups: int64 (G, T), pairs that follow each other in the stream, see :func:`couples`; by default each by itself.
+        groups: int64 (G, T), pairs that follow each other in the stream, see :func:`couples`; by default each by
+            itself.
     """
 
     def __init__(

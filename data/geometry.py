@@ -54,8 +54,8 @@ def camera_angles(object_to_camera: Tensor) -> tuple[Tensor, Tensor]:
         object_to_camera: (*, 4, 4).
 
     Returns:
-        Azimuth about +y (0 in front of the object, at −z; 90 at its right, +x) in [−180, 180] and elevation above the x-z
-        plane in [−90, 90], both (*), degrees.
+        Azimuth about +y (0 in front of the object, at −z; 90 at its right, +x) in [−180, 180] and elevation above
+        the x-z plane in [−90, 90], both (*), degrees.
     """
     x, y, z = invert_rigid(object_to_camera)[..., :3, 3].unbind(-1)
     return torch.rad2deg(torch.atan2(x, -z)), torch.rad2deg(torch.atan2(y, torch.hypot(x, z)))

@@ -67,7 +67,8 @@ class ModelPairs:
     Attributes:
         model_id: unique name of the model. split: one of ``SPLITS``. source: what the model was made from.
         faces: number of triangles.
-        rgba: uint8 (P, 2, H, W, 4), premultiplied, or over a background. depth: uint16 (P, 2, H, W), coded as the shard's attributes say.
+        rgba: uint8 (P, 2, H, W, 4), premultiplied, or over a background.
+        depth: uint16 (P, 2, H, W), coded as the shard's attributes say.
         object_to_camera: float64 (P, 2, 4, 4). intrinsics: float64 (P, 2, 3, 3), pixels.
         semantic_keypoints: float32 (S, 3) in the object frame, rows named by the shard; None where none are known.
         geometry: SHA-256 (hex) of the normalised geometry, to find one mesh under two names; empty when not known.

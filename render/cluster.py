@@ -26,7 +26,8 @@ def connected(address: str | None) -> Iterator[None]:
     """A connection to a Ray cluster, for :func:`run_tasks_on_ray`; at the end, what still runs there is stopped.
 
     Args:
-        address: ``HOST:PORT`` of the head node, ``ray://HOST:PORT`` from outside, ``auto`` on a node; None does nothing.
+        address: ``HOST:PORT`` of the head node, ``ray://HOST:PORT`` from outside, ``auto`` on a node; None does
+            nothing.
 
     Raises:
         UserError: ray is not installed here, or the cluster cannot be reached.

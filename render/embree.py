@@ -62,7 +62,9 @@ class EmbreeBackend:
         queue = np.empty((image_size**2, 2), np.int32)
         for camera, view_rgba, view_depth in zip(cameras, rgba, depth):
             outline = shape.outlines.at(camera.footprint)
-            _render_view(shape.scene.address, self._packet, colors, camera, outline, view_rgba, view_depth, state, queue)
+            _render_view(
+                shape.scene.address, self._packet, colors, camera, outline, view_rgba, view_depth, state, queue
+            )
         return rgba, depth
 
     def _shape_of(self, mesh: Mesh) -> _Shape:

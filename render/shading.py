@@ -30,7 +30,9 @@ def check_light(light: Light) -> None:
     """Raise :class:`UserError` for the first light that makes no sense."""
     for name in ("sky", "ground", "sun"):
         if not all(0 <= factor <= 100 for factor in getattr(light, name)):  # false of NaN
-            raise UserError(f"{name}: {getattr(light, name)}: choose red, green and blue from 0 to 100; 1 is full light")
+            raise UserError(
+                f"{name}: {getattr(light, name)}: choose red, green and blue from 0 to 100; 1 is full light"
+            )
     if not 1e-6 < np.linalg.norm(light.sun_direction) < 1e6:
         raise UserError(f"sun-direction: {light.sun_direction}: give a direction such as 0,1,0")
 

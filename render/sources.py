@@ -69,7 +69,9 @@ def _model_id(name: str) -> tuple[str, int]:
 
 
 def _refuse_unreadable(error: OSError) -> None:
-    raise UserError(f"{error.filename}: cannot be listed ({error.strerror}): make it readable, or leave it out of --meshes")
+    raise UserError(
+        f"{error.filename}: cannot be listed ({error.strerror}): make it readable, or leave it out of --meshes"
+    )
 
 
 def _mesh_files(folder: Path) -> Iterator[Path]:

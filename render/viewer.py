@@ -37,8 +37,8 @@ def view(mesh: Mesh, points: np.ndarray, colors: Sequence[tuple[int, int, int]],
     except Exception as error:  # pyglet, PyOpenGL and drivers fail in many ways
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(
-            f"view: no window can be opened on {os.environ['DISPLAY']} ({reason}): use `keypointnet spin`, which writes "
-            "a GIF or MP4"
+            f"view: no window can be opened on {os.environ['DISPLAY']} ({reason}): use `keypointnet spin`, which "
+            "writes a GIF or MP4"
         ) from None
 
 

@@ -1,4 +1,5 @@
-"""A tiny made-up dataset of coloured balls, and a detector that knows the truth about it; for the evaluation's tests."""
+"""A tiny made-up dataset of coloured balls, and a detector that knows the truth about it;
+for the evaluation's tests."""
 
 from types import SimpleNamespace
 

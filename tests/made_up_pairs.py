@@ -26,7 +26,8 @@ def make_model(
     labelled: bool = True,
     focal: float = 183.0,
 ) -> ModelPairs:
-    """A model whose images and poses are random numbers drawn from its number and ``seed``; keypoints if ``labelled``."""
+    """A model whose images and poses are random numbers drawn from its number and ``seed``;
+    keypoints if ``labelled``."""
     rng = np.random.default_rng([number, seed])
     model_id = f"model-{number:03d}"
     rgba = np.zeros((pairs, 2, size, size, 4), np.uint8)

@@ -122,7 +122,9 @@ class TestImages:
         rgba, depth = backend.render(grey(trimesh.creation.icosphere(3)), pose[None], camera[None], 32)
         assert (rgba[..., 3] == 255).all() and (depth > 0.5).all()
 
-    @pytest.mark.parametrize("mesh", [generate("chair", 0, 0), grey(trimesh.creation.icosphere(5))], ids=["few", "dense"])
+    @pytest.mark.parametrize(
+        "mesh", [generate("chair", 0, 0), grey(trimesh.creation.icosphere(5))], ids=["few", "dense"]
+    )
     def test_views_do_not_depend_on_each_other(self, backend, mesh):
         poses, cameras = views(8, distance=(4, 40), fov_degrees=(5, 30))
         rgba, depth = backend.render(mesh, poses, cameras, SIZE)

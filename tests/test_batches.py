@@ -24,7 +24,9 @@ def stored_pairs(count: int = 4, size: int = 16):
     rgba = torch.cat([rgb, alpha], dim=-1).to(torch.uint8)
     poses = rigid(random_rotation(count, 2), [0.1, 0.2, 30])
     focal = 180.0
-    intrinsics = torch.tensor([[focal, 0, size / 2 + 1], [0, focal, size / 2], [0, 0, 1]]).double().expand(count, 2, 3, 3)
+    intrinsics = (
+        torch.tensor([[focal, 0, size / 2 + 1], [0, focal, size / 2], [0, 0, 1]]).double().expand(count, 2, 3, 3)
+    )
     return rgba, poses, intrinsics
 
 
@@ -40,7 +42,9 @@ def test_batch_geometry_is_that_of_the_stored_pairs():
     batch = make_batch(rgba, poses, intrinsics, image_size=16)
     points = torch.rand(4, 5, 3, dtype=torch.double) - 0.5
     pixels = project(intrinsics[:, 0], transform_points(poses[:, 0], points))[..., :2]
-    normalized = project(batch.intrinsics[:, 0], transform_points(batch.object_to_camera[:, 0], points.float()))[..., :2]
+    normalized = project(batch.intrinsics[:, 0], transform_points(batch.object_to_camera[:, 0], points.float()))[
+        ..., :2
+    ]
     torch.testing.assert_close(normalized, (pixels / 8 - 1).float(), atol=1e-4, rtol=0)
     torch.testing.assert_close(batch.transforms, pair_transforms(poses).float())
     assert torch.equal(batch.mask, (rgba[..., 3] > 0).float())

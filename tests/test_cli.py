@@ -198,7 +198,11 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     ("raised", "code", "line"),
     [
         (UserError("a: is not b: use c"), 1, "error: a: is not b: use c\n"),
-        (PermissionError(13, "Permission denied", "/x"), 1, "error: /x: Permission denied: make it accessible, or choose another place\n"),
+        (
+            PermissionError(13, "Permission denied", "/x"),
+            1,
+            "error: /x: Permission denied: make it accessible, or choose another place\n",
+        ),
         (
             OSError(28, "No space left on device"),
             1,

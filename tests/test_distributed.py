@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from tests.made_up_pairs import make_dataset
 
 ROOT = Path(__file__).parents[1]
-# So low a learning rate leaves the weights as they are, so the optimiser's state is made of means of gradients. A higher
-# one lets rounding errors grow: Adam's first steps are as long for small gradients as for large ones.
+# So low a learning rate leaves the weights as they are, so the optimiser's state is made of means of gradients. A
+# higher one lets rounding errors grow: Adam's first steps are as long for small gradients as for large ones.
 OPTIONS = (
     "--preset cpu --device cpu --precision float32 --width 4 --batch-size 4 --learning-rate 1e-7 --weight-decay 0 "
     "--steps 6 --log-every 1 --validate-every 3 --checkpoint-every 3"

@@ -8,7 +8,10 @@ import pytest
 import cli
 
 ROOT = Path(cli.__file__).parent
-PAGES = [ROOT / "README.md", *(page for room in ("data", "docs", "train") for page in sorted((ROOT / room).rglob("*.md")))]
+PAGES = [
+    ROOT / "README.md",
+    *(page for room in ("data", "docs", "train") for page in sorted((ROOT / room).rglob("*.md"))),
+]
 # Options of click, other programs and benchmarks.
 OTHERS = {"--help", "--logdir", "--gpus", "--nproc-per-node", "--pictures"}
 
@@ -18,7 +21,10 @@ def test_commands_and_options_exist(page):
     text = page.read_text(encoding="utf-8")
     params = [param for command in cli.commands.commands.values() for param in command.params]
     options = {name for param in params for name in param.opts + param.secondary_opts}
-    code = "\n".join("".join(found) for found in re.findall(r"```sh\n(.*?)```|`([^`\n]+)`|^ +(python cli\.py .*)$", text, re.S | re.M))
+    code = "\n".join(
+        "".join(found)
+        for found in re.findall(r"```sh\n(.*?)```|`([^`\n]+)`|^ +(python cli\.py .*)$", text, re.S | re.M)
+    )
     assert set(re.findall(r"(?:keypointnet|cli\.py) ([a-z][a-z-]*)", code)) <= set(cli.commands.commands)
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", code)) - OTHERS <= options
 

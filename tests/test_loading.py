@@ -259,7 +259,10 @@ BAD = {
     "draco.glb": (glb(gltf([], extensionsRequired=["KHR_draco_mesh_compression"])), "compressed"),
     "name.gltf": (gltf([], images=[{"uri": "a" * 5000}]), "no name of a file"),
     "device.gltf": (gltf([], images=[{"uri": "/dev/zero"}]), "outside"),
-    "escape.gltf": (gltf([{"componentType": 5126, "count": 3, "type": "VEC3"}], images=[{"uri": "../../x.png"}]), "outside"),
+    "escape.gltf": (
+        gltf([{"componentType": 5126, "count": 3, "type": "VEC3"}], images=[{"uri": "../../x.png"}]),
+        "outside",
+    ),
 }  # fmt: skip
 
 

@@ -149,7 +149,9 @@ def test_zoom_scales_what_is_seen():
     images, zoom = torch.rand(2, 4, 96, 96), torch.tensor([0.5, 0.25])
     whole, part = network(images), network(images, zoom=zoom)
     torch.testing.assert_close(part.keypoints[..., :2], whole.keypoints[..., :2] * zoom[:, None, None])
-    torch.testing.assert_close(part.keypoints[..., 2] - 20, (whole.keypoints[..., 2] - 20) * zoom[:, None], atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        part.keypoints[..., 2] - 20, (whole.keypoints[..., 2] - 20) * zoom[:, None], atol=1e-5, rtol=0
+    )
     torch.testing.assert_close(part.sigma, whole.sigma * zoom[:, None])
     assert torch.equal(part.axis_ends, whole.axis_ends)
 

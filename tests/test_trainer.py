@@ -99,7 +99,9 @@ def test_killed_run_goes_on_to_the_same_weights(dataset, tmp_path):
     """kill -9 at a random moment: in a step, while a checkpoint is written (here after every step), mid-epoch."""
     run, settings = tmp_path / "run", dict(steps=40, log_every=1, validate_every=1000)
     train(small_config(**settings), [dataset], tmp_path / "undisturbed")
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in {**SMALL, **settings, "checkpoint_every": 1}.items()]
+    options = [
+        f"--{name.replace('_', '-')}={value}" for name, value in {**SMALL, **settings, "checkpoint_every": 1}.items()
+    ]
     command = [sys.executable, ROOT / "cli.py", "train", dataset, run, "--preset", "cpu", *options]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         step = random.randint(1, 25)
@@ -370,7 +372,8 @@ def test_supervised_runs_learn_the_labels_there_are(dataset, tmp_path):
 
 
 def test_it_learns(tmp_path):
-    """A tenth of the preset's steps on built-in aeroplanes brings unseen ones far below chance (a median of 90 degrees)."""
+    """A tenth of the preset's steps on built-in aeroplanes brings unseen ones far below chance
+    (a median of 90 degrees)."""
     render_dataset(
         RenderConfig(
             out=tmp_path / "planes",

@@ -38,8 +38,8 @@ class Keypoints:
             (the object's longest side = 2).
         points: float64 (N, 3) in the camera frame, see :func:`lift`. In the unit of ``object_length`` where that was
             given, else in object units.
-        sigma: float64 (N,), standard deviation of each coordinate of a point that the network expects, in the points' unit;
-            None of a network that expects none.
+        sigma: float64 (N,), standard deviation of each coordinate of a point that the network expects, in the points'
+            unit; None of a network that expects none.
         flags: bool (A,), the orientation flags the keypoints were decoded with.
         calibrated: whether the camera's intrinsics were given. Without them ``points`` are as from a camera like the
             training's that looks at the object, so directions hold and the distance means nothing.

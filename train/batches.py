@@ -19,9 +19,10 @@ class PairBatch:
 
     Attributes:
         images: (B, 2, 4, H, W) in [0, 1], RGB composited on black and alpha. mask: (B, 2, H, W) in {0, 1}.
-        object_to_camera: (B, 2, 4, 4). transforms: (B, 2, 4, 4); ``transforms[:, i]`` takes camera i to camera 1−i; with
-            ``mates`` (2B, 2, 4, 4), see :func:`with_mates`.
-        intrinsics: (B, 2, 3, 3) for normalised coordinates of the stored images, but (0, 0) at the centre of ``images``.
+        object_to_camera: (B, 2, 4, 4). transforms: (B, 2, 4, 4); ``transforms[:, i]`` takes camera i to camera 1−i;
+            with ``mates`` (2B, 2, 4, 4), see :func:`with_mates`.
+        intrinsics: (B, 2, 3, 3) for normalised coordinates of the stored images, but (0, 0) at the centre of
+            ``images``.
         zoom: (B, 2) side of the square of the stored image that ``images`` show, over the side of all of it.
         labels: (B, 2, S, 3) semantic keypoints in the camera frames, NaN where there is none; None where not asked for.
         mates: int64 (B,), see :func:`find_mates`; None where not asked for.
@@ -140,7 +141,8 @@ def make_batch(
 
 
 def find_mates(shape_index: Tensor, start: int = 0) -> Tensor:
-    """Of pairs that come in :func:`data.dataset.couples`, the other one if it shows the same shape, else each one itself.
+    """Of pairs that come in :func:`data.dataset.couples`, the other one if it shows the same shape,
+    else each one itself.
 
     Args:
         shape_index: (B,), see ``data.dataset.PairDataset``. start: number of the first one in the stream.

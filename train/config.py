@@ -21,7 +21,7 @@ class LossWeights:
     orientation: float = 1.0
     supervision: float = 1.0  # with --supervised: squared distance to the semantic keypoints
     uncertainty: float = 0.0  # ours: likelihood of the residuals under the predicted uncertainties
-    spatial_consistency: float = 0.0  # ours: consistency in space, over the size of the set of points; from anneal_end on
+    spatial_consistency: float = 0.0  # ours: consistency in space, over the size of the point set; from anneal_end on
 
 
 @dataclass

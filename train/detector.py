@@ -177,7 +177,9 @@ def load_config(folder: Path) -> TrainConfig:
     try:
         return config_from_dict(json.loads(content))
     except (ValueError, TypeError, KeyError, UserError) as error:
-        raise UserError(f"{path}: not the settings of a training run ({error}): train again into another folder") from None
+        raise UserError(
+            f"{path}: not the settings of a training run ({error}): train again into another folder"
+        ) from None
 
 
 def save_weights(network: KeypointNetwork, path: Path) -> None:

@@ -63,7 +63,8 @@ def process_group() -> Iterator[None]:
             raise SystemExit(130) from None
         raise
     finally:
-        gc.collect()  # a replica in a reference cycle holds on to the group, and the group's threads must end before Python does
+        # a replica in a reference cycle holds on to the group, and the group's threads must end before Python does
+        gc.collect()
         dist.destroy_process_group()
 
 
@@ -127,7 +128,8 @@ class Replica(DistributedDataParallel):
 
 
 def share_batch_statistics(network: nn.Module) -> None:
-    """Let every batch normalisation see the whole batch: ``nn.SyncBatchNorm``, which is for CUDA alone, on any device."""
+    """Let every batch normalisation see the whole batch: ``nn.SyncBatchNorm``,
+    which is for CUDA alone, on any device."""
     for module in network.modules():
         if isinstance(module, _BatchNorm):
             module.__class__ = GlobalBatchNorm

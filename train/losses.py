@@ -84,7 +84,8 @@ def relative_pose(points: Tensor, rotation: Tensor, noise: float = 0.0, sigma: T
 def uncertainty(points: Tensor, sigma: Tensor, rotation: Tensor) -> Tensor:
     """Negative log-likelihood of the :func:`residuals`.
 
-    They are taken as Gaussian, with variance σ² per coordinate from each view (Kendall and Gal, arXiv 1703.04977, eq. 5).
+    They are taken as Gaussian, with variance σ² per coordinate from each view
+    (Kendall and Gal, arXiv 1703.04977, eq. 5).
 
     Args:
         points: (B, 2, N, 3) camera-frame keypoints. sigma: (B, 2, N), object units.
@@ -209,7 +210,8 @@ def pair_terms(
 
     Args:
         views: predictions of view 0 and view 1. object_to_camera: (B, 2, 4, 4).
-        transforms: (B, 2, 4, 4), see :func:`consistency`; with ``mates`` (2B, 2, 4, 4), see :func:`train.batches.with_mates`.
+        transforms: (B, 2, 4, 4), see :func:`consistency`; with ``mates`` (2B, 2, 4, 4), see
+            :func:`train.batches.with_mates`.
         intrinsics: (B, 2, 3, 3), normalised. mask: (B, 2, H, W) in {0, 1}, reduced to the maps' size by area.
         axes: object axes the network predicts. delta, noise: of :func:`separation` and :func:`relative_pose`.
         labels: (B, 2, N, 3) to learn from in place of the geometry of the pair, see :func:`supervision`.
@@ -217,8 +219,8 @@ def pair_terms(
         mates: int64 (B,), a pair of the same object for each; the terms that compare views then are means over both.
 
     Returns:
-        name of each term, a field of :class:`LossWeights` -> (B,). With labels these are "supervision" and "orientation";
-        "uncertainty" comes only from networks that tell theirs.
+        name of each term, a field of :class:`LossWeights` -> (B,). With labels these are "supervision" and
+        "orientation"; "uncertainty" comes only from networks that tell theirs.
     """
     keypoints = torch.stack([v.keypoints for v in views], dim=1)
     heatmaps = torch.stack([v.heatmaps for v in views], dim=1)

@@ -43,11 +43,13 @@ class Prediction:
         return [Prediction(**{k: v if v is None else v[i::views] for k, v in vars(self).items()}) for i in range(views)]
 
     def mirror(self, axes: tuple[str, ...]) -> Prediction:
-        """What this says of the mirrored images' objects, about the originals; keypoints trade places with their twins."""
+        """What this says of the mirrored images' objects, about the originals;
+        keypoints trade places with their twins."""
         order = twins(self.keypoints.shape[1])
 
         def exchange(values: Tensor) -> Tensor:
-            # One slice a keypoint: a list of indices would be copied to the GPU, which waits for all that it has yet to do.
+            # One slice a keypoint: a list of indices would be copied to the GPU,
+            # which waits for all that it has yet to do.
             parts = values.unbind(1)
             return torch.stack([parts[k] for k in order], dim=1)
 
@@ -99,7 +101,8 @@ def flags_from_axis_ends(axis_ends: Tensor) -> Tensor:
 
 
 def twins(num_keypoints: int) -> list[int]:
-    """The mirror image of each keypoint: 0 and 1, 2 and 3 and so on of each other, the last one or two of themselves."""
+    """The mirror image of each keypoint: 0 and 1, 2 and 3 and so on of each other,
+    the last one or two of themselves."""
     paired = (num_keypoints - 1) // 2 * 2
     return [k ^ 1 if k < paired else k for k in range(num_keypoints)]
 
@@ -130,8 +133,8 @@ class KeypointNetwork(nn.Module):
         num_keypoints: N.
         camera_distance: depth that the depth maps are measured from, towards the camera.
         axes: object axes that have a flag, of "x", "y", "z".
-        mirror: whether keypoints are learned in pairs of mirror images, see :func:`twins`: then, in evaluation, the network
-            looks at each image and at its mirror image, and says the mean.
+        mirror: whether keypoints are learned in pairs of mirror images, see :func:`twins`: then, in evaluation, the
+            network looks at each image and at its mirror image, and says the mean.
 
     Attributes:
         normalizes_views_apart: in training the two views of a pair pass one after the other, each with batch statistics
@@ -165,7 +168,8 @@ class KeypointNetwork(nn.Module):
         Args:
             images: (B, C, H, W) in [0, 1], RGB or RGB and alpha, colour composited on black.
             true_flags: (B, A) in {0, 1}, or None to rely on the predicted ones.
-            anneal: weight of the true flags, one for all or (B, A); the flag fed is round(anneal·true + (1 − anneal)·predicted).
+            anneal: weight of the true flags, one for all or (B, A);
+                the flag fed is round(anneal·true + (1 − anneal)·predicted).
             zoom: (B,) side of the square that the images show, over that of the image that coordinates are relative to;
                 1 by default. Keypoints and axis ends are in that image's scale, from the square's centre.
             mirrored: bool (B,), in training: of these the network sees the mirror image, and what it says is mirrored
@@ -235,7 +239,9 @@ class DilatedTrunk(nn.Sequential):
     def __init__(self, in_channels: int, width: int):
         layers: list[nn.Module] = []
         for i, dilation in enumerate(self.DILATIONS):
-            conv = nn.Conv2d(in_channels if i == 0 else width, width, 3, padding=dilation, dilation=dilation, bias=False)
+            conv = nn.Conv2d(
+                in_channels if i == 0 else width, width, 3, padding=dilation, dilation=dilation, bias=False
+            )
             nn.init.xavier_uniform_(conv.weight)
             norm = nn.BatchNorm2d(width, eps=1e-3, momentum=1e-3)
             norm.weight.requires_grad_(False)

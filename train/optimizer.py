@@ -20,7 +20,9 @@ def make_optimizer(config: TrainConfig, network: nn.Module) -> Optimizers:
         first = muon(matrices, **settings)
     else:
         first = torch.optim.AdamW(matrices, fused=True, **settings)
-    return Optimizers(trainable, first, torch.optim.AdamW(vectors, fused=True, lr=config.learning_rate, weight_decay=0.0))
+    return Optimizers(
+        trainable, first, torch.optim.AdamW(vectors, fused=True, lr=config.learning_rate, weight_decay=0.0)
+    )
 
 
 def muon(weights: list[nn.Parameter], **settings) -> torch.optim.Muon:

@@ -136,7 +136,9 @@ def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = F
                 means = logger.means()
                 for name in ("loss", "gradient_norm"):
                     if not math.isfinite(means[name]):
-                        raise UserError(f"{run}: the {name} is {means[name]} by step {step}: try a lower --learning-rate")
+                        raise UserError(
+                            f"{run}: the {name} is {means[name]} by step {step}: try a lower --learning-rate"
+                        )
                 logger.write(step, {**means, "learning_rate": learning_rate(config, step - 1)})
             if validation and (step % config.validate_every == 0 or step == config.steps):
                 logger.write_validation(step, Detector(average.network, config, device), validation)
@@ -162,7 +164,9 @@ def choose_device(name: str) -> str:
     if name == "cuda":
         gpu, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
         if gpu >= gpus:
-            raise UserError(f"this machine has {gpus} GPUs, fewer than processes: start torchrun --nproc-per-node {gpus}")
+            raise UserError(
+                f"this machine has {gpus} GPUs, fewer than processes: start torchrun --nproc-per-node {gpus}"
+            )
         torch.cuda.set_device(gpu)
         torch.backends.cudnn.benchmark = True  # all batches are of one shape
     return name
@@ -204,8 +208,8 @@ def require_labels(config: TrainConfig, pairs: PairDataset) -> None:
     """
     if pairs.semantic_keypoints.isnan().all():
         raise UserError(
-            f"{pairs.folders[0]}: has no semantic keypoints to learn: render it with --annotations, without --stretch and "
-            "--warp"
+            f"{pairs.folders[0]}: has no semantic keypoints to learn: render it with --annotations, without --stretch "
+            "and --warp"
         )
     if config.mirror:
         raise UserError("--supervised: labels do not say which are mirror images of each other: add --no-mirror")
@@ -219,7 +223,8 @@ def typical_camera(pairs: PairDataset) -> tuple[float, float]:
 
 
 def available_memory(root: Path = Path("/")) -> int:
-    """Bytes that this machine, and the container (cgroup v2) where there is one, can give; files in the page cache can go."""
+    """Bytes that this machine, and the container (cgroup v2) where there is one, can give;
+    files in the page cache can go."""
     meminfo = dict(line.split(":") for line in (root / "proc/meminfo").read_text().splitlines())
     available = int(meminfo["MemAvailable"].split()[0]) * 1024
     cgroup = root / "sys/fs/cgroup"
@@ -245,8 +250,8 @@ def make_pair_loader(pairs: PairDataset, config: TrainConfig, step: int, device:
     batch_size, steps = config.batch_size, config.steps - step
     if config.cross_pairs and world_size > 1 and batch_size % (2 * world_size):
         raise UserError(
-            f"batch size {batch_size}: {world_size} processes need an even share each to compare views across pairs: take "
-            f"a multiple of {2 * world_size}, or --no-cross-pairs"
+            f"batch size {batch_size}: {world_size} processes need an even share each to compare views across pairs: "
+            f"take a multiple of {2 * world_size}, or --no-cross-pairs"
         )
     groups = couples(pairs.shape_index.numpy()) if config.cross_pairs else None
     sampler = PairSampler(len(pairs), batch_size, config.seed, steps, step * batch_size, rank, world_size, groups)
@@ -303,7 +308,8 @@ def claim_run_folder(config: TrainConfig, run: Path, resume: bool) -> Iterator[N
 
 
 def prepare(stored: dict[str, Tensor], pairs: PairDataset, config: TrainConfig, device: str, step: int) -> PairBatch:
-    """Network input on the device of a batch as :meth:`PairDataset.batch` gives it, augmented; labelled if supervised."""
+    """Network input on the device of a batch as :meth:`PairDataset.batch` gives it, augmented;
+    labelled if supervised."""
     stored = {name: tensor.to(device) for name, tensor in stored.items()}
     views = (stored["rgba"], stored["object_to_camera"], stored["intrinsics"])
     mates = find_mates(stored["shape_index"], step * config.batch_size) if config.cross_pairs else None

@@ -220,7 +220,8 @@ def lifting_surface(stations: np.ndarray, root: np.ndarray, upright: bool = Fals
 
 @dataclass
 class Tail:
-    """``kind``: "low", "cross", "t", "v", "twin" (fins on the body), "h" (fins on the tailplane's ends), "boom", "none"."""
+    """``kind``: "low", "cross", "t", "v", "twin" (fins on the body),
+    "h" (fins on the tailplane's ends), "boom", "none"."""
 
     kind: str
     fin: Wing
@@ -236,7 +237,8 @@ class Tail:
 @dataclass
 class Engine:
     """``mount``: "wing" at (share of the half span, height in radii, how much of the length lies ahead of the leading
-    edge), "body" at (share of the length, degrees around the body, gap in radii), "fin" at (share, height in radii, 0)."""
+    edge), "body" at (share of the length, degrees around the body, gap in radii),
+    "fin" at (share, height in radii, 0)."""
 
     kind: str  # "fan", "prop", "pusher", "pod"
     mount: str

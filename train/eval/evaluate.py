@@ -35,7 +35,8 @@ def evaluate(
 
     Args:
         run: run folder, or name of shipped weights. datasets: one or more dataset folders.
-        out: folder to write to; by default ``eval-SPLIT`` in the run folder, ``RUN-eval-SPLIT`` here for a shipped name.
+        out: folder to write to; by default ``eval-SPLIT`` in the run folder, ``RUN-eval-SPLIT`` here for a shipped
+            name.
         symmetry: "AXIS:ORDER", a declared symmetry of the objects, see :class:`train.eval.metrics.Symmetry`.
 
     Raises:
@@ -143,7 +144,8 @@ def headline_table(figures: dict) -> str:
     lines.append(
         f"within 5° {figures['accuracy_at_5_deg']:.1%} · 10° {figures['accuracy_at_10_deg']:.1%} · "
         f"30° {figures['accuracy_at_30_deg']:.1%} · flips {figures['flip_rate']:.1%} · "
-        f"orientation right {figures['orientation_accuracy']:.1%} · inside the mask {figures['silhouette_hit_rate']:.1%}"
-        f" · 3D-SE within a model {figures['keypoint_3d_se_within_model']:.3f}"
+        f"orientation right {figures['orientation_accuracy']:.1%} · "
+        f"inside the mask {figures['silhouette_hit_rate']:.1%} · "
+        f"3D-SE within a model {figures['keypoint_3d_se_within_model']:.3f}"
     )
     return "\n".join(lines)

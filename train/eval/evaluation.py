@@ -195,7 +195,8 @@ class Evaluation:
 
     @cached_property
     def certainty(self) -> np.ndarray | None:
-        """What the detector claims of :attr:`distances`, 1 / sqrt(σ_0² + σ_1²) (P, N); None where it claims nothing."""
+        """What the detector claims of :attr:`distances`, 1 / sqrt(σ_0² + σ_1²) (P, N);
+        None where it claims nothing."""
         sigma = self.predictions.sigma
         return None if sigma is None else np.sqrt(metrics.pair_weights(sigma))
 

@@ -215,8 +215,8 @@ def remove_background(rgb: np.ndarray, color: tuple[int, int, int] | None = None
 def _connected_to_border(background: np.ndarray) -> np.ndarray:
     """Part of a boolean mask (H, W) that hangs together with the border, and a rim of two pixels around it.
 
-    Followed in a reduced picture of at most 256 cells, which are background if about as many of their pixels are as at the
-    border: so thin outlines hold, and a grain does not.
+    Followed in a reduced picture of at most 256 cells, which are background if about as many of their pixels are as at
+    the border: so thin outlines hold, and a grain does not.
     """
     height, width = background.shape
     factor = max(1.0, max(height, width) / 256)

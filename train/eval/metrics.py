@@ -240,9 +240,9 @@ def reliability_curve(sigma: np.ndarray, distance: np.ndarray) -> tuple[np.ndarr
     """How often two views agree within what they claim: the observed share of keypoints against the expected one.
 
     A detector claims that each coordinate of a keypoint errs by a Gaussian of standard deviation σ. Then the
-    vector between what both views say has σ_0² + σ_1² per coordinate, and its length follows a Maxwell distribution.
-    (Kuleshov, Fenner and Ermon, Accurate uncertainties for deep learning using calibrated regression, ICML 2018,
-    section 3.)
+    vector between what both views say has σ_0² + σ_1² per coordinate, and its length follows a Maxwell
+    distribution. (Kuleshov, Fenner and Ermon, Accurate uncertainties for deep learning using calibrated regression,
+    ICML 2018, section 3.)
 
     Args:
         sigma: (P, 2, N). distance: (P, N) between the keypoints of both views in the object frame.

@@ -145,8 +145,8 @@ def pose(run: str | Path, first: Path, second: Path, options: PredictOptions = P
         "translation": None if found.translation is None else found.translation.tolist(),
         "residual": found.residual,
         "object_length": options.object_length,
-        "convention": "X_B = rotation @ X_A + translation; camera frames +x right, +y down, +z forward; translation and "
-        "residual in the unit of object_length",
+        "convention": "X_B = rotation @ X_A + translation; camera frames +x right, +y down, +z forward; translation "
+        "and residual in the unit of object_length",
     }
     return _one_point_a_line(json.dumps(document, indent=1)).rstrip()
 
@@ -220,8 +220,8 @@ def _write_results(
         "run": str(run),
         "keypoints": "u and v in pixels of the image, (0, 0) is the corner of the top-left pixel; z is depth from the "
         "training camera, object units",
-        "points": "x, y, z in the frame of the camera with these intrinsics (+x right, +y down, +z forward), in the unit "
-        "of object_length; null without intrinsics",
+        "points": "x, y, z in the frame of the camera with these intrinsics (+x right, +y down, +z forward), in the "
+        "unit of object_length; null without intrinsics",
         "sigma": "standard deviation that the network expects of a point's coordinates, in the unit of object_length",
         "intrinsics": options.intrinsics,
         "object_length": options.object_length,

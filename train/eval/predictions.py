@@ -39,7 +39,8 @@ class Predictions:
 
     @property
     def sigma(self) -> np.ndarray | None:
-        """float64 (P, 2, N), object units: standard deviation that the detector expects of each coordinate, if of any."""
+        """float64 (P, 2, N), object units: standard deviation that the detector expects of each coordinate,
+        if of any."""
         return None if self.confidence is None else 1 / self.confidence.astype(np.float64)
 
 

@@ -25,22 +25,23 @@ MODELS_IN_SPACE = 8
 CLOUD_POINTS = 5000  # per model in the 3D view
 
 TERMS = {
-    "Angular error": "Geodesic angle 2·asin(‖R̂ − R‖ / 2√2) between the true relative rotation and the one that "
-    "Procrustes recovers from the two keypoint sets (arXiv 1807.03146, eq. 2 and 3). All figures use the predicted "
-    "orientation flags.",
+    "Angular error": "Geodesic angle 2·asin(‖R̂ − R‖ / 2√2) between the true relative rotation and the one "
+    "that Procrustes recovers from the two keypoint sets (arXiv 1807.03146, eq. 2 and 3). All figures use the "
+    "predicted orientation flags.",
     "Within x°": "Share of pairs with an error of at most x degrees.",
     "Flips": "Share of pairs beyond 90°: the object was seen the wrong way round in one of the views.",
     "3D-SE": "Keypoints are lifted into the object frame with the true pose; the root of the mean squared distance of "
-    "each keypoint to its mean over the whole split, averaged over keypoints, pairs beyond 90° left out. Objects are 2 "
-    "long. Models differ in shape, so it does not reach 0.",
+    "each keypoint to its mean over the whole split, averaged over keypoints, pairs beyond 90° left out. Objects are "
+    "2 long. Models differ in shape, so it does not reach 0.",
     "3D-SE in a model": "The same spread over the views of one model, averaged over models, nothing left out.",
     "Orientation": "Share of views whose orientation flags are all right.",
     "Inside the mask": "Share of keypoints that project on the object.",
     "More figures": "Each is defined, with its source, in FORMAT.md of train/eval.",
     "Intervals": "95 % bootstrap intervals, drawing whole models with replacement.",
-    "Failure names": "good: at most 10° · flip: a wrong flag and beyond 30°, or beyond 90° · swap: two keypoints changed places · "
-    "outside the mask: over a quarter of a view's keypoints miss the object · occluded: those that are off are mostly "
-    "behind the surface in a view · drift: keypoints slid over the object. The first that fits is named.",
+    "Failure names": "good: at most 10° · flip: a wrong flag and beyond 30°, or beyond 90° · swap: two keypoints "
+    "changed places · outside the mask: over a quarter of a view's keypoints miss the object · occluded: those that "
+    "are off are mostly behind the surface in a view · drift: keypoints slid over the object. The first that fits is "
+    "named.",
 }
 
 
@@ -161,7 +162,11 @@ def _error_charts(evaluation: Evaluation) -> str:
             rotation, errors, np.arange(0, 181, 20), "rotation between the views (°)", range(0, 181, 30)
         ),
         "By the camera's azimuth (each view of a pair)": charts.binned(
-            azimuth.ravel(), both, np.arange(-180, 181, 30), "azimuth (°): 0 front, 90 right side", range(-180, 181, 60)
+            azimuth.ravel(),
+            both,
+            np.arange(-180, 181, 30),
+            "azimuth (°): 0 front, 90 right side",
+            range(-180, 181, 60),
         ),
         "By the camera's elevation (each view of a pair)": charts.binned(
             elevation.ravel(), both, np.arange(low, high + 1, 10), "elevation (°)", np.arange(low, high + 1, 20)
