@@ -31,7 +31,9 @@ class Run(click.ParamType):
 
     def shell_complete(self, ctx, param, incomplete):
         shipped = (Path(__file__).parent / "train/pretrained").glob("*/config.json")
-        names = [CompletionItem(path.parent.name) for path in sorted(shipped) if path.parent.name.startswith(incomplete)]
+        names = [
+            CompletionItem(path.parent.name) for path in sorted(shipped) if path.parent.name.startswith(incomplete)
+        ]
         return [*names, CompletionItem(incomplete, type="dir")]
 
 
@@ -63,14 +65,19 @@ def options_of(settings: str, prefix: str = "", part: str = "", leave_out: tuple
         part: name of this dataclass as a field of another one; empty for the command's own settings.
     """
     file, name = settings.split(":")
-    source = (Path(__file__).parent / file).read_text(encoding="utf-8")
-    body = re.search(rf"^class {name}:\n(.*?)(?=^\S|\Z)", source, re.MULTILINE | re.DOTALL)[1]
-    fields = re.findall(r"^    (\w+): ([^=#\n]+?)(?: = (.+?))?(?:  # (.+))?$", body, re.MULTILINE)
+    source = (Path(__file__).parent / file).read_bytes()
+    lines = source.splitlines()
+    definition = next(node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == name)
+    fields = [
+        node for node in definition.body if isinstance(node, ast.AnnAssign) and not isinstance(node.value, ast.Call)
+    ]
 
     def decorate(command: Callable) -> Callable:
-        for field, annotation, default, comment in reversed(fields):
-            if field not in leave_out and not default.startswith("field("):
-                value = ast.literal_eval(default) if default else None
+        for node in reversed(fields):
+            field, annotation = node.target.id, ast.unparse(node.annotation)
+            if field not in leave_out:
+                value = ast.literal_eval(node.value) if node.value else None
+                comment = lines[node.end_lineno - 1][node.end_col_offset :].decode().strip(" #")
                 option = _option(f"{prefix}{field}", f"{part}__{field}" if part else field, annotation, value, comment)
                 command = option(command)
         return command
