@@ -42,7 +42,7 @@ from render.shapes import CATEGORIES, generate, keypoint_names
 from render.sources import LAYOUTS, MeshError, Source, discover
 from render.variety import Variety, check_variety, variety_settings, vary_images, vary_object
 from render.views import ViewSettings, check_views, sample_pair
-from render.workers import WorkerDied, run_tasks
+from render.workers import WorkerDied, run_tasks, time_limit
 
 DEFAULT_MODELS = 400
 LOCK = "lock"
@@ -80,6 +80,7 @@ class RenderConfig:
     workers: int | None = None  # processes; by default one per core, here or of the cluster
     ray: str | None = None  # address of a Ray cluster to work on: HOST:PORT, ray://HOST:PORT or auto
     task: tuple[int, int] | None = None  # (I, N): only every N-th model, from the I-th; `merge` joins the parts
+    time_limit: float = 600.0  # seconds for one model, and one more for each of its pairs; 0: as long as it takes
     progress: bool = True  # show a progress bar
 
 
@@ -184,6 +185,7 @@ def check_config(config: RenderConfig) -> None:
     )
     require(0 <= config.seed < 2**63, f"seed: {config.seed}: choose a whole number from 0 to 2^63 - 1")
     require(config.workers is None or 1 <= config.workers <= 1024, f"workers: {config.workers}: choose 1 to 1024")
+    require(0 <= config.time_limit < 1e9, f"time-limit: {config.time_limit}: give seconds, or 0 for none")
     require(
         len(config.splits) == 3 and all(np.isfinite(s) and s >= 0 for s in config.splits) and sum(config.splits) > 0,
         f"splits: {','.join(map(str, config.splits))}: give three shares, none negative and not all 0",
@@ -433,7 +435,9 @@ def _render_missing(
     """Render models into parts, without the pairs that are held already; returns those that could not be."""
     failures: list[Failure] = []
     outcomes = _render_parts(config, settings, parts, missing, held)
-    with tqdm(total=total, initial=total - len(missing), unit="model", desc="render", disable=not config.progress) as bar:
+    with tqdm(
+        total=total, initial=total - len(missing), unit="model", desc="render", disable=not config.progress
+    ) as bar:
         try:
             for source, outcome in outcomes:
                 if isinstance(outcome, (MeshError, WorkerDied)):
@@ -507,9 +511,10 @@ def _render_part(
     folder: Path,
     source: Source,
 ) -> Path:
-    """Render a model into a shard of its own in ``folder``."""
-    mesh = _mesh_of(config, source, annotations)
-    model = render_model(config, source, mesh, backend, held.get(source.model_id, 0))
+    """Render a model into a shard of its own in ``folder``, in time or not at all."""
+    with time_limit(config.time_limit and config.time_limit + config.pairs_per_model):
+        mesh = _mesh_of(config, source, annotations)
+        model = render_model(config, source, mesh, backend, held.get(source.model_id, 0))
     path = _part(folder, source.model_id)
     offset, scale = depth_coding(config.views)
     write_shard(path, model.split, [model], settings, _keypoint_names(config, mesh), offset, scale, final=False)

@@ -20,7 +20,7 @@ LONGEST_WAIT = 0.2  # seconds
 
 
 class WorkerDied(Exception):
-    """A task was given up because every worker that tried it died; the message says how."""
+    """A task was given up: every worker that tried it died, or it took too long; the message says how."""
 
 
 def run_tasks(
@@ -53,11 +53,14 @@ def run_tasks(
                     outcome = worker.take()
                 except (EOFError, ConnectionResetError):
                     pool.remove(worker)
-                    death = worker.bury()
-                    if attempt < ATTEMPTS:
+                    status = worker.bury()
+                    if status == -signal.SIGALRM:
+                        outcome = WorkerDied("took longer than the time limit")
+                    elif attempt < ATTEMPTS:
                         queue.appendleft((task, attempt + 1))
                         continue
-                    outcome = WorkerDied(f"the worker process died {attempt} times on it ({death})")
+                    else:
+                        outcome = WorkerDied(f"the worker process died {attempt} times on it ({_death(status)})")
                 yield task, outcome
     finally:
         for worker in pool:
@@ -91,17 +94,32 @@ class _Worker:
         self.job = None
         return outcome
 
-    def bury(self) -> str:
-        """Wait for its end, free what it held, and say how it ended."""
+    def bury(self) -> int:
+        """Wait for its end, free what it held, and give its exit status: −N if signal N ended it."""
         self._process.join()
         self.pipe.close()
-        code = self._process.exitcode
-        if code is not None and code < 0:
-            return f"{signal.Signals(-code).name}, out of memory or a crash"
-        return f"exit status {code}"
+        return self._process.exitcode
 
     def kill(self) -> None:
         self._process.kill()
+
+
+def _death(status: int) -> str:
+    return f"{signal.Signals(-status).name}, out of memory or a crash" if status < 0 else f"exit status {status}"
+
+
+@contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """In a worker: its process ends, by SIGALRM, unless the block ends in time. A library that hangs hears nothing else.
+
+    Args:
+        seconds: 0 for no limit.
+    """
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 @contextmanager

@@ -28,9 +28,9 @@ from data.schema import split_of
 from data.shard import read_models
 from data.verify import verify
 from render.pipeline import Interrupted, RenderConfig, check_config, pair_rng, parse_task, render_dataset
-from render.sources import Source
+from render.sources import MeshError, Source
 from render.views import ViewSettings, sample_pair
-from render.workers import WorkerDied, _environment_of_workers, run_tasks
+from render.workers import WorkerDied, _environment_of_workers, run_tasks, time_limit
 
 ROOT = Path(__file__).parent.parent
 VIEWS = ViewSettings(image_size=32)
@@ -360,7 +360,9 @@ class TestInterruption:
     def test_parts_go_before_what_tells_their_settings(self, meshes, tmp_path, monkeypatch):
         """Else a run killed in between leaves parts that nothing tells from those of the next run's settings."""
         removed, unlink = [], Path.unlink
-        monkeypatch.setattr(Path, "unlink", lambda path, **options: (removed.append(path.name), unlink(path, **options)))
+        monkeypatch.setattr(
+            Path, "unlink", lambda path, **options: (removed.append(path.name), unlink(path, **options))
+        )
         render_dataset(config(tmp_path / "data", meshes))
         assert removed[-2:] == ["settings.json", "lock"] and sum(name.endswith(".h5") for name in removed) >= 8
 
@@ -420,7 +422,8 @@ class TestRefusals:
         with contextlib.suppress(KeyboardInterrupt):
             render_dataset(config(out, meshes, models=1))
         monkeypatch.undo()
-        monkeypatch.setattr(render.pipeline, "resolve", lambda name: "egl" if name == "auto" else name)  # another machine
+        # another machine
+        monkeypatch.setattr(render.pipeline, "resolve", lambda name: "egl" if name == "auto" else name)
         assert render_dataset(config(out, meshes, models=1)).rendered == 0
         with pytest.raises(UserError, match=r"other settings \(backend\)"):
             render_dataset(config(out, meshes, models=1, backend="egl"))
@@ -539,6 +542,10 @@ def do(task):
         raise ValueError("no")
     if task.what == "sleep":
         time.sleep(60)
+    if task.what == "hang":  # deaf to Python's own signals, as a library in C is
+        signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals) - {signal.SIGALRM})
+        with time_limit(0.3):
+            time.sleep(60)
     return task.what.upper()
 
 
@@ -549,6 +556,14 @@ def test_a_worker_that_dies_is_retried_once_and_the_rest_goes_on(tmp_path):
     assert isinstance(outcomes["raise"], ValueError)
     assert isinstance(outcomes["die"], WorkerDied) and "SIGKILL" in str(outcomes["die"])
     assert (tmp_path / "die").read_text() == "die\n" * 2
+
+
+def test_a_task_that_takes_too_long_is_given_up_at_once(tmp_path):
+    tasks = [Diary(tmp_path / what, what) for what in ("hang", "fine")]
+    outcomes = {task.what: outcome for task, outcome in run_tasks(set_up, tasks, 1)}
+    assert outcomes["fine"] == "FINE"
+    assert isinstance(outcomes["hang"], WorkerDied) and "time limit" in str(outcomes["hang"])
+    assert (tmp_path / "hang").read_text() == "hang\n"
 
 
 def test_ctrl_c_ends_a_wait_that_the_signal_does_not_interrupt(tmp_path):
@@ -574,6 +589,29 @@ def test_ctrl_c_while_a_worker_is_started_is_not_lost():
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         reached_end = True
     assert reached_end
+
+
+@pytest.mark.parametrize(("limit", "seconds"), [(600, 601), (0, 0)])
+def test_every_mesh_has_a_time_limit(meshes, tmp_path, monkeypatch, limit, seconds):
+    limits = []
+
+    @contextlib.contextmanager
+    def spy(seconds):
+        limits.append(seconds)
+        yield
+
+    def here(setup, tasks, workers):
+        work = setup()
+        for task in tasks:
+            try:
+                yield task, work(task)
+            except MeshError as error:
+                yield task, error
+
+    monkeypatch.setattr(render.pipeline, "time_limit", spy)
+    monkeypatch.setattr(render.pipeline, "run_tasks", here)
+    render_dataset(config(tmp_path / "data", meshes, backend="embree", pairs_per_model=1, time_limit=limit))
+    assert limits == [seconds] * 10
 
 
 def test_a_mesh_that_kills_its_worker_is_a_failure(meshes, tmp_path, monkeypatch):
