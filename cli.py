@@ -524,7 +524,7 @@ def main(arguments: list[str] | None = None) -> None:
     except UserError as error:
         _fail(str(error))
     except MemoryError:
-        _fail("more memory is needed than there is: use smaller images, fewer --pairs-per-model or fewer --workers")
+        _fail("more memory is needed than there is: ask for fewer or smaller images at once")
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise

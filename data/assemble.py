@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.atomic import TEMPORARY_SUFFIX, take_lock
+from data.atomic import TEMPORARY_SUFFIX, holding
 from data.errors import UserError
 from data.manifest import (
     MANIFEST_NAME,
@@ -97,7 +97,11 @@ def assemble(
                 number += 1
     shards.sort(key=lambda shard: (SPLITS.index(shard.split), shard.file))
     models = {entry.model_id: entry for entry in [*manifest.models, *(block.entry for block in blocks)]}
-    failures = sorted(set(manifest.failures), key=lambda failure: (failure.source, failure.reason))
+    rendered = {entry.source for entry in models.values()}
+    failures = sorted(
+        {failure for failure in manifest.failures if failure.source not in rendered},
+        key=lambda failure: (failure.source, failure.reason),
+    )
     result = replace(manifest, shards=shards, models=[models[name] for name in sorted(models)], failures=failures)
     save_manifest(out, result)
     return result
@@ -134,15 +138,17 @@ def merge(out: Path, folders: Sequence[Path], progress: Progress = lambda pairs:
         failures=[failure for manifest in manifests for failure in manifest.failures],
     )
     with _claimed(out):
+        digests = {
+            Path(folder) / shard.file: shard.sha256
+            for folder, manifest in zip(folders, manifests, strict=True)
+            for shard in manifest.shards
+        }
         if (out / MANIFEST_NAME).exists():
-            return _already_merged(out, target, manifests, codec)
-        sources = []
-        for folder, manifest in zip(folders, manifests, strict=True):
-            for shard in manifest.shards:
-                sources.append(Path(folder) / shard.file)
-                if not sources[-1].is_file() or file_sha256(sources[-1]) != shard.sha256:
-                    raise damaged(sources[-1])
-        return assemble(out, sources, target, progress=progress, codec=codec)
+            return _already_merged(out, target, manifests, digests, codec)
+        for path, sha256 in digests.items():
+            if not path.is_file() or file_sha256(path) != sha256:
+                raise damaged(path)
+        return assemble(out, digests, target, progress=progress, codec=codec)
 
 
 @contextmanager
@@ -159,9 +165,7 @@ def _claimed(out: Path) -> Iterator[None]:
             held = "an unfinished rendering" if unfinished else f"{foreign[0]} but no {MANIFEST_NAME}"
             raise UserError(f"{out}: holds {held}: choose a new folder")
     new = not out.exists()
-    out.mkdir(parents=True, exist_ok=True)
-    with open(marker, "w") as lock:
-        take_lock(lock, f"{out}: another merge is writing to it: wait for it to end, or choose a new folder")
+    with holding(marker, f"{out}: another merge is writing to it: wait for it to end, or choose a new folder"):
         try:
             yield
         finally:
@@ -173,12 +177,15 @@ def _claimed(out: Path) -> Iterator[None]:
                     out.rmdir()
 
 
-def _already_merged(out: Path, target: Manifest, manifests: list[Manifest], codec: str) -> Manifest:
+def _already_merged(
+    out: Path, target: Manifest, manifests: list[Manifest], sources: Iterable[Path], codec: str
+) -> Manifest:
     existing = load_manifest(out)
+    pairs = sum(len(block.rows) for block in _plan(sources, target, lambda: None))
     same = (
         (existing.category, existing.seed, existing.settings) == (target.category, target.seed, target.settings)
         and {entry.model_id for entry in existing.models} == {e.model_id for m in manifests for e in m.models}
-        and set(existing.failures) == set(target.failures)
+        and sum(shard.pairs for shard in existing.shards) == pairs
     )
     if not same:
         raise UserError(f"{out}: already holds another dataset: choose a new folder")

@@ -27,6 +27,37 @@ def take_lock(file: IO, busy: str) -> None:
         raise UserError(busy) from None
 
 
+@contextmanager
+def holding(path: Path, busy: str) -> Iterator[IO]:
+    """Hold the only lock on a file, made with its folder where it is not there; whoever holds it may remove both.
+
+    Yields:
+        The open file.
+
+    Raises:
+        UserError: another process holds it; the message is ``busy``.
+    """
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = open(path, "w")
+        except FileNotFoundError:  # its folder was removed just now
+            continue
+        with lock:
+            take_lock(lock, busy)
+            if is_at(lock, path):  # else it was removed just now, and another process may hold a new one
+                yield lock
+                return
+
+
+def is_at(file: IO, path: Path) -> bool:
+    """Whether an open file still is the one under this name."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
 def temporary_path(path: Path) -> Path:
     """Where a file is written before it is renamed to ``path``: the same folder, so that the rename is atomic."""
     return path.with_name(path.name + TEMPORARY_SUFFIX)

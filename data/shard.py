@@ -164,11 +164,11 @@ class ShardWriter:
         copies = []
         for name, target in (("rgba", rgba), ("depth", depth)):
             source = reader.dataset(name)
-            copies.append((name, source.id, target, _same_encoding(source, target), (0,) * (source.ndim - 1)))
+            copies.append((name, source, target, _same_encoding(source, target), (0,) * (source.ndim - 1)))
         for position, row in enumerate(rows, start=self._pairs):
             for name, source, target, same, corner in copies:
                 if same:
-                    mask, chunk = source.read_direct_chunk((int(row), *corner))
+                    mask, chunk = reader.read_chunk(source, (int(row), *corner))
                     target.id.write_direct_chunk((position, *corner), chunk, mask)
                 else:
                     target[position] = reader.read(name, row)
@@ -296,7 +296,17 @@ class ShardReader:
         self._file.close()
 
     def dataset(self, name: str) -> h5py.Dataset:
-        return self._file[name]
+        try:
+            return self._file[name]
+        except (KeyError, OSError, RuntimeError):
+            raise damaged(self.path) from None
+
+    def read_chunk(self, dataset: h5py.Dataset, corner: tuple[int, ...]) -> tuple[int, bytes]:
+        """A chunk as it is stored: which of the dataset's filters it went without, and its bytes, unchecked."""
+        try:
+            return dataset.id.read_direct_chunk(corner)
+        except (OSError, RuntimeError, ValueError):
+            raise damaged(self.path) from None
 
     @property
     def codec(self) -> str:

@@ -17,7 +17,7 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -28,9 +28,9 @@ from tqdm import tqdm
 
 from data.annotations import Annotations, load_keypointnet_annotations
 from data.assemble import assemble
-from data.atomic import take_lock, write_bytes
+from data.atomic import holding, is_at, write_bytes
 from data.errors import UserError
-from data.manifest import MANIFEST_NAME, PARTS, SHARD_NAME, Failure, Manifest, file_sha256, load_manifest
+from data.manifest import MANIFEST_NAME, MERGING, PARTS, SHARD_NAME, Failure, Manifest, file_sha256, load_manifest
 from data.schema import ModelPairs, split_of
 from data.shard import ShardReader, canonical_json, read_models, write_shard
 from render.backends import Backend, open_backend
@@ -75,12 +75,12 @@ class RenderConfig:
     variety: Variety = field(default_factory=Variety)  # domain randomisation
     backend: str = "auto"  # auto, egl, osmesa or embree
     strict: bool = False  # a mesh that cannot be used is an error, instead of an entry in `failures`
+    time_limit: float = 600.0  # seconds of processor time in which a mesh can be read, or it is left out; 0: none
     # How the work is done; these shape no byte of the data.
     grow: bool = False  # OUT holds fewer models or fewer pairs of each: keep its shards and render what is missing
     workers: int | None = None  # processes; by default one per core, here or of the cluster
     ray: str | None = None  # address of a Ray cluster to work on: HOST:PORT, ray://HOST:PORT or auto
     task: tuple[int, int] | None = None  # (I, N): only every N-th model, from the I-th; `merge` joins the parts
-    time_limit: float = 600.0  # seconds for one model, and one more for each of its pairs; 0: as long as it takes
     progress: bool = True  # show a progress bar
 
 
@@ -117,9 +117,9 @@ def render_dataset(config: RenderConfig) -> RenderSummary:
     """
     check_config(config)
     config = replace(_with_absolute_paths(config), backend=_backend(config))
-    sources = _sources(config)
-    _refuse_strangers(config, sources)
-    sources = _for_task(sources, config.task)
+    everything = _sources(config)
+    _refuse_strangers(config, everything)
+    sources = _for_task(everything, config.task)
     settings = data_settings(config)
     out = Path(config.out)
     with connected(config.ray), _io_errors_named(out), _locked(out):
@@ -127,7 +127,7 @@ def render_dataset(config: RenderConfig) -> RenderSummary:
         held = _count_pairs(out, manifest)
         _refuse_orphans(config, held, sources)
         _claim(out, settings)
-        return _finish(config, settings, manifest, held, sources)
+        return _finish(config, settings, manifest, held, sources, {source.name for source in everything})
 
 
 def _backend(config: RenderConfig) -> str:
@@ -187,7 +187,7 @@ def check_config(config: RenderConfig) -> None:
     require(config.workers is None or 1 <= config.workers <= 1024, f"workers: {config.workers}: choose 1 to 1024")
     require(0 <= config.time_limit < 1e9, f"time-limit: {config.time_limit}: give seconds, or 0 for none")
     require(
-        len(config.splits) == 3 and all(np.isfinite(s) and s >= 0 for s in config.splits) and sum(config.splits) > 0,
+        len(config.splits) == 3 and all(s >= 0 for s in config.splits) and 0 < sum(config.splits) < np.inf,
         f"splits: {','.join(map(str, config.splits))}: give three shares, none negative and not all 0",
     )
     if config.task is not None:
@@ -296,7 +296,7 @@ def depth_coding(views: ViewSettings) -> tuple[float, float]:
 def _category(config: RenderConfig) -> str:
     if config.category:
         return config.category
-    name = Path(config.meshes).resolve().name
+    name = os.fsencode(Path(config.meshes).resolve().name).decode("utf-8", "backslashreplace")
     return SYNSETS.get(name, name)
 
 
@@ -362,17 +362,26 @@ def _mesh_of(config: RenderConfig, source: Source, annotations: Annotations) -> 
 
 
 def _finish(
-    config: RenderConfig, settings: dict, manifest: Manifest, held: Mapping[str, int], sources: list[Source]
+    config: RenderConfig,
+    settings: dict,
+    manifest: Manifest,
+    held: Mapping[str, int],
+    sources: list[Source],
+    everything: Set[str],
 ) -> RenderSummary:
-    """Render what is missing, assemble, and clear the parts away."""
+    """Render what is missing, assemble, and clear the parts away.
+
+    Args:
+        sources: those of this task. everything: names of the sources of all tasks; failures of others are forgotten.
+    """
     out = Path(config.out)
     parts = out / PARTS
     wanted = {_part(parts, s.model_id): s for s in sources if held.get(s.model_id, 0) < config.pairs_per_model}
     missing = [source for path, source in wanted.items() if not _is_whole(path)]
     failures = _render_missing(config, settings, parts, missing, held, len(sources))
     ready = sorted(path for path in wanted if path.exists())
-    sources_seen = {source.name for source in sources}
-    kept = [failure for failure in manifest.failures if failure.source not in sources_seen]
+    others = everything - {source.name for source in sources}
+    kept = [failure for failure in manifest.failures if failure.source in others]
     if not ready and not manifest.models and sources and config.task is None:  # a task may hold bad meshes alone
         _clear(parts)
         raise UserError(
@@ -511,10 +520,10 @@ def _render_part(
     folder: Path,
     source: Source,
 ) -> Path:
-    """Render a model into a shard of its own in ``folder``, in time or not at all."""
-    with time_limit(config.time_limit and config.time_limit + config.pairs_per_model):
+    """Render a model into a shard of its own in ``folder``."""
+    with time_limit(config.time_limit):  # libraries that read files can hang; what follows is bounded
         mesh = _mesh_of(config, source, annotations)
-        model = render_model(config, source, mesh, backend, held.get(source.model_id, 0))
+    model = render_model(config, source, mesh, backend, held.get(source.model_id, 0))
     path = _part(folder, source.model_id)
     offset, scale = depth_coding(config.views)
     write_shard(path, model.split, [model], settings, _keypoint_names(config, mesh), offset, scale, final=False)
@@ -526,6 +535,8 @@ def _render_part(
 
 def _existing_manifest(out: Path, config: RenderConfig, settings: dict) -> Manifest:
     """The manifest to go on from; refuses a folder that holds anything else than this dataset."""
+    if (out / MERGING).exists():
+        raise UserError(f"{out}: holds an unfinished merge: run that merge again to end it, or choose a new folder")
     marker = out / PARTS / SETTINGS
     if marker.exists() and (unfinished := json.loads(marker.read_bytes())) != settings:
         _refuse_other(out, unfinished, settings, f"; to give up the unfinished rendering, delete {out / PARTS}")
@@ -574,22 +585,14 @@ def _refuse_other(out: Path, theirs: dict, ours: dict, advice: str = "") -> None
 def _locked(out: Path) -> Iterator[None]:
     """Hold the only right to write in ``out``. The lock goes with the process, however that ends."""
     parts = out / PARTS
-    while True:
-        parts.mkdir(parents=True, exist_ok=True)
+    busy = f"{out}: another run is writing to it: wait for it to end, or choose a new folder"
+    with holding(parts / LOCK, busy) as lock:
         try:
-            lock = open(parts / LOCK, "w")
-        except FileNotFoundError:  # another run has just ended and cleared the folder away
-            continue
-        with lock:
-            take_lock(lock, f"{out}: another run is writing to it: wait for it to end, or choose a new folder")
-            if not _is_at(lock, parts / LOCK):
-                continue
-            try:
-                yield
-            finally:
-                if parts.exists() and not (parts / SETTINGS).exists():  # refused: leave the folder as it was
-                    _clear(parts)
-            return
+            yield
+        finally:
+            refused = is_at(lock, parts / LOCK) and not (parts / SETTINGS).exists()
+            if refused:  # leave the folder as it was
+                _clear(parts)
 
 
 def _clear(parts: Path) -> None:
@@ -613,13 +616,6 @@ def _remove_tree(folder: Path) -> None:
             return
         time.sleep(0.1)
     shutil.rmtree(folder)
-
-
-def _is_at(file, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-    except FileNotFoundError:
-        return False
 
 
 @contextmanager

@@ -54,8 +54,8 @@ def run_tasks(
                 except (EOFError, ConnectionResetError):
                     pool.remove(worker)
                     status = worker.bury()
-                    if status == -signal.SIGALRM:
-                        outcome = WorkerDied("took longer than the time limit")
+                    if status == -signal.SIGPROF:
+                        outcome = WorkerDied("reading it took longer than --time-limit allows")
                     elif attempt < ATTEMPTS:
                         queue.appendleft((task, attempt + 1))
                         continue
@@ -110,16 +110,18 @@ def _death(status: int) -> str:
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """In a worker: its process ends, by SIGALRM, unless the block ends in time. A library that hangs hears nothing else.
+    """In a worker: its process ends, by SIGPROF, unless the block ends in time. A library that hangs hears nothing else.
 
     Args:
-        seconds: 0 for no limit.
+        seconds: of processor time, so that neither a busy machine nor a stopped process counts; 0 for no limit.
     """
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)  # the parent's parent may have ignored or blocked it
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
+import data.assemble
 from data.assemble import assemble, merge
 from data.errors import UserError
 from data.manifest import Failure, load_manifest
@@ -179,6 +180,36 @@ def test_merging_adds_pairs_to_a_model_once(tmp_path):
 def test_merging_keeps_pairs_that_only_share_their_poses(other, tmp_path):
     plain, varied = make_dataset(tmp_path / "a", range(4)), make_dataset(tmp_path / "b", range(4), **other)
     assert sum(entry.pairs for entry in merge(tmp_path / "m", [plain, varied]).shards) == 2 * 4 * 3
+
+
+def test_a_merge_of_more_pairs_is_not_taken_for_done(tmp_path):
+    first, second = make_dataset(tmp_path / "a", range(4)), make_dataset(tmp_path / "b", range(4), seed=1)
+    merge(tmp_path / "m", [first])
+    with pytest.raises(UserError, match="already holds another dataset"):
+        merge(tmp_path / "m", [first, second])
+
+
+def test_a_mesh_that_failed_in_one_part_and_is_in_another_did_not_fail(tmp_path):
+    parts = [write_part(tmp_path, make_model(number)) for number in range(2)]
+    failures = (Failure("made-up:1", "missing texture"), Failure("made-up:2", "empty"))
+    assemble(tmp_path / "a", parts[:1], make_manifest(failures=failures))
+    assemble(tmp_path / "b", parts[1:], make_manifest())
+    assert merge(tmp_path / "m", [tmp_path / "a", tmp_path / "b"]).failures == [Failure("made-up:2", "empty")]
+
+
+def test_damage_that_comes_while_joining_is_named(tmp_path, monkeypatch):
+    source = make_dataset(tmp_path / "a", range(4), pairs_per_shard=2048)
+    shard = next(source.glob("train*.h5"))
+    plan = data.assemble._plan
+
+    def plan_and_replace(*arguments):
+        blocks = plan(*arguments)
+        write_shard(shard, "train", [make_model(0, pairs=1, split="train")], SETTINGS, KEYPOINTS)
+        return blocks
+
+    monkeypatch.setattr("data.assemble._plan", plan_and_replace)
+    with pytest.raises(UserError, match=f"{shard.name}: damaged"):
+        merge(tmp_path / "m", [source])
 
 
 def test_merge_refuses_what_does_not_belong_together(tmp_path):

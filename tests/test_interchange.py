@@ -282,6 +282,15 @@ def test_models_in_several_shards_are_joined(tmp_path, to):
     }[to]
 
 
+def test_two_exports_into_one_folder(dataset, tmp_path, monkeypatch):
+    def again(*_):
+        export(dataset, tmp_path / "out", "bop")
+
+    monkeypatch.setattr("data.interchange.bop.locate_models", again)
+    with pytest.raises(UserError, match="another export is writing to it"):
+        export(dataset, tmp_path / "out", "bop")
+
+
 def test_other_folders_are_left_alone(dataset, tmp_path):
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path, tmp_path / "file", dataset):

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from data.atomic import TEMPORARY_SUFFIX, publish, temporary_path
+from data.atomic import TEMPORARY_SUFFIX, publish, take_lock, temporary_path
 from data.errors import UserError
 from data.manifest import MANIFEST_NAME, Manifest, load_manifest
 from data.schema import ModelPairs, has_background
@@ -42,10 +42,12 @@ def export_folder(dataset: Path, out: Path, to: str) -> Iterator[tuple[Manifest,
             raise UserError(f"{out}: holds other files: choose a new folder for the export")
         out.mkdir(parents=True, exist_ok=True)
         started.write_text(label)
-    _remove_unfinished(out, keep=started)
-    with tqdm(total=len(manifest.models), unit="model", desc=f"export to {to}", disable=None) as bar:
-        yield manifest, bar
-    publish(done)
+    with open(started, "r+") as lock:
+        take_lock(lock, f"{out}: another export is writing to it: wait for it to end, or choose a new folder")
+        _remove_unfinished(out, keep=started)
+        with tqdm(total=len(manifest.models), unit="model", desc=f"export to {to}", disable=None) as bar:
+            yield manifest, bar
+        publish(done)
 
 
 def _holds(path: Path, text: str) -> bool:
