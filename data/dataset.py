@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -176,6 +177,21 @@ class PairDataset(Dataset):
         for name, parts in tables.items():
             setattr(self, name, torch.from_numpy(np.concatenate(parts)))
         self.keypoint_names, self.semantic_keypoints = _join_keypoints(keypoints)
+
+    def typical_camera(self) -> tuple[float, float]:
+        """Median distance (object units) and focal length (image heights) of the cameras."""
+        distance = self.object_to_camera[..., :3, 3].norm(dim=-1).median()
+        focal = self.intrinsics[..., 1, 1].median() / self.image_size[0]
+        return round(float(distance), 2), round(float(focal), 4)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the checksums of the split's shards, in order."""
+        digest = hashlib.sha256(self.split.encode())
+        for manifest in self.manifests:
+            for shard in manifest.shards:
+                if shard.split == self.split:
+                    digest.update(shard.sha256.encode())
+        return digest.hexdigest()
 
     def _locate(self, index: int) -> tuple[int, int]:
         """Shard and row of a pair."""

@@ -220,7 +220,7 @@ def test_shipped_weights_write_beside_a_dataset_of_their_name(folder, tmp_path, 
 
 def test_what_cannot_be_told_is_null(run, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(metrics, "FLIP_DEGREES", -1.0)  # all are flips
-    _, out = evaluate(run[0], [folder], out=tmp_path / "out", progress=False)
+    subject, out = evaluate(run[0], [folder], out=tmp_path / "out", progress=False)
 
     def refuse(constant):
         raise ValueError(constant)
@@ -228,6 +228,28 @@ def test_what_cannot_be_told_is_null(run, folder, tmp_path, monkeypatch):
     figures = json.loads((out / "metrics.json").read_text(), parse_constant=refuse)
     assert figures["keypoint_3d_se"] is None and figures["confidence_interval_95"]["keypoint_3d_se"] == [None, None]
     assert "  –  " in compare([out], tmp_path / "page.html")
+    page = (out / "report.html").read_text()
+    assert ">nan" not in page and " nan" not in page and "nan" not in headline_table(subject.metrics)
+
+
+def test_a_bent_model_is_another_one_in_each_pair(dataset):
+    subject = evaluation(dataset, predict_split(Oracle(dataset), dataset, progress=False))
+    plain = subject.metrics
+    subject = evaluation(dataset, subject.predictions)
+    moved = np.arange(len(dataset)) % 2  # every other pair shows the model shifted
+    subject.points = subject.points + moved[:, None, None, None]
+    subject.shape_index = np.arange(len(dataset))
+    bent = subject.metrics
+    assert bent["n_models"] == 3 and plain["keypoint_3d_se_within_model"] < 1e-3
+    assert bent["keypoint_3d_se_within_model"] < 1e-3 < bent["keypoint_3d_se"]
+
+
+def test_another_camera_is_told(run, folder, tmp_path, capsys):
+    evaluate(run[0], [folder], out=tmp_path / "a", progress=False)
+    assert "trained with" not in capsys.readouterr().err
+    save_config(make_config("cpu", camera_distance=20.0), run[0])
+    evaluate(run[0], [folder], out=tmp_path / "b", progress=False)
+    assert "camera distance 30, the detector was trained with 20" in capsys.readouterr().err
 
 
 def test_several_runs_give_one_table_and_a_page(run, folder, tmp_path):

@@ -393,6 +393,15 @@ def test_colours_are_parsed():
         predict_module.parse_options("greenish blue")
 
 
+def test_overlays_are_no_input_unless_named(tmp_path):
+    write(tmp_path / "wide.png", CASES["wide.png"])
+    for _ in range(2):
+        (result,) = predict("run", [tmp_path], tmp_path)
+        (result,) = predict("run", [tmp_path / "*.png"], tmp_path)
+    assert result["overlay"] == "wide-2.png"
+    assert len(predict("run", [tmp_path / "wide-2.png"], tmp_path / "out")) == 1
+
+
 def test_an_image_in_the_output_folder_is_not_written_over(tmp_path):
     path = write(tmp_path / "wide.png", CASES["wide.png"])
     before = path.read_bytes()

@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 import torch
 
+from data.assemble import assemble
 from data.dataset import PairDataset
 from data.errors import UserError
 from render.pipeline import RenderConfig, render_dataset
 from render.views import ViewSettings
-from tests.made_up_pairs import make_dataset
+from tests.made_up_pairs import make_dataset, make_manifest, make_model, write_part
 from train import trainer
 from train.config import CHOICES, config_from_dict, make_config
 from train.detector import Detector
@@ -119,7 +120,7 @@ def test_killed_run_goes_on_to_the_same_weights(dataset, tmp_path):
 
 def test_run_killed_before_its_first_checkpoint_starts_anew(dataset, finished_run, tmp_path):
     (tmp_path / "config.json").write_bytes((finished_run / "config.json").read_bytes())
-    (tmp_path / "metrics.jsonl").write_text('{"step": 2, "loss": 1.0}\n{"step": 4, "lo')
+    (tmp_path / "metrics.jsonl").write_text('{"step": 2, "loss": 1.0}\n\0\0\n{"step": 4, "lo')
     train(small_config(), [dataset], tmp_path, resume=True)
     assert_same_weights(tmp_path, finished_run)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -131,6 +132,16 @@ def test_starting_from_other_weights(dataset, finished_run, tmp_path):
     train(config, [dataset], tmp_path / "run")
     ours, theirs = weights(tmp_path / "run"), weights(finished_run)
     assert torch.equal(ours["head.weight"], theirs["head.weight"])
+
+
+def test_going_on_needs_no_more_the_weights_that_it_started_from(dataset, finished_run, tmp_path):
+    start = tmp_path / "start"
+    shutil.copytree(finished_run, start)
+    config = small_config(init_from=str(start))
+    train(config, [dataset], tmp_path / "run")
+    shutil.rmtree(start)
+    train(dataclasses.replace(config, steps=STEPS + 2), [dataset], tmp_path / "run", resume=True)
+    assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["step"] == STEPS + 2
 
 
 @pytest.mark.parametrize("name", ["config.json", "checkpoint.pt", "model.safetensors", "metrics.jsonl"])
@@ -157,8 +168,13 @@ def test_resume_refuses_other_settings_data_and_folders(dataset, finished_run, t
     with pytest.raises(UserError, match="no run to resume"):
         train(small_config(), [dataset], tmp_path / "nothing", resume=True)
     assert not (tmp_path / "nothing").exists()
-    with pytest.raises(UserError, match="was started with other pairs"):
-        train(small_config(), [dataset, dataset], finished_run, resume=True)
+    recoloured = tmp_path / "recoloured"
+    models = [make_model(number) for number in range(12)]
+    parts = [write_part(tmp_path, dataclasses.replace(model, rgba=model.rgba // 2)) for model in models]
+    assemble(recoloured, parts, make_manifest())
+    for others in ([dataset, dataset], [recoloured]):
+        with pytest.raises(UserError, match="was started with other pairs"):
+            train(small_config(), others, finished_run, resume=True)
     with pytest.raises(UserError, match="8 steps are done already"):
         train(small_config(steps=6), [dataset], finished_run, resume=True)
     assert json.loads((finished_run / "config.json").read_text())["steps"] == STEPS

@@ -132,6 +132,8 @@ RANGES = {
     "keypoints": (3, 1000),  # fewer do not tell a rotation
     "image_size": (8, 4096),
     "width": (2, 4096),
+    "camera_distance": (1e-6, 1e6),
+    "focal_length": (1e-6, 1e6),
     "steps": (1, 10**9),
     "batch_size": (1, 10**6),
     "learning_rate": (0, 10),

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
 import io
 import json
 import math
@@ -86,7 +85,7 @@ def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = F
     device = choose_device(config.device)
     pairs = PairDataset(datasets, "train")
     validation = open_validation(pairs)
-    distance, focal_length = typical_camera(pairs)
+    distance, focal_length = pairs.typical_camera()
     precision = "bfloat16" if uses_bfloat16(config, device) else "float32"
     config = dataclasses.replace(
         config, device=device, precision=precision, camera_distance=distance, focal_length=focal_length
@@ -100,13 +99,13 @@ def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = F
 
     torch.manual_seed(config.seed)
     network = build_network(config)
-    if config.init_from:
+    if config.init_from and not (resume and has_checkpoint(run)):
         load_initial_weights(network, config)
     network.to(device, memory_format=torch.channels_last)
     network.bfloat16 = precision == "bfloat16"
     average = MovingAverage(network, config.average_decay)
     optimizer = make_optimizer(config, network)
-    data = fingerprint(pairs)
+    data = pairs.fingerprint()
     step = load_checkpoint(run, config.steps, network, average, optimizer, data) if resume else 0
 
     replica = distributed.distribute(network)
@@ -215,13 +214,6 @@ def require_labels(config: TrainConfig, pairs: PairDataset) -> None:
         raise UserError("--supervised: labels do not say which are mirror images of each other: add --no-mirror")
 
 
-def typical_camera(pairs: PairDataset) -> tuple[float, float]:
-    """Median distance (object units) and focal length (image heights) of a dataset's cameras."""
-    distance = pairs.object_to_camera[..., :3, 3].norm(dim=-1).median()
-    focal = pairs.intrinsics[..., 1, 1].median() / pairs.image_size[0]
-    return round(float(distance), 2), round(float(focal), 4)
-
-
 def available_memory(root: Path = Path("/")) -> int:
     """Bytes that this machine, and the container (cgroup v2) where there is one, can give;
     files in the page cache can go."""
@@ -265,11 +257,6 @@ def make_pair_loader(pairs: PairDataset, config: TrainConfig, step: int, device:
 def ignore_interrupts(worker: int) -> None:
     """Leave Ctrl-C, which a terminal sends to all processes, to the one that trains."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def fingerprint(pairs: PairDataset) -> str:
-    """What tells one set of training pairs from another: a digest of their poses."""
-    return hashlib.sha256(pairs.object_to_camera.numpy()).hexdigest()
 
 
 def check_run_folder(config: TrainConfig, run: Path, resume: bool) -> None:
@@ -440,6 +427,11 @@ def save_checkpoint(
     save_weights(average.network, run / WEIGHTS_NAME)
 
 
+def has_checkpoint(run: Path) -> bool:
+    """Whether there is one to go on from."""
+    return (run / CHECKPOINT_NAME).exists() or (run / PREVIOUS_NAME).exists()
+
+
 def load_checkpoint(
     run: Path, steps: int, network: nn.Module, average: MovingAverage, optimizer: Optimizers, data: str
 ) -> int:
@@ -456,7 +448,7 @@ def load_checkpoint(
     """
     newest, previous = run / CHECKPOINT_NAME, run / PREVIOUS_NAME
     path = newest if newest.exists() else previous
-    if not path.exists():
+    if not has_checkpoint(run):
         if (run / WEIGHTS_NAME).exists():
             raise UserError(
                 f"{run}: has weights but no {CHECKPOINT_NAME} to go on from: train into another folder, with "
@@ -601,6 +593,13 @@ class Logger:
 
 
 def whole_lines(path: Path, step: int) -> list[bytes]:
-    """The lines of ``metrics.jsonl`` up to a step, but for one that was cut off when the process was killed."""
+    """The lines of ``metrics.jsonl`` up to a step, but for damaged ones, as one that was cut off by a kill."""
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    return [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= step]
+    return [line for line in lines if line.endswith(b"\n") and _step_of(line) <= step]
+
+
+def _step_of(line: bytes) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf

@@ -16,6 +16,7 @@ import numpy as np
 from data.atomic import write_bytes
 from data.errors import UserError
 from train.eval import charts
+from train.eval.evaluation import shown
 from train.eval.overlays import keypoint_color
 
 # heading: key of metrics.json, form of the figure, form of its interval's ends
@@ -90,7 +91,7 @@ def _note(evaluated: Sequence[Evaluated]) -> str:
 def _text_table(evaluated: Sequence[Evaluated]) -> str:
     rows = [["", *COLUMNS]]
     for name, each in zip(_names(evaluated), evaluated, strict=True):
-        rows.append([name, *(_text(each.figures[key], form) for key, form, _ in COLUMNS.values())])
+        rows.append([name, *(shown(form, each.figures[key]) for key, form, _ in COLUMNS.values())])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
     return "\n".join([*lines, *filter(None, [_note(evaluated)])])
@@ -129,8 +130,4 @@ def _page(evaluated: Sequence[Evaluated], parent: Path) -> str:
 def _cell(figures: dict, key: str, form: str, ends: str) -> str:
     interval = figures.get("confidence_interval_95", {}).get(key)  # older evaluations have fewer
     small = f"<small>{'–'.join(map(ends.format, interval))}</small>" if interval and None not in interval else ""
-    return _text(figures[key], form) + small
-
-
-def _text(value: float | None, form: str) -> str:
-    return "–" if value is None else form.format(value)
+    return shown(form, figures[key]) + small

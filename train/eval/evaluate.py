@@ -5,19 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from data.atomic import write_bytes
 from data.dataset import PairDataset
 from data.errors import UserError
+from train.config import TrainConfig
 from train.detector import CONFIG_NAME, WEIGHTS_NAME, Detector, find_run, load_config
 from train.eval import metrics
 from train.eval.compare import compare
-from train.eval.evaluation import HEADLINE, PAPER_ROWS, PAPER_TABLE_1, Evaluation
+from train.eval.evaluation import HEADLINE, PAPER_ROWS, PAPER_TABLE_1, Evaluation, shown
 from train.eval.gallery import write_overlays
 from train.eval.predictions import load_predictions, predict_split, save_predictions
 from train.eval.report import write_report
+
+OTHER_CAMERA = 0.05  # relative difference of distance or focal length that is worth a word
 
 
 def evaluate(
@@ -46,23 +50,36 @@ def evaluate(
         declared = metrics.Symmetry(symmetry) if symmetry else None
     except ValueError as error:
         raise UserError(f"symmetry: {error}: give AXIS:ORDER, as y:2, or y:inf for any angle") from None
-    axes = tuple(load_config(find_run(run)).axes)
+    config = load_config(find_run(run))
     dataset = PairDataset([Path(folder) for folder in datasets], split)
+    warn_of_other_camera(config, dataset)
     if out is None:
         out = Path(run) / f"eval-{split}" if find_run(run) == Path(run) else Path(f"{run}-eval-{split}")
     out = Path(out)
-    key = {"weights": weights_fingerprint(run), "data": data_fingerprint(dataset)}
+    key = {"weights": weights_fingerprint(run), "data": dataset.fingerprint()}
     out.mkdir(parents=True, exist_ok=True)
     predictions = load_predictions(out / "predictions.h5", key)
     if predictions is None:
         predictions = predict_split(Detector.load(run, device), dataset, progress=progress)
         save_predictions(out / "predictions.h5", predictions, key)
     category = "+".join(sorted({manifest.category for manifest in dataset.manifests}))
-    evaluation = Evaluation(Path(run).resolve().name, category, split, dataset, predictions, axes, declared)
+    evaluation = Evaluation(Path(run).resolve().name, category, split, dataset, predictions, config.axes, declared)
     write_bytes(out / "metrics.json", (json.dumps(_without_nan(evaluation.metrics), indent=1) + "\n").encode())
     write_overlays(evaluation, out / "overlays")
     write_report(evaluation, out / "report.html")
     return evaluation, out
+
+
+def warn_of_other_camera(config: TrainConfig, dataset: PairDataset) -> None:
+    """One line on standard error where pairs are of a camera that a detector was not trained with."""
+    for name, theirs in zip(("camera_distance", "focal_length"), dataset.typical_camera()):
+        ours = getattr(config, name)
+        if abs(theirs - ours) > OTHER_CAMERA * ours:
+            what = name.replace("_", " ")
+            print(
+                f"{dataset.folders[0]}: {what} {theirs:g}, the detector was trained with {ours:g}: expect poor figures",
+                file=sys.stderr,
+            )
 
 
 def _without_nan(figures):
@@ -120,16 +137,6 @@ def weights_fingerprint(run: str | Path) -> str:
     return hashlib.sha256(settings.read_bytes() + weights.read_bytes()).hexdigest()
 
 
-def data_fingerprint(dataset: PairDataset) -> str:
-    """SHA-256 over the checksums of a split's shards, in order."""
-    digest = hashlib.sha256(dataset.split.encode())
-    for manifest in dataset.manifests:
-        for shard in manifest.shards:
-            if shard.split == dataset.split:
-                digest.update(shard.sha256.encode())
-    return digest.hexdigest()
-
-
 def headline_table(figures: dict) -> str:
     """The headline figures as a text table, beside the paper's where it has the category."""
     name = f"{figures['run']} on {figures['n_models']} {figures['category']} models, {figures['n_pairs']} pairs"
@@ -138,7 +145,7 @@ def headline_table(figures: dict) -> str:
     rows += [(f"paper: {label}", *values) for label, values in zip(PAPER_ROWS, paper, strict=False)]
     width = max(len(row[0]) for row in rows)
     lines = [f"{'':{width}}  mean °  median °  3D-SE"]
-    lines += [f"{row[0]:{width}}  {row[1]:6.2f}  {row[2]:8.2f}  {row[3]:5.3f}" for row in rows]
+    lines += [f"{row[0]:{width}}  {row[1]:6.2f}  {row[2]:8.2f}  {shown('{:5.3f}', row[3]):>5}" for row in rows]
     if paper:
         lines.append("(the paper's figures are for other models: ShapeNet's, 128 px)")
     lines.append(

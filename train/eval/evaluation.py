@@ -27,6 +27,11 @@ PAPER_TABLE_1 = {
 HEADLINE = ("angular_error_mean_deg", "angular_error_median_deg", "keypoint_3d_se")
 
 
+def shown(form: str, figure: float | None) -> str:
+    """A figure as text, or a dash for one that cannot be told."""
+    return "–" if figure is None or np.isnan(figure) else form.format(figure)
+
+
 @dataclass
 class Evaluation:
     """A split, what a detector says of it, and what follows from both. P pairs, N keypoints, A axes.
@@ -48,7 +53,8 @@ class Evaluation:
     def __post_init__(self):
         data = self.dataset
         self.intrinsics, self.object_to_camera = data.intrinsics.numpy(), data.object_to_camera.numpy()
-        self.model_index = data.model_index.numpy()
+        # A bent model is another shape in every pair: what compares views asks for the shape.
+        self.model_index, self.shape_index = data.model_index.numpy(), data.shape_index.numpy()
 
     @cached_property
     def points(self) -> np.ndarray:
@@ -74,12 +80,15 @@ class Evaluation:
     @cached_property
     def model_points(self) -> np.ndarray:
         """Keypoints of every model, the median over its views in each coordinate: float64 (M, N, 3), object frame."""
-        own = (self.points[self.model_index == model] for model in self.models)
-        return np.stack([np.median(points.reshape(-1, *points.shape[2:]), axis=0) for points in own])
+        return np.stack([self._median_points(self.model_index == model) for model in self.models])
 
-    def surface_of(self, model: int, count: int = surface.SURFACE_POINTS) -> tuple[np.ndarray, np.ndarray]:
-        """Surface of a model, see :func:`train.eval.surface.visible_surface`."""
-        pairs = np.flatnonzero(self.model_index == model)[:PAIRS_PER_SURFACE]
+    def _median_points(self, pairs: np.ndarray) -> np.ndarray:
+        points = self.points[pairs]
+        return np.median(points.reshape(-1, *points.shape[2:]), axis=0)
+
+    def surface_of(self, shape: int, count: int = surface.SURFACE_POINTS) -> tuple[np.ndarray, np.ndarray]:
+        """Surface of a shape, see :func:`train.eval.surface.visible_surface`."""
+        pairs = np.flatnonzero(self.shape_index == shape)[:PAIRS_PER_SURFACE]
         return surface.visible_surface(
             np.concatenate([self.rgba(int(pair)) for pair in pairs]),
             np.concatenate([self.dataset.depth(int(pair)) for pair in pairs]),
@@ -118,10 +127,11 @@ class Evaluation:
     def _headline(self, pairs: np.ndarray, models: np.ndarray) -> dict[str, float]:
         """The contract's figures, of some pairs (K,) and the models that these count to (K,)."""
         errors, points = self.predictions.angular_error_deg[pairs], self.points[pairs]
+        shapes = models * (self.shape_index.max() + 1) + self.shape_index[pairs]
         return {
             **metrics.summarize_errors(errors),
             "keypoint_3d_se": metrics.keypoint_3d_se(points, errors),
-            "keypoint_3d_se_within_model": metrics.keypoint_3d_se_within_model(points, models),
+            "keypoint_3d_se_within_model": metrics.keypoint_3d_se_within_model(points, shapes),
             "orientation_accuracy": metrics.orientation_accuracy(self.predictions.flags[pairs], self.true_flags[pairs]),
             "silhouette_hit_rate": float(self.inside[pairs].mean()),
         }
@@ -133,13 +143,14 @@ class Evaluation:
         translation = metrics.relative_translation(points, rotation, self.predictions.sigma)
         true_translation = self.dataset.t.numpy()
         cover, include, add, diameters = [], [], np.empty(len(rotation)), np.empty(len(rotation))
-        for model, learned in zip(self.models, self.model_points, strict=True):
-            cloud = self.surface_of(int(model))[0]
+        for shape in np.unique(self.shape_index):
+            cloud = self.surface_of(int(shape))[0]
             if not len(cloud):  # no view shows it; its centre stands in
                 cloud = np.zeros((1, 3))
+            pairs = np.flatnonzero(self.shape_index == shape)
+            learned = self._median_points(pairs)
             cover.append(surface.coverage(learned, cloud))
             include.append(surface.inclusivity(learned, cloud))
-            pairs = np.flatnonzero(self.model_index == model)
             diameters[pairs] = surface.diameter(cloud)
             for pair in pairs:
                 first = self.object_to_camera[pair, 0]

@@ -16,6 +16,7 @@ from train.eval.framing import open_image
 IMAGE_SUFFIXES = set(
     ".avif .bmp .dib .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
 )
+SOFTWARE = "keypointnet predict"  # marks overlays, which are no input and which a later run may replace
 VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
 
 
@@ -24,7 +25,7 @@ def expand(arguments: Sequence[str | Path]) -> list[Path]:
 
     Args:
         arguments: files; folders (all images and videos directly in them); patterns with ``*``, ``?`` or ``[]``
-            (``**`` for any depth); "-" for one of these per line of standard input.
+            (``**`` for any depth); "-" for one of these per line of standard input. Overlays count only by name.
 
     Raises:
         UserError: a folder or pattern without any file, or nothing at all.
@@ -37,7 +38,8 @@ def expand(arguments: Sequence[str | Path]) -> list[Path]:
         elif Path(argument).is_dir():
             paths += _some(sorted(p for p in Path(argument).iterdir() if _is_readable(p)), argument, "no images in it")
         elif not Path(argument).exists() and glob.has_magic(argument):
-            paths += _some([Path(p) for p in sorted(glob.glob(argument, recursive=True))], argument, "matches no file")
+            matches = [Path(p) for p in sorted(glob.glob(argument, recursive=True)) if not is_overlay(Path(p))]
+            paths += _some(matches, argument, "matches no file")
         else:
             paths.append(Path(argument))
     return _some(paths, "predict", "no images given")
@@ -79,9 +81,20 @@ def import_av(path: Path) -> ModuleType:
     return av
 
 
+def is_overlay(path: Path) -> bool:
+    """Whether a file is an overlay that `predict` has drawn."""
+    if path.suffix.lower() != ".png" or not path.is_file():
+        return False
+    try:
+        with Image.open(path) as image:
+            return image.info.get("Software") == SOFTWARE
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
+
+
 def _is_readable(path: Path) -> bool:
     suffix = path.suffix.lower()
-    return path.is_file() and suffix in VIDEO_SUFFIXES | IMAGE_SUFFIXES
+    return path.is_file() and suffix in VIDEO_SUFFIXES | IMAGE_SUFFIXES and not is_overlay(path)
 
 
 def _some(paths: list[Path], argument: str, problem: str) -> list[Path]:

@@ -23,10 +23,9 @@ from train.api import Keypoints, detect_framed, relative_pose
 from train.detector import Detector
 from train.eval import overlays
 from train.eval.framing import WARNINGS, FramedImage, frame_image, open_image
-from train.eval.inputs import expand, read_images
+from train.eval.inputs import SOFTWARE, expand, is_overlay, read_images
 
 MAX_OVERLAY_PIXELS = 1600  # longer side of an overlay
-SOFTWARE = "keypointnet predict"  # marks overlays, which a later run may replace
 IMAGES_AT_ONCE = 8  # kept in memory; the results do not depend on it
 
 
@@ -274,7 +273,7 @@ def _one_point_a_line(text: str) -> str:
 def _free_name(out: Path, stem: str, taken: set[str]) -> str:
     """Name of an overlay, unique among images of the same name in different folders; no picture of others is lost."""
     name, number = f"{stem}.png", 1
-    while name in taken or _is_of_others(out / name):
+    while name in taken or ((out / name).exists() and not is_overlay(out / name)):
         number += 1
         name = f"{stem}-{number}.png"
     taken.add(name)
@@ -285,14 +284,3 @@ def _mark() -> PngInfo:
     mark = PngInfo()
     mark.add_text("Software", SOFTWARE)
     return mark
-
-
-def _is_of_others(path: Path) -> bool:
-    """Whether a file is there that is not an overlay of an earlier run."""
-    try:
-        with Image.open(path) as image:
-            return image.info.get("Software") != SOFTWARE
-    except FileNotFoundError:
-        return False
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return True

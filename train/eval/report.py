@@ -14,7 +14,7 @@ from PIL import Image
 
 from data.atomic import write_bytes
 from train.eval import charts, metrics, overlays
-from train.eval.evaluation import HEADLINE, PAPER_ROWS, PAPER_TABLE_1, Evaluation
+from train.eval.evaluation import HEADLINE, PAPER_ROWS, PAPER_TABLE_1, Evaluation, shown
 from train.eval.gallery import model_name, notable_pairs, similar_views
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
@@ -76,8 +76,8 @@ def write_report(evaluation: Evaluation, path: str | Path) -> None:
 def _figures(figures: dict) -> str:
     def card(name: str, key: str, form: str, interval: str) -> str:
         low, high = figures["confidence_interval_95"][key]
-        small = f"{interval.format(low)} to {interval.format(high)}"
-        value = form.format(figures[key])
+        small = f"{shown(interval, low)} to {shown(interval, high)}"
+        value = shown(form, figures[key])
         return f'<div class="panel"><span>{name}</span><b>{value}</b><small>95 %: {small}</small></div>'
 
     return "".join(
@@ -103,7 +103,7 @@ def _table(figures: dict) -> str:
     rows += [("", (f"Paper: {label}", *values)) for label, values in zip(PAPER_ROWS, paper, strict=False)]
     body = "".join(
         f'<tr class="{kind}"><td>{html.escape(label)}</td><td>{mean:.2f}°</td><td>{median:.2f}°</td>'
-        f"<td>{spread:.3f}</td></tr>"
+        f"<td>{shown('{:.3f}', spread)}</td></tr>"
         for kind, (label, mean, median, spread) in rows
     )
     note = (
@@ -267,12 +267,12 @@ def _models(evaluation: Evaluation) -> str:
 
 def _keypoints(evaluation: Evaluation) -> str:
     said, figures = evaluation.predictions, evaluation.metrics
-    within = metrics.spread_within_models(evaluation.points, evaluation.model_index)
+    within = metrics.spread_within_models(evaluation.points, evaluation.shape_index)
     cells = []
     for k in range(said.keypoints.shape[2]):
         rows = {
             "spread within a model": f"{within[k]:.3f}",
-            "spread over the split": f"{figures['keypoint_spread'][k]:.3f}",
+            "spread over the split": shown("{:.3f}", figures["keypoint_spread"][k]),
             "median distance between the views": f"{np.median(evaluation.distances[:, k]):.3f}",
             "size of the heat map (σ)": f"{said.heatmap_spread[..., k].mean():.1f} px",
             "inside the mask": f"{figures['silhouette_hit_rate_per_keypoint'][k]:.1%}",
@@ -296,9 +296,9 @@ def _space(evaluation: Evaluation) -> dict:
     number = evaluation.predictions.keypoints.shape[2]
     models = []
     for pair, _ in similar_views(evaluation, MODELS_IN_SPACE):
-        model = int(evaluation.model_index[pair])
-        own = np.flatnonzero(evaluation.model_index == model)
-        cloud, color = evaluation.surface_of(model, CLOUD_POINTS)
+        shape = int(evaluation.shape_index[pair])
+        own = np.flatnonzero(evaluation.shape_index == shape)
+        cloud, color = evaluation.surface_of(shape, CLOUD_POINTS)
         models.append(
             {
                 "name": model_name(evaluation, pair),
