@@ -104,6 +104,20 @@ def test_other_images_are_framed_like_training_views(tmp_path):
     assert rows[0] + rows[-1] + 1 == pytest.approx(SIZE, abs=2)
 
 
+@pytest.mark.parametrize("focal", [5.7, 19.1])
+def test_images_are_framed_like_the_views_of_the_detectors_own_camera(tmp_path, detector, focal):
+    detector.config = SimpleNamespace(**{**vars(detector.config), "focal_length": focal})
+    path = write(tmp_path / "wide.png", CASES["wide.png"])
+    (result,) = predict("run", [path], tmp_path / "out", options=PredictOptions(intrinsics=(5000, 5000, 320, 180)))
+    side = result["square"][2]
+    assert 290 / side == pytest.approx(min(OBJECT_SHARE * focal / 11.4519, 0.95), rel=0.01)
+    distance = np.mean(result["points"], axis=0)[2]
+    assert distance == pytest.approx(30 * 5000 / focal / side, rel=0.01)
+    view = write(tmp_path / "view.png", painted(64, 64, (24, 24, 40, 40)))  # a quarter of the side
+    (result,) = predict("run", [view], tmp_path / "out")
+    assert result["framing"] == ("as given" if focal < 11 else "cut out")
+
+
 def test_what_is_known_of_the_background_is_told(tmp_path, capfd):
     busy = np.random.default_rng(0).integers(0, 256, (50, 80, 3), np.uint8)
     paths = [write(tmp_path / "busy.png", busy)]

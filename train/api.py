@@ -24,7 +24,7 @@ from PIL import Image
 from train.config import TrainConfig
 from train.detector import Detector
 from train.eval import metrics
-from train.eval.framing import FramedImage, frame_image, open_image
+from train.eval.framing import FramedImage, apparent_size, frame_image, open_image
 
 ImageLike = str | Path | Image.Image | np.ndarray
 
@@ -106,7 +106,8 @@ def detect(
     """
     name = str(image) if isinstance(image, (str, Path)) else "image"
     mask = None if mask is None else _image(mask)
-    framed = frame_image(_image(image), detector.image_size, mask, background, name)
+    size = apparent_size(detector.config)
+    framed = frame_image(_image(image), detector.image_size, mask, background, name, size)
     return detect_framed(detector, [framed], intrinsics, object_length)[0]
 
 

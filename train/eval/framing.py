@@ -21,7 +21,9 @@ from PIL import Image, ImageOps
 
 from data.errors import UserError
 from data.images import to_8_bits
+from train.config import TrainConfig
 
+DEFAULT_CAMERA = 11.4519 / 30  # focal length (image heights) over distance (object units), for which the next two hold
 OBJECT_SHARE = 0.72  # of the square's side that the longer side of the object's box fills
 TRAINING_SHARES = (0.4, 0.95)  # what training views span
 TRAINING_OFFSET = 0.2  # of the side; how far the box's centre strays from the image's in training views
@@ -87,6 +89,7 @@ def frame_image(
     mask: Image.Image | None = None,
     background: tuple[int, int, int] | None = None,
     name: str = "image",
+    size_in_view: float = 1.0,
 ) -> FramedImage:
     """Find the object in an image and cut a view of it out.
 
@@ -94,7 +97,7 @@ def frame_image(
         image: RGB or RGBA (straight alpha). size: side of the network's input.
         mask: of the image's size, see :func:`mask_channel`; replaces the image's alpha.
         background: sRGB colour to remove; by default that of the border, if the border is of one colour.
-        name: of the image, for messages.
+        name: of the image, for messages. size_in_view: see :func:`apparent_size`.
 
     Raises:
         UserError: the mask does not fit, or nothing of the image is object.
@@ -107,14 +110,19 @@ def frame_image(
     if not straight[..., 3].any():
         raise UserError(f"{name}: fully transparent: nothing to detect")
     if mask is not None:
-        return frame(premultiply(straight), "given", size)
+        return frame(premultiply(straight), "given", size, size_in_view)
     # an alpha channel that hides nothing says nothing
     if straight[..., 3].min() < 255:
-        return frame(premultiply(straight), "alpha", size)
+        return frame(premultiply(straight), "alpha", size, size_in_view)
     removed = remove_background(straight[..., :3], background)
     if removed is not None:
-        return frame(removed, "background", size)
-    return frame(straight, "none", size)
+        return frame(removed, "background", size, size_in_view)
+    return frame(straight, "none", size, size_in_view)
+
+
+def apparent_size(config: TrainConfig) -> float:
+    """How large objects appear in the views that a detector was trained with, over those of the default camera."""
+    return config.focal_length / config.camera_distance / DEFAULT_CAMERA
 
 
 def mask_channel(mask: Image.Image) -> np.ndarray:
@@ -127,12 +135,14 @@ def mask_channel(mask: Image.Image) -> np.ndarray:
     return channel * np.uint8(255) if channel.max() == 1 else channel
 
 
-def frame(picture: np.ndarray, mask: str, size: int) -> FramedImage:
+def frame(picture: np.ndarray, mask: str, size: int, size_in_view: float = 1.0) -> FramedImage:
     """Cut a view out of an image, framed like the training views.
 
     Args:
         picture: uint8 (H, W, 4), premultiplied. mask: how the object was found. size: side of the view.
+        size_in_view: see :func:`apparent_size`.
     """
+    least, most = TRAINING_SHARES[0] * size_in_view, min(TRAINING_SHARES[1] * size_in_view, 1.0)
     height, width = picture.shape[:2]
     if mask == "none":
         side = max(height, width)
@@ -145,12 +155,12 @@ def frame(picture: np.ndarray, mask: str, size: int) -> FramedImage:
         center = np.array([(left + right) / 2, (top + bottom) / 2])
         offset = np.abs(center / (width, height) - 0.5).max()
         share = extent / max(width, height)
-        if width == height and TRAINING_SHARES[0] <= share <= TRAINING_SHARES[1] and offset <= TRAINING_OFFSET:
+        if width == height and least <= share <= most and offset <= TRAINING_OFFSET:
             box, framing = (0.0, 0.0, float(width)), "as given"
             if width <= 2 * size:  # more of them would fill the memory
                 return FramedImage(picture, picture, box, mask, framing)
         else:
-            side = extent / OBJECT_SHARE
+            side = extent / min(OBJECT_SHARE * size_in_view, TRAINING_SHARES[1])  # all of it, even if trained on parts
             box, framing = (float(center[0] - side / 2), float(center[1] - side / 2), float(side)), "cut out"
     return FramedImage(resample_square(picture, box, size), picture, box, mask, framing)
 

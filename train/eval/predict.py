@@ -22,7 +22,7 @@ from data.errors import UserError
 from train.api import Keypoints, detect_framed, relative_pose
 from train.detector import Detector
 from train.eval import overlays
-from train.eval.framing import WARNINGS, FramedImage, frame_image, open_image
+from train.eval.framing import WARNINGS, FramedImage, apparent_size, frame_image, open_image
 from train.eval.inputs import SOFTWARE, expand, is_overlay, read_images
 
 MAX_OVERLAY_PIXELS = 1600  # longer side of an overlay
@@ -105,7 +105,7 @@ def predict(
     results, failures = [], []
     names: set[str] = set()
     try:
-        for batch in _batches(_frame_all(paths, detector.image_size, options, failures)):
+        for batch in _batches(_frame_all(paths, detector, options, failures)):
             found = detect_framed(detector, [framed for *_, framed in batch], camera, options.object_length)
             for (path, number, framed), keypoints in zip(batch, found, strict=True):
                 overlay = out / _free_name(out, path.stem if number is None else f"{path.stem}-{number:06d}", names)
@@ -134,7 +134,7 @@ def pose(run: str | Path, first: Path, second: Path, options: PredictOptions = P
     framed = []
     for path in (first, second):
         mask = _mask_of(path, options.mask)
-        framed.append(frame_image(open_image(path), detector.image_size, mask, options.background, str(path)))
+        framed.append(_frame(open_image(path), detector, mask, options, path))
         if warning := WARNINGS[framed[-1].mask]:
             print(f"{path}: {warning}", file=sys.stderr)
     found = relative_pose(*detect_framed(detector, framed, camera, options.object_length))
@@ -159,18 +159,25 @@ def draw_overlay(framed: FramedImage, keypoints: np.ndarray) -> Image.Image:
 
 
 def _frame_all(
-    paths: list[Path], size: int, options: PredictOptions, failures: list[dict]
+    paths: list[Path], detector: Detector, options: PredictOptions, failures: list[dict]
 ) -> Iterator[tuple[Path, int | None, FramedImage]]:
     """Every image of every file that can be used; the others are added to ``failures`` and named."""
     for path in tqdm(paths, desc="predict", unit="file", disable=None, leave=False):
         try:
             mask = _mask_of(path, options.mask)
             for number, image in read_images(path):
-                yield path, number, frame_image(image, size, mask, options.background, str(path))
+                yield path, number, _frame(image, detector, mask, options, path)
         except UserError as error:
             if len(paths) > 1:
                 tqdm.write(f"error: {error}", file=sys.stderr)
             failures.append({"file": str(path), "reason": str(error)})
+
+
+def _frame(
+    image: Image.Image, detector: Detector, mask: Image.Image | None, options: PredictOptions, path: Path
+) -> FramedImage:
+    size = apparent_size(detector.config)
+    return frame_image(image, detector.image_size, mask, options.background, str(path), size)
 
 
 def _mask_of(path: Path, mask: Path | None) -> Image.Image | None:
