@@ -35,6 +35,15 @@ def test_dual_alignment_leaves_out_missing_parts():
     assert math.isnan(dual_alignment_score(learned, np.full((2, 3, 3), math.nan)))
 
 
+def test_dual_alignment_is_the_mean_over_all_ordered_pairs_of_models():
+    rng = np.random.default_rng(0)
+    learned, semantic = rng.normal(size=(7, 5, 3)), rng.normal(size=(7, 6, 3))
+    semantic[rng.random((7, 6)) < 0.4] = math.nan
+    pairs = [[i, j] for i in range(7) for j in range(7) if i != j]
+    scores = [dual_alignment_score(learned[pair], semantic[pair]) for pair in pairs]  # of two models: both orders
+    assert dual_alignment_score(learned, semantic) == pytest.approx(np.nanmean(scores))
+
+
 def test_mean_iou_by_hand():
     # radius 0.1 of 2: points 0 and 1 found (1 by two keypoints), 2 missed, keypoint at 5 false: 2 / (2 + 1 + 1)
     semantic = np.stack([line(0, 1, 2)])

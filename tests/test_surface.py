@@ -30,6 +30,9 @@ def test_add_by_hand():
     # a half turn about y moves every corner across the diagonal of a 2 x 2 square
     assert add_error(CUBE, (rotation([0, 1, 0], 180), np.zeros(3)), still) == pytest.approx(2 * np.sqrt(2))
     assert diameter(CUBE) == pytest.approx(2 * np.sqrt(3))
+    cloud = np.random.default_rng(0).normal(size=(50, 3)) + 30
+    assert diameter(cloud) == pytest.approx(np.linalg.norm(cloud[:, None] - cloud, axis=-1).max())
+    assert diameter(cloud[:1]) == 0
 
 
 def test_visible_surface_lies_on_the_balls():

@@ -31,16 +31,18 @@ def dual_alignment_score(learned: np.ndarray, semantic: np.ndarray) -> float:
     """
     distance = np.linalg.norm(learned[:, :, None] - semantic[:, None], axis=-1)  # (M, N, S)
     known = ~np.isnan(distance[:, 0])
+    nearest = np.where(known[:, None], distance, np.inf).argmin(1)  # (M, S), of the learned keypoints
     scores = []
-    for reference in range(len(learned)):
-        for other in range(len(learned)):
-            common = known[reference] & known[other]
-            if reference != other and common.any():
-                a, b = distance[reference][:, common], distance[other][:, common]
-                forward = (a.argmin(1) == b.argmin(1)).mean()
-                backward = (a.argmin(0) == b.argmin(0)).mean()
-                scores.append((forward + backward) / 2)
-    return float(np.mean(scores)) if scores else float("nan")
+    for reference in range(len(learned)):  # against all models at once
+        common = known[reference] & known
+        a, b = (np.where(common[:, None], of, np.inf).argmin(2) for of in (distance[reference], distance))
+        forward = (a == b).mean(1)
+        backward = ((nearest[reference] == nearest) & common).sum(1) / common.sum(1).clip(min=1)
+        counted = common.any(1)
+        counted[reference] = False
+        scores.append((forward + backward)[counted] / 2)
+    scores = np.concatenate(scores)
+    return float(scores.mean()) if len(scores) else float("nan")
 
 
 def mean_iou(learned: np.ndarray, semantic: np.ndarray, radius: float = IOU_RADIUS) -> float:
