@@ -19,7 +19,7 @@ help:
 setup: $(READY)
 
 demo: $(READY)
-	$(PY) cli.py render demo/airplanes --category airplane --models 1500 --pairs-per-model 8
+	$(PY) cli.py render demo/airplanes --category airplane --models 6000 --pairs-per-model 2
 	$(PY) cli.py train demo/airplanes demo/run --preset cpu $(if $(wildcard demo/run/config.json),--resume)
 	$(PY) cli.py eval demo/run demo/airplanes --out demo/eval
 

@@ -2,11 +2,11 @@
 
     python benchmarks/ablations.py FOLDER --category car             # every variant; finished ones are kept
     python benchmarks/ablations.py FOLDER --category car --seeds 2 --steps 2000 --only recipe adam
-    python benchmarks/ablations.py FOLDER --category car --seeds 3 --steps 0 --only recipe --each    # the preset's steps
+    python benchmarks/ablations.py FOLDER --category car --seeds 3 --steps 0 --only recipe --each  # the preset's steps
 
-FOLDER keeps datasets, runs and evaluations. Variants are options of `train` on top of ``--preset cpu``, given below; the
-number of steps is the same for all; some have a dataset of their own. Prints a row for each: mean over the seeds, or with
---each one for every seed. The results are in ablations.md.
+FOLDER keeps datasets, runs and evaluations. Variants are options of `train` on top of ``--preset cpu``, given below;
+the number of steps is the same for all; some have a dataset of their own. Prints a row for each: mean over the seeds,
+or with --each one for every seed. The results are in ablations.md.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--category", default="car")
-    parser.add_argument("--models", type=int, default=1500)
+    parser.add_argument("--models", type=int, default=12000)
+    parser.add_argument("--pairs-per-model", type=int, default=2)
     parser.add_argument("--steps", type=int, default=1500, help="0 for the preset's own")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--first-seed", type=int, default=0)
@@ -112,7 +113,7 @@ def main() -> None:
     pictures = []
     for name in chosen.only:
         dataset = chosen.folder / "-".join([chosen.category, *([name] if name in DATASETS else [])])
-        size = ["--models", chosen.models, "--pairs-per-model", 8]
+        size = ["--models", chosen.models, "--pairs-per-model", chosen.pairs_per_model]
         cli("render", dataset, "--category", chosen.category, *size, *DATASETS.get(name, "").split())
         runs = []
         for seed in range(chosen.first_seed, chosen.first_seed + chosen.seeds):
