@@ -103,8 +103,8 @@ class ShardWriter:
 
     Args:
         codec: "gzip", which every HDF5 reads, or "zstd", a little smaller, which needs hdf5plugin wherever it is read.
-        final: without it, a shard to be copied from soon: not forced to the disk, and no descriptions in it, which saves
-            a quarter of the time where a model has few pairs.
+        final: without it, a shard to be copied from soon: not forced to the disk, and no descriptions in it, which
+            saves a quarter of the time where a model has few pairs.
     """
 
     def __init__(self, path: Path, header: ShardHeader, codec: str = "gzip", final: bool = True):
