@@ -106,8 +106,7 @@ def detect(
     """
     name = str(image) if isinstance(image, (str, Path)) else "image"
     mask = None if mask is None else _image(mask)
-    size = apparent_size(detector.config)
-    framed = frame_image(_image(image), detector.image_size, mask, background, name, size)
+    framed = frame_for(detector, _image(image), mask, background, name)
     return detect_framed(detector, [framed], intrinsics, object_length)[0]
 
 
@@ -128,6 +127,17 @@ def relative_pose(first: Keypoints, second: Keypoints) -> RelativePose:
         translation=translation if first.calibrated and second.calibrated else None,
         residual=float(np.sqrt(np.average(squares, weights=metrics.pair_weights(sigma) if known else None))),
     )
+
+
+def frame_for(
+    detector: Detector,
+    image: Image.Image,
+    mask: Image.Image | None = None,
+    background: tuple[int, int, int] | None = None,
+    name: str = "image",
+) -> FramedImage:
+    """:func:`train.eval.framing.frame_image` as a detector wants its images: its size, and its camera's view."""
+    return frame_image(image, detector.image_size, mask, background, name, apparent_size(detector.config))
 
 
 def detect_framed(

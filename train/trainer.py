@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from data.atomic import take_lock, write_bytes
+from data.atomic import holding, write_bytes
 from data.dataset import PairDataset, PairLoader, PairSampler, couples, make_loader
 from data.errors import UserError
 from data.geometry import transform_points
@@ -99,7 +99,7 @@ def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = F
 
     torch.manual_seed(config.seed)
     network = build_network(config)
-    if config.init_from and not (resume and has_checkpoint(run)):
+    if config.init_from and not (resume and find_checkpoint(run)):
         load_initial_weights(network, config)
     network.to(device, memory_format=torch.channels_last)
     network.bfloat16 = precision == "bfloat16"
@@ -285,9 +285,8 @@ def claim_run_folder(config: TrainConfig, run: Path, resume: bool) -> Iterator[N
     """Hold the only right to write in ``run``, which goes with the process, however that ends; write the settings."""
     with ExitStack() as stack:
         if distributed.is_main():
-            run.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context(open(run / LOCK_NAME, "w"))
-            take_lock(lock, f"{run}: another training is writing to it: wait, or choose another folder")
+            busy = f"{run}: another training is writing to it: wait, or choose another folder"
+            stack.enter_context(holding(run / LOCK_NAME, busy))
             check_run_folder(config, run, resume)  # again: another training may have come and gone
             save_config(config, run)
         distributed.barrier()
@@ -427,9 +426,9 @@ def save_checkpoint(
     save_weights(average.network, run / WEIGHTS_NAME)
 
 
-def has_checkpoint(run: Path) -> bool:
-    """Whether there is one to go on from."""
-    return (run / CHECKPOINT_NAME).exists() or (run / PREVIOUS_NAME).exists()
+def find_checkpoint(run: Path) -> Path | None:
+    """The newest one to go on from."""
+    return next((run / name for name in (CHECKPOINT_NAME, PREVIOUS_NAME) if (run / name).exists()), None)
 
 
 def load_checkpoint(
@@ -446,9 +445,8 @@ def load_checkpoint(
     Raises:
         UserError: the checkpoint is damaged, missing, of another run or of other data, or has more than ``steps``.
     """
-    newest, previous = run / CHECKPOINT_NAME, run / PREVIOUS_NAME
-    path = newest if newest.exists() else previous
-    if not has_checkpoint(run):
+    path = find_checkpoint(run)
+    if path is None:
         if (run / WEIGHTS_NAME).exists():
             raise UserError(
                 f"{run}: has weights but no {CHECKPOINT_NAME} to go on from: train into another folder, with "
@@ -469,7 +467,7 @@ def load_checkpoint(
     except Exception as error:  # whatever unpickling random bytes can raise
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":.")
         remedy = "train again"
-        if path == newest and previous.exists():
+        if path.name == CHECKPOINT_NAME and (run / PREVIOUS_NAME).exists():
             remedy = f"delete it, and --resume goes on from {PREVIOUS_NAME}"
         raise UserError(f"{path}: damaged, or not a checkpoint of this run ({reason}): {remedy}") from None
     if trained_on != data:

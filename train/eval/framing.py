@@ -110,14 +110,14 @@ def frame_image(
     if not straight[..., 3].any():
         raise UserError(f"{name}: fully transparent: nothing to detect")
     if mask is not None:
-        return frame(premultiply(straight), "given", size, size_in_view)
-    # an alpha channel that hides nothing says nothing
-    if straight[..., 3].min() < 255:
-        return frame(premultiply(straight), "alpha", size, size_in_view)
-    removed = remove_background(straight[..., :3], background)
-    if removed is not None:
-        return frame(removed, "background", size, size_in_view)
-    return frame(straight, "none", size, size_in_view)
+        found, picture = "given", premultiply(straight)
+    elif straight[..., 3].min() < 255:  # an alpha channel that hides nothing says nothing
+        found, picture = "alpha", premultiply(straight)
+    elif (removed := remove_background(straight[..., :3], background)) is not None:
+        found, picture = "background", removed
+    else:
+        found, picture = "none", straight
+    return frame(picture, found, size, size_in_view)
 
 
 def apparent_size(config: TrainConfig) -> float:

@@ -19,10 +19,10 @@ from tqdm import tqdm
 
 from data.atomic import write_bytes
 from data.errors import UserError
-from train.api import Keypoints, detect_framed, relative_pose
+from train.api import Keypoints, detect_framed, frame_for, relative_pose
 from train.detector import Detector
 from train.eval import overlays
-from train.eval.framing import WARNINGS, FramedImage, apparent_size, frame_image, open_image
+from train.eval.framing import WARNINGS, FramedImage, open_image
 from train.eval.inputs import SOFTWARE, expand, is_overlay, read_images
 
 MAX_OVERLAY_PIXELS = 1600  # longer side of an overlay
@@ -134,7 +134,7 @@ def pose(run: str | Path, first: Path, second: Path, options: PredictOptions = P
     framed = []
     for path in (first, second):
         mask = _mask_of(path, options.mask)
-        framed.append(_frame(open_image(path), detector, mask, options, path))
+        framed.append(frame_for(detector, open_image(path), mask, options.background, str(path)))
         if warning := WARNINGS[framed[-1].mask]:
             print(f"{path}: {warning}", file=sys.stderr)
     found = relative_pose(*detect_framed(detector, framed, camera, options.object_length))
@@ -166,18 +166,11 @@ def _frame_all(
         try:
             mask = _mask_of(path, options.mask)
             for number, image in read_images(path):
-                yield path, number, _frame(image, detector, mask, options, path)
+                yield path, number, frame_for(detector, image, mask, options.background, str(path))
         except UserError as error:
             if len(paths) > 1:
                 tqdm.write(f"error: {error}", file=sys.stderr)
             failures.append({"file": str(path), "reason": str(error)})
-
-
-def _frame(
-    image: Image.Image, detector: Detector, mask: Image.Image | None, options: PredictOptions, path: Path
-) -> FramedImage:
-    size = apparent_size(detector.config)
-    return frame_image(image, detector.image_size, mask, options.background, str(path), size)
 
 
 def _mask_of(path: Path, mask: Path | None) -> Image.Image | None:
