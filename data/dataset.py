@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import sys
 import threading
@@ -21,7 +20,7 @@ from tqdm import tqdm
 from data.errors import UserError
 from data.manifest import MANIFEST_NAME, Manifest, load_manifest
 from data.schema import SPLITS
-from data.shard import ImageReader, ModelEntry, ShardHeader, ShardReader, damaged, require_filters
+from data.shard import ImageReader, ModelEntry, ShardReader, damaged, require_filters
 
 _MAX_OPEN_SHARDS = 128
 
@@ -31,8 +30,9 @@ class PairDataset(Dataset):
 
     An item is a dict of tensors: ``rgba`` uint8 (2, H, W, 4) premultiplied; ``object_to_camera`` float64 (2, 4, 4);
     ``intrinsics`` float64 (2, 3, 3) in pixels; ``R`` float64 (3, 3), ``t`` float64 (3,) with X_1 = R X_0 + t;
-    ``model_index`` int64 () into ``model_ids``, ``shape_index`` int64 (), equal where two pairs show the same model
-    undeformed. Workers may be forked or spawned; files are opened per process.
+    ``model_index`` int64 () into ``model_ids``; ``shape_index`` int64 () into ``semantic_keypoints``: that of the model
+    as it is, or one of the pair's own where that deforms it. Workers may be forked or spawned; files are opened per
+    process.
 
     Args:
         folders: one dataset folder or several; their images must be of one size.
@@ -40,11 +40,11 @@ class PairDataset(Dataset):
         cache: keep all images in memory, see :meth:`load`.
 
     Attributes:
-        model_ids: name of each model, over all folders; twice where its keypoints are known in some pairs only.
+        model_ids: name of each of the M models, over all folders.
         image_size: (H, W). category: of the first folder. manifests: one per folder.
         object_to_camera, intrinsics, R, t, model_index, shape_index: tensors of all pairs,
             as above with a leading (P,).
-        semantic_keypoints: float32 (M, S, 3), object frame, NaN where unknown. keypoint_names: S names.
+        semantic_keypoints: float32 (shapes, S, 3), object frame, NaN where unknown. keypoint_names: S names.
 
     Raises:
         UserError: a folder is missing, damaged, foreign or of a newer format; the split is empty; images differ in
@@ -130,8 +130,9 @@ class PairDataset(Dataset):
     def _read_tables(self) -> None:
         """Everything but the images, of every shard."""
         tables: dict[str, list[np.ndarray]] = {name: [] for name in _PAIR_FIELDS}
-        keypoints: list[tuple[tuple[str, ...], np.ndarray | None]] = []
-        slots: dict[tuple[str, str, str, bool], int] = {}
+        keypoints: list[tuple[tuple[str, ...], np.ndarray | None]] = []  # of every shape
+        models: dict[tuple[str, str, str], int] = {}
+        shapes: dict[int, int] = {}  # of models as they are
         self._depth_coding, ends = [], [0]
         for folder, manifest in zip(self.folders, self.manifests, strict=True):
             listed = {entry.model_id: entry for entry in manifest.models}
@@ -151,21 +152,25 @@ class PairDataset(Dataset):
                     self.image_size = reader.image_size
                     for name in ("object_to_camera", "intrinsics", "R", "t"):
                         tables[name].append(reader.read(name))
-                    local = np.empty(len(reader.models), np.int64)
-                    for slot, model in enumerate(reader.models):
+                    names, own = reader.header.keypoint_names, np.empty(len(reader.models), np.int64)
+                    for row, model in enumerate(reader.models):
                         if model.model_id not in listed:
                             raise damaged(path)
-                        points = reader.semantic_keypoints(slot)
-                        # Where pairs bend the model its keypoints are unknown; where others do not, they are known.
-                        labelled = points is not None and bool(np.isfinite(points).any())
-                        key = (*_model_key(manifest, listed[model.model_id]), labelled)
-                        if key not in slots:
-                            slots[key] = len(slots)
-                            keypoints.append((reader.header.keypoint_names, points))
-                        local[slot] = slots[key]
-                    tables["model_index"].append(local[reader.read("model_index")])
-                    deformed = -1 - np.arange(ends[-1], ends[-1] + reader.num_pairs)  # each pair has a shape of its own
-                    tables["shape_index"].append(deformed if _deforms(reader.header) else tables["model_index"][-1])
+                        own[row] = models.setdefault(_model_key(manifest, listed[model.model_id]), len(models))
+                    rows = reader.read("model_index")
+                    tables["model_index"].append(own[rows])
+                    if reader.header.deforms:
+                        tables["shape_index"].append(len(keypoints) + np.arange(reader.num_pairs))
+                        keypoints += [(names, None)] * reader.num_pairs
+                    else:
+                        for row, model in enumerate(own.tolist()):
+                            points = reader.semantic_keypoints(row)
+                            if model not in shapes:
+                                shapes[model] = len(keypoints)
+                                keypoints.append((names, points))
+                            elif not _known(keypoints[shapes[model]][1]):  # another folder may know them
+                                keypoints[shapes[model]] = names, points
+                        tables["shape_index"].append(np.array([shapes[model] for model in own.tolist()])[rows])
                     self._depth_coding.append((reader.header.depth_offset, reader.header.depth_scale))
                     ends.append(ends[-1] + reader.num_pairs)
                 self._paths.append(path)
@@ -173,7 +178,7 @@ class PairDataset(Dataset):
             names = ", ".join(map(str, self.folders))
             raise UserError(f"{names}: no pairs in split {self.split}: choose another split, or render more models")
         self._ends = np.array(ends)
-        self.model_ids = [model_id for _, model_id, *_ in slots]
+        self.model_ids = [model_id for _, model_id, _ in models]
         for name, parts in tables.items():
             setattr(self, name, torch.from_numpy(np.concatenate(parts)))
         self.keypoint_names, self.semantic_keypoints = _join_keypoints(keypoints)
@@ -204,8 +209,8 @@ class PairDataset(Dataset):
             shard, row = self._locate(index)
             try:
                 self._image_tables(shard)[name].read_into(target, row)
-            except (KeyError, OSError, RuntimeError, ValueError):
-                raise damaged(self._paths[shard]) from None
+            except (KeyError, OSError, RuntimeError, ValueError) as error:
+                raise damaged(self._paths[shard], error) from None
         return out
 
     def _image_tables(self, shard: int) -> dict[str, ImageReader]:
@@ -405,12 +410,6 @@ def _model_key(manifest: Manifest, entry: ModelEntry) -> tuple[str, str, str]:
     return manifest.category, entry.model_id, entry.geometry
 
 
-def _deforms(header: ShardHeader) -> bool:
-    """Whether each pair shows the model in a shape of its own."""
-    variety = json.loads(header.settings).get("variety") or {}
-    return bool(variety.get("stretch") or variety.get("warp"))
-
-
 def _refuse_leaks(folders: list[Path], manifests: list[Manifest]) -> None:
     splits: dict[tuple, tuple[str, Path]] = {}
     for folder, manifest in zip(folders, manifests, strict=True):
@@ -432,11 +431,15 @@ def _check_size(path: Path, expected: int) -> None:
         raise UserError(f"{path}: damaged ({size} bytes instead of {expected}): restore it or render again")
 
 
+def _known(points: np.ndarray | None) -> bool:
+    return points is not None and bool(np.isfinite(points).any())
+
+
 def _join_keypoints(tables: list[tuple[tuple[str, ...], np.ndarray | None]]) -> tuple[tuple[str, ...], Tensor]:
-    """Semantic keypoints of all models under the union of their names, NaN where a model lacks one."""
+    """Semantic keypoints of all shapes under the union of their names, NaN where a shape lacks one."""
     names = tuple(dict.fromkeys(name for own, _ in tables for name in own))
     joined = torch.full((len(tables), len(names), 3), torch.nan)
     for row, (own, points) in enumerate(tables):
-        for name, point in zip(own, points if points is not None else (), strict=True):
-            joined[row, names.index(name)] = torch.from_numpy(point)
+        if points is not None:
+            joined[row, [names.index(name) for name in own]] = torch.from_numpy(points)
     return names, joined

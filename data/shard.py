@@ -42,6 +42,12 @@ class ShardHeader:
     depth_offset: float
     depth_scale: float
 
+    @property
+    def deforms(self) -> bool:
+        """Whether each pair shows its model in a shape of its own."""
+        variety = json.loads(self.settings).get("variety") or {}
+        return bool(variety.get("stretch") or variety.get("warp"))
+
 
 @dataclass(frozen=True)
 class ModelEntry:
@@ -278,11 +284,8 @@ class ShardReader:
             self._file = h5py.File(self.path, "r", rdcc_nbytes=0)
         except FileNotFoundError:
             raise UserError(f"{self.path}: no such shard: restore it or render the dataset again") from None
-        except PermissionError as error:  # whose own text is HDF5's
-            reason = os.strerror(error.errno)
-            raise UserError(f"{self.path}: cannot be read ({reason}): check its permissions") from None
-        except OSError:
-            raise damaged(self.path) from None
+        except OSError as error:
+            raise damaged(self.path, error) from None
 
     def __enter__(self) -> ShardReader:
         if not self._file:
@@ -320,6 +323,11 @@ class ShardReader:
         except (KeyError, OSError, RuntimeError):
             raise damaged(self.path) from None
 
+    def holds(self, name: str) -> bool:
+        """Whether there is such a dataset."""
+        # By its link: `name in file` and `file.get(name)` take a damaged object for an absent one.
+        return self._file.id.links.exists(name.encode())
+
     def rows_of(self, slot: int) -> np.ndarray:
         """The pairs of a model, in order."""
         return np.flatnonzero(self._model_index == slot)
@@ -341,10 +349,10 @@ class ShardReader:
         attributes = self._file.attrs
         check_format(self.path, attributes["format"], int(attributes["format_version"]))
         depth = self._file["depth"].attrs
-        points = self._file["semantic_keypoints"] if self._holds("semantic_keypoints") else None
+        points = self._file["semantic_keypoints"] if self.holds("semantic_keypoints") else None
         self.header = ShardHeader(
             str(attributes["split"]),
-            canonical_json(json.loads(attributes["settings"])),
+            canonical_json(dict(json.loads(attributes["settings"]))),
             _keypoint_names(points.attrs) if points is not None else (),
             float(depth["depth_offset"]),
             float(depth["depth_scale"]),
@@ -359,7 +367,7 @@ class ShardReader:
         names = list(self._file["model_id"].asstr()[:])
         sources = self._optional_strings("model_source", len(names))
         geometry = self._optional_strings("model_geometry", len(names))
-        faces = self._file["model_faces"][:] if self._holds("model_faces") else np.zeros(len(names), np.int64)
+        faces = self._file["model_faces"][:] if self.holds("model_faces") else np.zeros(len(names), np.int64)
         self.models = [
             ModelEntry(name, self.header.split, source, int(count), digest)
             for name, source, count, digest in zip(names, sources, faces, geometry, strict=True)
@@ -371,11 +379,7 @@ class ShardReader:
             raise ValueError("model_index points outside model_id")
 
     def _optional_strings(self, name: str, count: int) -> list[str]:
-        return list(self._file[name].asstr()[:]) if self._holds(name) else [""] * count
-
-    def _holds(self, name: str) -> bool:
-        # By its link: `name in file` and `file.get(name)` take a damaged object for an absent one.
-        return self._file.id.links.exists(name.encode())
+        return list(self._file[name].asstr()[:]) if self.holds(name) else [""] * count
 
 
 class ImageReader:
@@ -456,7 +460,11 @@ def _compression(codec: str) -> dict:
     return dict(hdf5plugin.Zstd(clevel=3))
 
 
-def damaged(path: Path) -> UserError:
+def damaged(path: Path, error: Exception | None = None) -> UserError:
+    """What to say of a shard that cannot be read: that it is damaged, unless the system says otherwise."""
+    if isinstance(error, OSError) and error.errno:
+        reason = os.strerror(error.errno)  # the error's own text is HDF5's
+        return UserError(f"{path}: cannot be read ({reason}): check its permissions, the disk, and `ulimit -n`")
     return UserError(f"{path}: damaged (checksum or structure is wrong): restore it or render the dataset again")
 
 

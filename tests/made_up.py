@@ -91,7 +91,7 @@ class Oracle:
         self.calls = 0
         for i in range(len(dataset)):
             item = dataset[i]
-            balls = dataset.semantic_keypoints[item["model_index"]].numpy().astype(float)
+            balls = dataset.semantic_keypoints[item["shape_index"]].numpy().astype(float)
             for view in range(2):
                 self.poses[item["rgba"][view].numpy().tobytes()] = (balls, item["object_to_camera"][view].numpy())
 

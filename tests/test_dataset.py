@@ -119,11 +119,20 @@ def test_labels_are_known_only_where_the_shape_is(tmp_path):
     merge(tmp_path / "merged", [plain, bent])
     for folders in ([plain, bent], [bent, plain], [tmp_path / "merged"]):
         pairs = PairDataset(folders, SPLIT)
-        labels = pairs.semantic_keypoints[pairs.model_index]
+        labels = pairs.semantic_keypoints[pairs.shape_index]
         as_made = torch.from_numpy(make_model(3).object_to_camera)
         is_plain = (pairs.object_to_camera[:, None] == as_made).flatten(2).all(-1).any(-1)
         assert len(pairs) == 6 and is_plain.sum() == 3
         assert torch.equal(~labels.isnan().any(-1).any(-1), is_plain)
+        assert pairs.model_ids == ["model-003"] and not pairs.model_index.any()
+
+
+def test_labels_of_one_folder_hold_for_the_same_shape_in_others(tmp_path):
+    known = make_dataset(tmp_path / "known", [3, 4], split=SPLIT)
+    unknown = make_dataset(tmp_path / "unknown", [3, 4], split=SPLIT, labelled=False)
+    expected = PairDataset(known, SPLIT).semantic_keypoints
+    for folders in ([known, unknown], [unknown, known]):
+        assert torch.equal(PairDataset(folders, SPLIT).semantic_keypoints, expected)
 
 
 def test_models_that_leak_between_folders_are_refused(folder, tmp_path):
@@ -386,3 +395,4 @@ def test_deformed_pairs_have_shapes_of_their_own(tmp_path):
     first, second, third = both.shape_index.view(3, -1)
     assert torch.equal(first, both.model_index[: len(first)]) and torch.equal(first, third)
     assert len(second.unique()) == len(second) and not set(second.tolist()) & set(first.tolist())
+    assert sorted(both.shape_index.unique().tolist()) == list(range(len(both.semantic_keypoints)))

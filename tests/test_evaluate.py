@@ -155,6 +155,8 @@ def test_figures_of_a_network_do_not_depend_on_the_run_or_the_batch_size(dataset
 
 
 def test_evaluate_writes_the_contract(run, folder, dataset, tmp_path):
+    (tmp_path / "out" / "overlays").mkdir(parents=True)
+    (tmp_path / "out" / "overlays" / "best-9.png").touch()  # of an evaluation of more models
     _, out = evaluate(run[0], [folder], out=tmp_path / "out", progress=False)
     figures = json.loads((out / "metrics.json").read_text())
     assert all(np.isfinite(figures[name]) for name in CONTRACT)
@@ -167,7 +169,9 @@ def test_evaluate_writes_the_contract(run, folder, dataset, tmp_path):
         again = metrics.angular_error(file["R_estimated"][()], dataset.R.numpy())
         assert np.allclose(file["angular_error_deg"], again)
         assert figures["angular_error_mean_deg"] == pytest.approx(again.mean())
-    assert {p.name for p in (out / "overlays").iterdir()} >= {"models.png", "best-1.png", "median-1.png", "worst-1.png"}
+    kinds = ("best", "median", "worst")
+    pictures = {"models.png", *(f"{kind}-{rank}.png" for kind in kinds for rank in (1, 2, 3))}
+    assert {p.name for p in (out / "overlays").iterdir()} == pictures
     assert (out / "report.html").stat().st_size < 10e6
     assert not list(out.rglob("*.tmp"))
 
@@ -232,16 +236,21 @@ def test_what_cannot_be_told_is_null(run, folder, tmp_path, monkeypatch):
     assert ">nan" not in page and " nan" not in page and "nan" not in headline_table(subject.metrics)
 
 
-def test_a_bent_model_is_another_one_in_each_pair(dataset):
+@pytest.mark.parametrize("as_it_is", [False, True], ids=["bent", "plain and bent"])
+def test_a_bent_model_is_another_one_in_each_pair(dataset, monkeypatch, as_it_is):
     subject = evaluation(dataset, predict_split(Oracle(dataset), dataset, progress=False))
-    plain = subject.metrics
-    subject = evaluation(dataset, subject.predictions)
+    assert subject.metrics["keypoint_3d_se_within_model"] < 1e-3
+    bent = evaluation(dataset, subject.predictions)
     moved = np.arange(len(dataset)) % 2  # every other pair shows the model shifted
-    subject.points = subject.points + moved[:, None, None, None]
-    subject.shape_index = np.arange(len(dataset))
-    bent = subject.metrics
-    assert bent["n_models"] == 3 and plain["keypoint_3d_se_within_model"] < 1e-3
-    assert bent["keypoint_3d_se_within_model"] < 1e-3 < bent["keypoint_3d_se"]
+    bent.points = subject.points + moved[:, None, None, None]
+    own = 3 + np.arange(len(dataset))
+    bent.shape_index = np.where(moved == 0, subject.model_index, own) if as_it_is else own
+    unknown = dataset.semantic_keypoints.new_full((len(dataset), *dataset.semantic_keypoints.shape[1:]), np.nan)
+    monkeypatch.setattr(dataset, "semantic_keypoints", torch.cat([dataset.semantic_keypoints, unknown]))
+    figures = bent.metrics
+    assert figures["n_models"] == 3
+    assert figures["keypoint_3d_se_within_model"] < 1e-3 < figures["keypoint_3d_se"]
+    assert figures.get("dual_alignment_score") == (1 if as_it_is else None)  # what is bent has no labels
 
 
 def test_another_camera_is_told(run, folder, tmp_path, capsys):
@@ -257,11 +266,13 @@ def test_several_runs_give_one_table_and_a_page(run, folder, tmp_path):
     shutil.copytree(run[0], other)
     table, written = evaluate_all([run[0], other], [folder], out=tmp_path / "out", progress=False)
     page, *folders = written
-    assert [f.name.endswith(end) for f, end in zip(folders, ("-run", "-other-run"), strict=True)] == [True, True]
+    assert [f.name for f in folders] == [f"{run[0].parent.name}-run", "other-run"]
     assert len(table.splitlines()) == 3 and page.read_text().count("<polyline") == 2
     assert all((f / "report.html").exists() and f.parent == page.parent for f in folders)
     with pytest.raises(UserError, match="not a run folder"):
         evaluate_all([run[0], tmp_path / "none"], [folder], out=tmp_path / "more", progress=False)
+    with pytest.raises(UserError, match="given twice"):
+        evaluate_all([other, other / ".." / "run"], [folder], out=tmp_path / "more", progress=False)
     assert not (tmp_path / "more").exists()
 
 

@@ -70,6 +70,12 @@ def test_a_view_over_a_background_keeps_its_colours():
     np.testing.assert_array_equal(_decode(encode_rgba(rgba)), rgba)
 
 
+def test_bop_refuses_deformed_models(tmp_path):
+    bent = make_dataset(tmp_path / "bent", range(3), settings={**SETTINGS, "variety": {"warp": 0.5}})
+    with pytest.raises(UserError, match="one rigid model"):
+        export(bent, tmp_path / "out", "bop")
+
+
 # --- tfrecord --------------------------------------------------------------------------------------------------------
 
 

@@ -155,3 +155,14 @@ def test_other_hdf5_files_newer_versions_and_missing_files_are_told_apart(shard,
 def test_writing_shards_needs_no_torch():
     code = "import sys, data.assemble, data.shard, data.manifest; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0
+
+
+def test_too_many_open_files_is_no_damage(shard):
+    """A shard that cannot be opened is told from one that is damaged."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        with pytest.raises(UserError, match=r"train-00000\.h5: cannot be read \(Too many open files\)"):
+            next(read_models(shard))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

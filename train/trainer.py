@@ -143,7 +143,7 @@ def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = F
                 logger.write_validation(step, Detector(average.network, config, device), validation)
             if checkpoint:
                 save_checkpoint(run, step, network, average, optimizer, data)
-            if stopping:
+            if stopping and step < config.steps:
                 distributed.barrier()
                 raise KeyboardInterrupt(
                     f"stopped at step {step} of {config.steps}: go on with the same command and --resume"

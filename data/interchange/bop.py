@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from data.atomic import temporary_path, write_bytes
+from data.errors import UserError
 from data.interchange.common import encode_png, export_folder, locate_models, read_parts
 from data.manifest import Manifest
 from data.shard import ShardReader
@@ -23,6 +24,9 @@ def export_bop(dataset: Path, out: Path) -> None:
     """``SPLIT/SCENE/`` with ``rgb``, ``depth``, ``mask``, ``mask_visib``, ``scene_camera.json``, ``scene_gt.json``
     and ``scene_gt_info.json``; scene and object id number the models from 1, images 2p and 2p + 1 are pair p.
     ``objects.json`` maps object ids to models.
+
+    Raises:
+        UserError: the pairs show deformed models, for which the format has no place.
     """
     with export_folder(dataset, out, "bop") as work:
         if work is None:
@@ -45,6 +49,11 @@ def _depth_scale(dataset: Path, manifest: Manifest) -> float:
     farthest = 0.0
     for entry in manifest.shards:
         with ShardReader(dataset / entry.file) as reader:
+            if reader.header.deforms:
+                raise UserError(
+                    f"{dataset}: its pairs are deformed, each in a way of its own, and BOP has one rigid model for all "
+                    "images of an object: render without --stretch and --warp, or export to webdataset"
+                )
             farthest = max(farthest, reader.header.depth_offset + 65535 * reader.header.depth_scale)
     return max(1, math.ceil(farthest * MM_PER_UNIT / 65535 * 100)) / 100
 

@@ -77,11 +77,6 @@ class Evaluation:
         """Indices of the M models that have pairs, int64 (M,), ascending."""
         return np.unique(self.model_index)
 
-    @cached_property
-    def model_points(self) -> np.ndarray:
-        """Keypoints of every model, the median over its views in each coordinate: float64 (M, N, 3), object frame."""
-        return np.stack([self._median_points(self.model_index == model) for model in self.models])
-
     def _median_points(self, pairs: np.ndarray) -> np.ndarray:
         points = self.points[pairs]
         return np.median(points.reshape(-1, *points.shape[2:]), axis=0)
@@ -174,14 +169,18 @@ class Evaluation:
     def _semantic_metrics(self) -> dict[str, float]:
         """Figures against semantic keypoints, those that the dataset's knowledge allows."""
         semantic = self.dataset.semantic_keypoints.numpy().astype(np.float64)
-        if not semantic.shape[1]:
+        known = ~np.isnan(semantic).any(-1).all(-1)  # no deformed shape is, so these are models
+        pairs = np.flatnonzero(known[self.shape_index])
+        if not len(pairs):
             return {}
-        views = self.points.reshape(-1, *self.points.shape[2:])
-        index = np.repeat(self.model_index, 2)
+        views = self.points[pairs].reshape(-1, *self.points.shape[2:])
+        index = np.repeat(self.shape_index[pairs], 2)
         predicted = semantics.predict_semantic(views, semantic, index)
+        shapes = np.unique(index)
+        learned = np.stack([self._median_points(self.shape_index == shape) for shape in shapes])
         figures = {
-            "dual_alignment_score": semantics.dual_alignment_score(self.model_points, semantic[self.models]),
-            "mean_iou_at_0.1": semantics.mean_iou(self.model_points, semantic[self.models]),
+            "dual_alignment_score": semantics.dual_alignment_score(learned, semantic[shapes]),
+            "mean_iou_at_0.1": semantics.mean_iou(learned, semantic[shapes]),
             "pck_at_0.05": semantics.correct_keypoints(predicted, semantic[index], 0.05),
             "pck_at_0.1": semantics.correct_keypoints(predicted, semantic[index], 0.1),
         }
