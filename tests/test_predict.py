@@ -2,7 +2,9 @@ import csv
 import io
 import json
 import os
+import struct
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,7 +15,7 @@ from data.errors import UserError
 from train.detector import Detections
 from train.eval import predict as predict_module
 from train.eval.framing import OBJECT_SHARE, frame_image, open_image, premultiply, remove_background
-from train.eval.inputs import expand
+from train.eval.inputs import expand, read_images
 from train.eval.predict import PredictOptions, predict
 
 SIZE = 64
@@ -255,6 +257,12 @@ def test_palette_and_exif_orientation(tmp_path):
     assert load_image(tmp_path / "turned.jpg", SIZE).picture.shape == (400, 300, 4)
 
 
+def test_a_picture_too_long_for_a_square(tmp_path):
+    Image.new("L", (40_000, 2)).save(tmp_path / "strip.png")
+    with pytest.raises(UserError, match="40000 x 2 pixels, at most 32768 a side"):
+        load_image(tmp_path / "strip.png", SIZE)
+
+
 def test_overlays_are_readable_and_not_huge(tmp_path):
     paths = [write(tmp_path / name, CASES[name]) for name in ("small.png", "tiny_object.png")]
     paths.append(write(tmp_path / "huge.png", painted(3000, 2000, (100, 100, 1900, 1900))))
@@ -298,6 +306,40 @@ def test_a_mask_tells_the_object_from_a_busy_background(tmp_path):
             predict("run", [other if bad.is_dir() else path], tmp_path / "out", options=PredictOptions(mask=bad))
 
 
+def test_a_folder_of_masks_may_hold_other_files_and_the_image_itself(tmp_path):
+    image = write(tmp_path / "x.png", CASES["photo.jpg"])
+    (tmp_path / "x.json").write_text("{}")
+    options = PredictOptions(mask=tmp_path)
+    with pytest.raises(UserError, match=f"x.png: no mask of this name in {tmp_path}"):
+        predict("run", [image], tmp_path / "out", options=options)
+    mask = np.zeros(CASES["photo.jpg"].shape[:2], np.uint8)
+    mask[60:180, 50:250] = 255
+    write(tmp_path / "x.jpg", mask)
+    (result,) = predict("run", [image], tmp_path / "out", options=options)
+    assert result["mask"] == "given" and result["square"][2] < 300
+    write(tmp_path / "x.bmp", mask)
+    with pytest.raises(UserError, match=r"x.png: 2 masks of this name in .*: keep one"):
+        predict("run", [image], tmp_path / "out", options=options)
+
+
+def test_results_stay_where_nothing_could_be_read(tmp_path):
+    path = write(tmp_path / "wide.png", CASES["wide.png"])
+    predict("run", [path], tmp_path / "out")
+    before = (tmp_path / "out" / "predictions.json").read_bytes()
+    with pytest.raises(UserError, match="typo.png: no such file"):
+        predict("run", [tmp_path / "typo.png"], tmp_path / "out")
+    assert (tmp_path / "out" / "predictions.json").read_bytes() == before
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
+    write(path, CASES["wide.png"])
+    predict("run", [path], tmp_path / "out")
+    assert b"caf\xe9.png" in (tmp_path / "out" / "predictions.csv").read_bytes()
+    assert json.loads((tmp_path / "out" / "predictions.json").read_text())["images"][0]["file"] == str(path)
+    assert np.load(tmp_path / "out" / "predictions.npz")["path"][0].endswith("caf\N{REPLACEMENT CHARACTER}.png")
+
+
 def test_masks_of_every_kind_mean_the_same():
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8))
     inside = np.zeros((60, 80), bool)
@@ -306,7 +348,8 @@ def test_masks_of_every_kind_mean_the_same():
     clear[inside] = (0, 0, 0, 255)  # a black object cut out
     opaque = np.full((60, 80, 4), 255, np.uint8)
     opaque[~inside, :3] = 0  # a white one on black
-    masks = (inside, inside.astype(np.uint8), 255 * inside.astype(np.uint8), clear, opaque)
+    label = inside[..., None] * np.uint8([128, 0, 0])  # as in Pascal VOC
+    masks = (inside, inside.astype(np.uint8), 255 * inside.astype(np.uint8), clear, opaque, label)
     for mask in masks:
         framed = frame_image(image, SIZE, Image.fromarray(mask))
         np.testing.assert_array_equal(framed.picture[..., 3] == 255, inside)
@@ -363,6 +406,9 @@ def test_csv_and_npz_say_the_same_as_json(tmp_path, detector, sigma):
     assert results[1]["sigma"] == (sigma and [sigma, sigma]) and rows[3]["sigma"] == str(sigma or "")
 
 
+UPRIGHT, TURNED = (1, 0, 0, 0, 1, 0, 0, 0), (0, 1, 0, -1, 0, 0, 0, 0)
+
+
 def test_every_frame_of_a_video(tmp_path):
     av = pytest.importorskip("av")
     path = tmp_path / "clip.mp4"
@@ -378,6 +424,17 @@ def test_every_frame_of_a_video(tmp_path):
     assert [r["overlay"] for r in results] == ["clip-000000.png", "clip-000001.png", "clip-000002.png"]
     left = [r["keypoints"][0][0] for r in results]
     assert left == pytest.approx([60, 100, 140], abs=5)
+    # the same as a phone stores it: to be turned by 90 degrees clockwise (ISO 14496-12, 8.3.2: a, b, u, c, d, v, x, y, w)
+    matrix, turned = (struct.pack(">9i", *(int(x * 65536) for x in m), 1 << 30) for m in (UPRIGHT, TURNED))
+    content = path.read_bytes()
+    place = content.index(matrix, content.index(b"tkhd"))
+    path.write_bytes(content[:place] + turned + content[place + len(turned) :])
+    _, first = next(read_images(path))
+    assert first.size == (240, 320)
+    columns = np.flatnonzero((np.asarray(first) < 128).any(-1).mean(0) > 0.2)
+    assert columns[[0, -1]] == pytest.approx([60, 179], abs=3)
+    rows = np.flatnonzero((np.asarray(first) < 128).any(-1).mean(1) > 0.2)
+    assert rows[[0, -1]] == pytest.approx([60, 179], abs=3)
     path.write_bytes(b"no video")
     with pytest.raises(UserError, match="not a video that can be decoded"):
         predict("run", [path], tmp_path / "out")

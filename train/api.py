@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from data.images import to_8_bits
 from train.config import TrainConfig
 from train.detector import Detector
 from train.eval import metrics
@@ -197,4 +198,4 @@ def lift(
 def _image(image: ImageLike) -> Image.Image:
     if isinstance(image, (str, Path)):
         return open_image(image)
-    return Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    return Image.fromarray(image) if isinstance(image, np.ndarray) else to_8_bits(image)

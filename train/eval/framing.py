@@ -28,6 +28,7 @@ OBJECT_SHARE = 0.72  # of the square's side that the longer side of the object's
 TRAINING_SHARES = (0.4, 0.95)  # what training views span
 TRAINING_OFFSET = 0.2  # of the side; how far the box's centre strays from the image's in training views
 SOLID_ALPHA = 26  # a pixel of at least this alpha, of 255, belongs to the box
+LONGEST_SIDE = 2**15  # pixels; an image is padded to a square
 MAX_TOLERANCE = 24  # of 255; a border that varies more is not of one colour
 RIM_CONTRAST = 60  # of 255; a rim pixel that differs this much from the background is all object
 
@@ -70,6 +71,8 @@ def open_image(path: str | Path) -> Image.Image:
         raise UserError(f"{path}: a pipe or a device, not a file")
     try:
         with Image.open(path) as opened:
+            if max(opened.size) > LONGEST_SIDE:
+                raise ValueError(f"{opened.width} x {opened.height} pixels, at most {LONGEST_SIDE} a side")
             image = to_8_bits(ImageOps.exif_transpose(opened))
             has_alpha = "A" in image.getbands() or "transparency" in image.info
             return image.convert("RGBA" if has_alpha else "RGB")
@@ -128,11 +131,11 @@ def apparent_size(config: TrainConfig) -> float:
 def mask_channel(mask: Image.Image) -> np.ndarray:
     """uint8 (H, W), 255 where the object is: the mask's alpha where that hides anything, else its brightness.
 
-    A mask of 0 and 1 is taken as one of 0 and 255.
+    The brightest value counts as 255, for labels are small numbers or dark colours.
     """
     alpha = np.asarray(mask.convert("RGBA").getchannel("A"))
     channel = alpha if alpha.min() < 255 else np.asarray(mask.convert("L"))
-    return channel * np.uint8(255) if channel.max() == 1 else channel
+    return (channel * (255.0 / max(1, channel.max()))).round().astype(np.uint8)
 
 
 def frame(picture: np.ndarray, mask: str, size: int, size_in_view: float = 1.0) -> FramedImage:

@@ -63,7 +63,8 @@ def read_images(path: Path) -> Iterator[tuple[int | None, Image.Image]]:
     try:
         with av.open(str(path)) as container:
             for number, frame in enumerate(container.decode(video=0)):
-                yield number, frame.to_image()
+                # phones store what is filmed upright as lying on its side
+                yield number, frame.to_image().rotate(frame.rotation, expand=True)
     except (av.FFmpegError, IndexError) as error:
         raise UserError(f"{path}: not a video that can be decoded ({error}): convert it to MP4") from None
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,7 @@ from train.api import Keypoints, detect_framed, frame_for, relative_pose
 from train.detector import Detector
 from train.eval import overlays
 from train.eval.framing import WARNINGS, FramedImage, open_image
-from train.eval.inputs import SOFTWARE, expand, is_overlay, read_images
+from train.eval.inputs import IMAGE_SUFFIXES, SOFTWARE, expand, is_overlay, read_images
 
 MAX_OVERLAY_PIXELS = 1600  # longer side of an overlay
 IMAGES_AT_ONCE = 8  # kept in memory; the results do not depend on it
@@ -115,7 +116,8 @@ def predict(
                     tqdm.write(f"{path}: {warning}", file=sys.stderr)
                 results.append({"file": str(path), "frame": number, "overlay": overlay.name, **_describe(keypoints)})
     finally:  # interrupted, what is done is not lost
-        _write_results(out, run, detector, options, results, failures)
+        if results:  # without any, those of an earlier run are not either
+            _write_results(out, run, detector, options, results, failures)
     if failures and len(paths) == 1:
         raise UserError(failures[0]["reason"])
     if failures:
@@ -178,9 +180,11 @@ def _mask_of(path: Path, mask: Path | None) -> Image.Image | None:
         return None
     if not mask.is_dir():
         return open_image(mask)
-    found = sorted(p for p in mask.iterdir() if p.stem == path.stem)
-    if not found:
-        raise UserError(f"{path}: no mask of this name in {mask}: add {path.stem}.png")
+    named = sorted(p for p in mask.iterdir() if p.stem == path.stem and p.suffix.lower() in IMAGE_SUFFIXES)
+    found = [p for p in named if not path.exists() or not p.samefile(path)]
+    if len(found) != 1:
+        several = f"{len(found)} masks" if found else "no mask"
+        raise UserError(f"{path}: {several} of this name in {mask}: keep one, {path.stem}.png")
     return open_image(found[0])
 
 
@@ -230,7 +234,7 @@ def _write_results(
         "failures": failures,
     }
     write_bytes(out / "predictions.json", _one_point_a_line(json.dumps(document, indent=1)).encode())
-    write_bytes(out / "predictions.csv", _csv(results).encode())
+    write_bytes(out / "predictions.csv", _csv(results).encode(errors="surrogateescape"))  # as the files are named
     write_bytes(out / "predictions.npz", _npz(results, detector.num_keypoints))
 
 
@@ -254,7 +258,7 @@ def _npz(results: list[dict], num_keypoints: int) -> bytes:
     buffer = io.BytesIO()
     np.savez_compressed(
         buffer,
-        path=np.array([r["file"] for r in results], dtype=str),
+        path=np.array([os.fsencode(r["file"]).decode(errors="replace") for r in results], dtype=str),
         frame=np.array([-1 if r["frame"] is None else r["frame"] for r in results], np.int64),
         keypoints=np.array([r["keypoints"] for r in results], np.float64).reshape(-1, num_keypoints, 3),
         points=np.array([r["points"] or nothing for r in results], np.float64).reshape(-1, num_keypoints, 3),
