@@ -207,11 +207,15 @@ def _describe_pixels(folder: Path, manifest: Manifest) -> dict | None:
         coverage.append(alpha.mean())
         border = np.ones(alpha.shape[1:], bool)
         border[1:-1, 1:-1] = False
-        cut_off += [(view & border).any() for view in alpha]
+        touches = [(view & border).any() for view in alpha]
+        cut_off += touches
         _, moved = _surface_points(dataset, index)
         if len(moved):
             column, row, in_image = _pixels_of(moved, alpha.shape[1:])
-            inside.append((in_image & _grow(alpha[1])[row, column]).mean())
+            hits = in_image & _grow(alpha[1])[row, column]
+            if touches[1]:  # cut off: what leaves the image says nothing
+                hits = hits[in_image]
+            inside += [hits.mean()] if len(hits) else []
     if not coverage:
         return None
     return {
@@ -312,7 +316,7 @@ def _draw_axes(draw: ImageDraw.ImageDraw, pose: np.ndarray, origin: tuple[int, i
 
 def _save_picture(image: Image.Image, path: Path) -> None:
     suffix = Image.registered_extensions().get(path.suffix.lower())
-    if suffix is None:
+    if suffix not in Image.SAVE:
         raise UserError(f"{path}: {path.suffix or 'no suffix'} is no picture format: name it .png")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

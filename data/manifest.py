@@ -98,7 +98,9 @@ def decode_manifest(path: Path, content: bytes) -> Manifest:
         raise broken
     try:
         return _decode(fields)
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except KeyError as error:
+        raise UserError(f"{path}: lacks {error}, which data/FORMAT.md asks for: add it, or restore the file") from None
+    except (TypeError, ValueError, AttributeError):
         raise broken from None
 
 

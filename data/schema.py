@@ -16,9 +16,10 @@ PAIRS_PER_SHARD = 2048
 
 @dataclass(frozen=True)
 class Field:
-    """One HDF5 dataset of a shard: its type and what stands in its attributes ``description`` and ``units``."""
+    """One HDF5 dataset of a shard: its type, its shape, and what its attributes ``description`` and ``units`` say."""
 
     dtype: str
+    shape: tuple[str | int, ...]  # letters stand for sizes: P pairs, M models, S points, H rows, W columns
     description: str
     units: str | None = None
 
@@ -26,37 +27,47 @@ class Field:
 FIELDS: dict[str, Field] = {
     "rgba": Field(
         "uint8",
+        ("P", 2, "H", "W", 4),
         "colour composited on black (premultiplied alpha), sRGB; alpha is coverage; [pair, view, row, column, channel]",
         "1/255",
     ),
     "depth": Field(
         "uint16",
+        ("P", 2, "H", "W"),
         "z-depth at the pixel's centre = depth_offset + value * depth_scale; 0 = background; [pair, view, row, column]",
         "object units (longest side of the bounding box = 2)",
     ),
     "object_to_camera": Field(
         "float64",
+        ("P", 2, 4, 4),
         "rigid transform T of each view, X_camera = T @ X_object; object frame +y up, -z front; "
         "camera frame +x right, +y down, +z forward",
         "object units",
     ),
     "intrinsics": Field(
         "float64",
+        ("P", 2, 3, 3),
         "K of each view, camera coordinates to pixels; (0, 0) is the corner of the top-left pixel",
         "pixels",
     ),
-    "R": Field("float64", "relative rotation, X_1 = R @ X_0 + t, camera frame 0 to camera frame 1"),
-    "t": Field("float64", "relative translation, X_1 = R @ X_0 + t, camera frame 0 to camera frame 1", "object units"),
-    "model_index": Field("int32", "row of each pair's model in model_id"),
-    "model_id": Field("string", "name of each model, unique within the dataset"),
+    "R": Field("float64", ("P", 3, 3), "relative rotation, X_1 = R @ X_0 + t, camera frame 0 to camera frame 1"),
+    "t": Field(
+        "float64",
+        ("P", 3),
+        "relative translation, X_1 = R @ X_0 + t, camera frame 0 to camera frame 1",
+        "object units",
+    ),
+    "model_index": Field("int32", ("P",), "row of each pair's model in model_id"),
+    "model_id": Field("string", ("M",), "name of each model, unique within the dataset"),
     "semantic_keypoints": Field(
         "float32",
+        ("M", "S", 3),
         "named points of each model in the object frame; the attribute names lists them; NaN = no such part",
         "object units",
     ),
-    "model_source": Field("string", "what each model was made from"),
-    "model_faces": Field("int64", "number of triangles of each model"),
-    "model_geometry": Field("string", "SHA-256 of each model's normalised geometry, empty when not known"),
+    "model_source": Field("string", ("M",), "what each model was made from"),
+    "model_faces": Field("int64", ("M",), "number of triangles of each model"),
+    "model_geometry": Field("string", ("M",), "SHA-256 of each model's normalised geometry, empty when not known"),
 }
 
 

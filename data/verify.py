@@ -20,7 +20,7 @@ from data.manifest import (
     load_manifest,
     unknown_fields,
 )
-from data.schema import relative_motion
+from data.schema import FIELDS, relative_motion
 from data.shard import ShardReader
 
 
@@ -88,6 +88,9 @@ def _check_content(reader: ShardReader, entry: ShardEntry, manifest: Manifest) -
     for model in reader.models:
         if splits.get(model.model_id) != reader.header.split:
             yield f"model {model.model_id} is not in {MANIFEST_NAME} as one of {reader.header.split}"
+    if problems := list(_check_tables(reader)):
+        yield from problems
+        return
     poses = reader.read("object_to_camera")
     rotation, translation = relative_motion(poses)
     close = (
@@ -96,6 +99,22 @@ def _check_content(reader: ShardReader, entry: ShardEntry, manifest: Manifest) -
     )
     if not (close and np.isfinite(reader.read("intrinsics")).all()):
         yield "R and t do not follow from object_to_camera, or poses are not finite"
+
+
+def _check_tables(reader: ShardReader) -> Iterator[str]:
+    sizes: dict[str, int] = {}
+    for name, field in FIELDS.items():
+        if not reader.holds(name):  # those that must be there the reader has asked for
+            continue
+        table = reader.dataset(name)
+        if field.dtype != "string" and table.dtype != field.dtype:
+            yield f"{name} is {table.dtype}, not {field.dtype}"
+        fits = len(table.shape) == len(field.shape) and all(
+            size == (expected if isinstance(expected, int) else sizes.setdefault(expected, size))
+            for size, expected in zip(table.shape, field.shape)
+        )
+        if not fits:
+            yield f"{name} has the shape {table.shape}, not ({', '.join(map(str, field.shape))})"
 
 
 def _check_manifest(path: Path, manifest: Manifest) -> Iterator[str]:

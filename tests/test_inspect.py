@@ -149,6 +149,13 @@ def test_a_wrong_convention_is_seen(tmp_path, mistake):
     assert figure[1] < 0.9 * figure[0] or drawn < 12
 
 
+def test_what_leaves_the_image_of_a_cut_off_object_is_no_mistake(tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.test_inspect.FOV", 2.5)
+    folder, _ = _ellipsoid_dataset(tmp_path / "set", VIEWS)
+    sampled = describe(folder)["sampled"]
+    assert sampled["cut_off"] == 1 and sampled["points_inside_other_silhouette"] > 0.999
+
+
 def test_the_sheet_shows_each_number_twice(tmp_path):
     folder, _ = _ellipsoid_dataset(tmp_path / "set", VIEWS[:1])
     contact_sheet(folder, tmp_path / "sheet.png")
@@ -164,6 +171,7 @@ def test_a_picture_that_cannot_be_written_is_a_clear_error(tmp_path):
     folder = make_dataset(tmp_path / "set", range(2))
     for path, message in (
         (tmp_path / "a.xyz", "no picture format"),
+        (tmp_path / "a.psd", "no picture format"),  # which Pillow reads but does not write
         (folder / "dataset.json" / "a.png", "cannot be written"),
     ):
         with pytest.raises(UserError, match=message):

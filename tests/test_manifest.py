@@ -80,7 +80,7 @@ def test_a_manifest_by_other_programs_needs_no_checksum(tmp_path, manifest):
         (b"{}", "not a keypoint-pairs"),
         (b'{"format": "coco"}', "not a keypoint-pairs"),
         (b'{"format": "keypoint-pairs", "format_version": 2}', "format_version 2.*update"),
-        (b'{"format": "keypoint-pairs", "format_version": 1}', "damaged"),
+        (b'{"format": "keypoint-pairs", "format_version": 1}', "lacks 'settings'"),
         (b'{"format": "keypoint-pairs", "format_version": "x"}', "damaged"),
     ],
 )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 import shutil
 from dataclasses import replace
 
@@ -124,3 +125,27 @@ def test_garbage_with_a_right_checksum_does_not_crash(folder):
 def test_folders_that_are_no_datasets(tmp_path):
     assert "no such folder" in verify(tmp_path / "none")[0]
     assert "not a dataset" in verify(tmp_path)[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "problem"),
+    [
+        ("rgba", lambda values: values.astype("float32") / 255, "rgba is float32, not uint8"),
+        ("R", lambda values: values.reshape(-1, 9), r"R has the shape \(\d+, 9\), not \(P, 3, 3\)"),
+        ("depth", lambda values: values[:, :, 1:], r"depth has the shape \(\d+, 2, 15, 16\), not \(P, 2, H, W\)"),
+    ],
+)
+def test_tables_that_are_not_of_the_format_are_found(folder, name, change, problem):
+    """As another program may write them, with a right SHA-256."""
+    path = folder / "train-00000.h5"
+    with h5py.File(path, "r+") as file:
+        values, attributes = change(file[name][:]), dict(file[name].attrs)
+        del file[name]
+        file[name] = values
+        file[name].attrs.update(attributes)
+    manifest = load_manifest(folder)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    shards = [replace(s, sha256=digest, bytes=-1) if s.file == path.name else s for s in manifest.shards]
+    save_manifest(folder, replace(manifest, shards=shards))
+    (found,) = verify(folder)
+    assert re.fullmatch(re.escape(str(path)) + ": " + problem, found)
