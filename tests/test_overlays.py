@@ -33,6 +33,12 @@ def test_points_land_where_they_should_in_their_color():
     assert np.asarray(picture)[160, 160].tolist() == [60, 70, 80]
 
 
+def test_a_background_of_the_view_is_kept():
+    rgba = view()
+    rgba[rgba[..., 3] == 0, :3] = 30, 90, 160
+    assert np.asarray(overlays.on_white(rgba))[2, 2].tolist() == [30, 90, 160]
+
+
 def test_small_views_are_enlarged_and_large_ones_kept():
     assert overlays.draw_view(view(), np.zeros((0, 2))).size == (320, 320)
     assert overlays.draw_view(view(500, 700), np.zeros((0, 2))).size == (700, 500)

@@ -113,16 +113,29 @@ def evaluate_all(
     """
     for run in runs:
         find_run(run)  # none is measured if one is missing
-    names = [Path(run).resolve().name for run in runs]
-    if len(set(names)) < len(names):
-        names = ["-".join(part for part in Path(run).parts if part.strip("/.")) for run in runs]
-    folders = [None if out is None else Path(out) / name for name in names]
+    folders = [None if out is None else Path(out) / name for name in _names_of(runs)]
     written = [
         evaluate(run, datasets, split, folder, progress=progress, symmetry=symmetry)[1]
         for run, folder in zip(runs, folders, strict=True)
     ]
     page = Path(out or ".") / "comparison.html"
     return compare(written, page), [page, *written]
+
+
+def _names_of(runs: Sequence[str | Path]) -> list[str]:
+    """A name for each run: the last parts of its path, as many as tell all apart.
+
+    Raises:
+        UserError: a run is given twice.
+    """
+    paths = [find_run(run).resolve() for run in runs]
+    if twice := [run for run, path in zip(runs, paths) if paths.count(path) > 1]:
+        raise UserError(f"{twice[0]}: given twice: name each run once")
+    for count in range(1, max(len(path.parts) for path in paths)):
+        names = ["-".join(path.parts[1:][-count:]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    raise UserError(f"{runs[0]}: cannot be told from another run by its path: rename its folder")
 
 
 def weights_fingerprint(run: str | Path) -> str:

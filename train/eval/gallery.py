@@ -14,6 +14,8 @@ from train.eval.evaluation import Evaluation
 def write_overlays(evaluation: Evaluation, folder: Path) -> None:
     """Pictures: a grid of models with the same keypoints in the same colours; best, median and worst pairs."""
     folder.mkdir(parents=True, exist_ok=True)
+    for earlier in folder.glob("*-[0-9].png"):  # of an evaluation that had more models
+        earlier.unlink()
     views = similar_views(evaluation, count=16)
     rgba = np.stack([evaluation.rgba(pair)[view] for pair, view in views])
     keypoints = np.stack([evaluation.predictions.keypoints[pair, view] for pair, view in views])

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from data.schema import has_background
 from train.eval.framing import resample_square
 
 PALETTE = (
@@ -40,7 +41,7 @@ def ink_on(index: int) -> str:
 
 
 def on_white(rgba: np.ndarray, scale: float = 1.0) -> Image.Image:
-    """Composite a view on white and resample it smoothly.
+    """Composite a view on white, if it has no background of its own, and resample it smoothly.
 
     Args:
         rgba: uint8 (H, W, 4), premultiplied. scale: enlargement.
@@ -48,7 +49,8 @@ def on_white(rgba: np.ndarray, scale: float = 1.0) -> Image.Image:
     height, width = rgba.shape[:2]
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     # over white, a premultiplied pixel is colour + (1 - alpha)
-    white = np.clip(rgba[..., :3].astype(np.int16) + 255 - rgba[..., 3:].astype(np.int16), 0, 255).astype(np.uint8)
+    white = 0 if has_background(rgba) else 255 - rgba[..., 3:].astype(np.int16)
+    white = np.clip(rgba[..., :3].astype(np.int16) + white, 0, 255).astype(np.uint8)
     return Image.fromarray(white).resize(size, Image.Resampling.BICUBIC if scale >= 1 else Image.Resampling.LANCZOS)
 
 
