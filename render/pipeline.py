@@ -449,6 +449,8 @@ def _render_missing(
     ) as bar:
         try:
             for source, outcome in outcomes:
+                if isinstance(outcome, MemoryError):
+                    outcome = MeshError("needs more memory than there is")
                 if isinstance(outcome, (MeshError, WorkerDied)):
                     failures.append(Failure(source.name, str(outcome)))
                     if config.strict:

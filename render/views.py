@@ -85,7 +85,7 @@ def look_at(position: np.ndarray, target: np.ndarray | None = None, roll_degrees
     forward = (0.0 if target is None else np.asarray(target, np.float64)) - position
     x, y, z = forward / np.linalg.norm(forward)
     level = np.hypot(x, z)
-    # Straight from above or below: the object's front points up in the image.
+    # Straight from above the object's front points up in the image, straight from below down.
     right_x, right_z = (-z / level, x / level) if level > 1e-9 else (1.0, 0.0)
     rotation = np.array([[right_x, 0, right_z], [y * right_z, z * right_x - x * right_z, -y * right_x], [x, y, z]])
     roll = np.radians(roll_degrees)

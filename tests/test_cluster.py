@@ -36,7 +36,11 @@ def addresses(tmp_path_factory):
     pytest.importorskip("ray")
     folder = tmp_path_factory.mktemp("cluster")
     (folder / "tests").symlink_to(ROOT / "tests")
-    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as short:  # for sockets
+    with (
+        tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as short,  # for sockets
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # Ray would use a token that another cluster has left in ~/.ray
         process, ports = start_cluster(folder, short)
         try:
             yield f"127.0.0.1:{ports[0]}", f"ray://127.0.0.1:{ports[1]}"

@@ -177,7 +177,10 @@ def axis_rightward(object_to_camera: Tensor, axes: tuple[str, ...]) -> Tensor:
 
 
 def true_flags(object_to_camera: Tensor, axes: tuple[str, ...]) -> Tensor:
-    """1 where an object axis points to the camera's right: (*, 4, 4) -> (*, A)."""
+    """1 where an object axis points to the camera's right, (*, 4, 4) -> (*, A), as the official code has it.
+
+    Which of its ends projects farther right is the same but for perspective: it differs in 0.08 % of the default views.
+    """
     return (axis_rightward(object_to_camera, axes) > 0).to(object_to_camera.dtype)
 
 

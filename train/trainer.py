@@ -251,12 +251,13 @@ def make_pair_loader(pairs: PairDataset, config: TrainConfig, step: int, device:
         return make_loader(pairs.load(device), sampler)
     # A GPU is faster than one process reads.
     workers = min(8, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))) if device == "cuda" else 0
-    return make_loader(pairs, sampler, workers, worker_init_fn=ignore_interrupts)
+    return make_loader(pairs, sampler, workers, worker_init_fn=ignore_signals)
 
 
-def ignore_interrupts(worker: int) -> None:
-    """Leave Ctrl-C, which a terminal sends to all processes, to the one that trains."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def ignore_signals(worker: int) -> None:
+    """Leave what a terminal or a scheduler sends to all processes to the one that trains, which writes a checkpoint."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def check_run_folder(config: TrainConfig, run: Path, resume: bool) -> None:
@@ -303,7 +304,7 @@ def prepare(stored: dict[str, Tensor], pairs: PairDataset, config: TrainConfig, 
     if config.color_jitter:
         batch.images = jitter_colors(batch.images, config.color_jitter)
     if config.supervised:
-        points = pairs.semantic_keypoints.to(device)[stored["model_index"]].unsqueeze(1).expand(-1, 2, -1, -1)
+        points = pairs.semantic_keypoints.to(device)[stored["shape_index"]].unsqueeze(1).expand(-1, 2, -1, -1)
         batch.labels = transform_points(batch.object_to_camera, points)
     return batch
 
