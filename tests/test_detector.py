@@ -10,6 +10,7 @@ import torch
 from data.errors import UserError
 from train.config import make_config
 from train.detector import Detector, build_network, save_config, save_weights
+from train.networks import KeypointNetwork, pixel_grid
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +36,41 @@ def test_detections(run):
     assert ((found.keypoints[..., :2] > 0) & (found.keypoints[..., :2] < 128)).all()
     np.testing.assert_allclose(found.heatmaps.sum((2, 3)), 1, rtol=1e-5)
     assert found.axis_ends.shape == (3, 2, 2, 2) and found.flags.shape == (3, 2) and found.flags.dtype == bool
-    # a keypoint is the mean of its heat map, in pixels; that was resampled
-    side = found.heatmaps.shape[-1]
-    u = (np.arange(side) + 0.5) * 128 / side
-    np.testing.assert_allclose(found.keypoints[..., 0], found.heatmaps.sum(2) @ u, atol=1)
     right = found.axis_ends[..., 0, 0] > found.axis_ends[..., 1, 0]
     assert (right == found.flags).all()
+
+
+class Fixed(KeypointNetwork):
+    """Finds the same in whatever it is shown: three narrow bumps, at these places and depths towards the camera."""
+
+    in_channels = 4
+    PLACES = torch.tensor([[-0.5, -0.4], [0.5, -0.2], [0.1, 0.6]])
+    DEPTHS = torch.tensor([0.4, -0.8, 2.0])
+    ENDS = torch.tensor([[[0.3, -0.1], [-0.2, 0.15]]])
+
+    def encode(self, images):
+        return images, self.ENDS.expand(len(images), -1, -1, -1)
+
+    def decode(self, features, flags):
+        distance = pixel_grid(24, 24, features) - self.PLACES[:, :, None, None]
+        maps = torch.stack([-50 * distance.square().sum(1), self.DEPTHS[:, None, None].expand(-1, 24, 24)])
+        return tuple(maps.unsqueeze(1).expand(-1, len(features), -1, -1, -1))
+
+
+@pytest.mark.parametrize("margin", [1.25, 0.0])
+def test_what_is_found_about_an_object_is_told_in_the_whole_image(margin):
+    rgba = np.zeros((2, 128, 128, 4), np.uint8)
+    rgba[0, 20:40, 76:108] = rgba[1, 70:118, 10:50] = 255
+    squares = np.array([[92, 30, 40], [30, 94, 60]] if margin else [[64, 64, 128]] * 2)  # centre and side, pixels
+    found = Detector(Fixed(3, 30.0, ("x",)), make_config("cpu", keypoints=3, margin=margin)).detect(rgba)
+    for (x, y, side), keypoints, heatmaps, ends in zip(squares, found.keypoints, found.heatmaps, found.axis_ends):
+        places = Fixed.PLACES.numpy() * side / 2 + (x, y)
+        np.testing.assert_allclose(keypoints[:, :2], places, atol=0.1)
+        np.testing.assert_allclose(keypoints[:, 2], 30 - Fixed.DEPTHS.numpy() * side / 128, atol=1e-4)
+        np.testing.assert_allclose(ends[0], Fixed.ENDS[0].numpy() * 64 + (x, y), atol=1e-4)
+        centers = (np.arange(heatmaps.shape[-1]) + 0.5) * 128 / heatmaps.shape[-1]
+        means = np.stack([heatmaps.sum(1) @ centers, heatmaps.sum(2) @ centers], axis=1)
+        np.testing.assert_allclose(means, places, atol=0.2)  # the maps were resampled
 
 
 def test_results_do_not_depend_on_the_batch(run):

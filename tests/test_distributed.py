@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 # higher one lets rounding errors grow: Adam's first steps are as long for small gradients as for large ones.
 OPTIONS = (
     "--preset cpu --device cpu --precision float32 --width 4 --batch-size 4 --learning-rate 1e-7 --weight-decay 0 "
-    "--steps 6 --log-every 1 --validate-every 3 --checkpoint-every 3"
+    "--image-size 32 --steps 6 --log-every 1 --validate-every 3 --checkpoint-every 3"
 ).split()
 
 
@@ -23,12 +23,15 @@ def flat(tensors) -> torch.Tensor:
     return torch.cat([tensor.flatten().double() for tensor in tensors])
 
 
-def tensors(state):
-    """All tensors in nested dictionaries and lists."""
-    if isinstance(state, torch.Tensor):
-        return [state]
-    items = state.values() if isinstance(state, dict) else state if isinstance(state, list) else ()
-    return [tensor for item in items for tensor in tensors(item)]
+def moments(run: Path) -> dict[tuple[int, str], torch.Tensor]:
+    """Each moment of each optimiser, of all its parameters together."""
+    optimizers = torch.load(run / "checkpoint.pt", weights_only=True)["optimizer"]
+    states = [list(optimizer["state"].values()) for optimizer in optimizers]
+    return {
+        (number, name): flat(parameter[name] for parameter in state)
+        for number, state in enumerate(states)
+        for name in state[0].keys() - {"step"}
+    }
 
 
 def test_two_processes_train_as_one(tmp_path):
@@ -52,8 +55,10 @@ def test_two_processes_train_as_one(tmp_path):
             tolerance = 5e-2 if name == "gradient_norm" else 1e-4
             assert abs(ours[name] - theirs[name]) <= tolerance * max(1, abs(ours[name])), (ours["step"], name)
 
-    gradients = [flat(tensors(torch.load(run / "checkpoint.pt", weights_only=True)["optimizer"])) for run in (one, two)]
-    assert (gradients[0] - gradients[1]).norm() < 1e-3 * gradients[0].norm()
+    ours, theirs = moments(one), moments(two)
+    assert {name for _, name in ours} == {"momentum_buffer", "exp_avg", "exp_avg_sq"}
+    for name, moment in ours.items():  # 1e-5 apart, but 1e-2 where rounding turns a single ReLU on
+        assert (moment - theirs[name]).norm() < 3e-2 * moment.norm(), name
     weights = [flat(load_file(run / "model.safetensors").values()) for run in (one, two)]
     torch.testing.assert_close(weights[1], weights[0], rtol=1e-4, atol=1e-5)  # and running statistics
     assert len(list((two / "tensorboard").iterdir())) == 1

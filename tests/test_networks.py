@@ -77,13 +77,16 @@ def test_flags_change_the_keypoints():
 
 
 def test_bfloat16_convolutions_keep_float32_results():
-    network = CompactNetwork(3, width=8).eval()
-    images = torch.rand(2, 4, 96, 96)
+    torch.manual_seed(0)
+    network = CompactNetwork(6, width=8).eval()
+    network.head.weight.data *= 40  # an untrained network has all its keypoints in one place
+    images = torch.rand(4, 4, 96, 96)
     reference = network(images)
     network.bfloat16 = True
     found = network(images)
     assert found.keypoints.dtype == found.heatmaps.dtype == torch.float32
-    torch.testing.assert_close(found.keypoints, reference.keypoints, atol=0.1, rtol=0)
+    error, spread = (found.keypoints - reference.keypoints).abs().amax((0, 1)), reference.keypoints.std((0, 1))
+    assert (error > 0).all() and (error < 0.1 * spread).all()
 
 
 @pytest.mark.parametrize("preset", PRESETS)

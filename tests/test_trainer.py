@@ -3,6 +3,7 @@
 import dataclasses
 import fcntl
 import json
+import math
 import os
 import random
 import shutil
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,15 +22,19 @@ import torch
 from data.assemble import assemble
 from data.dataset import PairDataset
 from data.errors import UserError
+from data.geometry import project, transform_points
 from render.pipeline import RenderConfig, render_dataset
 from render.views import ViewSettings
+from tests.made_up import Oracle
+from tests.made_up import make_dataset as make_balls
 from tests.made_up_pairs import make_dataset, make_manifest, make_model, write_part
-from train import trainer
+from train import losses, trainer
 from train.config import CHOICES, config_from_dict, make_config
 from train.detector import Detector
 from train.eval.evaluate import evaluate
+from train.networks import Prediction
 from train.optimizer import make_optimizer
-from train.trainer import flag_anneal, learning_rate, train, weights_at
+from train.trainer import MovingAverage, descend, flag_anneal, forward, learning_rate, prepare, train, weights_at
 
 ROOT = Path(__file__).parents[1]
 STEPS = 8
@@ -75,16 +81,35 @@ def test_run_folder(finished_run):
         assert np.isfinite(logged[0][name])
     assert [line["step"] for line in lines if "validation_error_mean_deg" in line] == [4, 8]
     assert list((finished_run / "tensorboard").glob("events.out.tfevents.*"))
-    assert torch.load(finished_run / "checkpoint.pt", weights_only=True)["step"] == STEPS
+    checkpoint = torch.load(finished_run / "checkpoint.pt", weights_only=True)
+    assert checkpoint["step"] == STEPS
+    rates = [group["lr"] for state in checkpoint["optimizer"] for group in state["param_groups"]]
+    assert rates == [learning_rate(small_config(), STEPS - 1)] * 2 and rates[0] == logged[-1]["learning_rate"]
+    saved = weights(finished_run)
+    assert torch.equal(saved["head.weight"], checkpoint["average"]["head.weight"])
+    assert not torch.equal(saved["head.weight"], checkpoint["network"]["head.weight"])
+    assert saved["stem.0.1.num_batches_tracked"] == STEPS
 
 
-@pytest.mark.parametrize("stop_at", [2, 5], ids=["before the first checkpoint", "after it"])
-def test_interrupted_run_goes_on_to_the_same_weights(dataset, finished_run, tmp_path, monkeypatch, stop_at):
+def test_spatial_consistency_counts_in_the_second_half(finished_run):
+    lines = [json.loads(line) for line in (finished_run / "metrics.jsonl").read_text().splitlines()]
+    for line in (line for line in lines if "loss" in line):
+        counted = dataclasses.asdict(small_config().weights)
+        counted["spatial_consistency"] = 2.0 if line["step"] > STEPS / 2 else 0.0
+        loss = sum(weight * line[name] for name, weight in counted.items() if name in line)
+        assert line["loss"] == pytest.approx(loss, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "stop_at, number", [(2, signal.SIGINT), (5, signal.SIGTERM)], ids=["before the first checkpoint", "after it"]
+)
+def test_interrupted_run_goes_on_to_the_same_weights(dataset, finished_run, tmp_path, monkeypatch, stop_at, number):
     real_forward = trainer.forward
 
     def interrupting_forward(network, batch, config, step):
         if step == stop_at:
-            os.kill(os.getpid(), signal.SIGINT)
+            assert signal.getsignal(number) != signal.SIG_DFL  # which would end all tests
+            os.kill(os.getpid(), number)
         return real_forward(network, batch, config, step)
 
     monkeypatch.setattr(trainer, "forward", interrupting_forward)
@@ -220,9 +245,15 @@ def test_a_run_killed_between_its_checkpoint_and_its_weights_gets_them(dataset, 
     assert_same_weights(run, finished_run)
 
 
-def test_settings_are_written_as_they_were_resolved(finished_run):
-    settings = json.loads((finished_run / "config.json").read_text())
-    assert settings["device"] in ("cpu", "cuda") and settings["precision"] in ("float32", "bfloat16")
+def test_settings_are_written_as_they_were_resolved(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for precision in ("float32", "bfloat16"):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: precision == "bfloat16")
+        train(small_config(device="auto", steps=1), [dataset], tmp_path / precision)
+        settings = json.loads((tmp_path / precision / "config.json").read_text())
+        assert settings["device"] == "cpu" and settings["precision"] == precision
+    heads = [weights(tmp_path / precision)["head.weight"] for precision in ("float32", "bfloat16")]
+    assert not torch.equal(*heads)
 
 
 def test_files_follow_the_umask(dataset, finished_run):
@@ -369,6 +400,152 @@ def test_spatial_consistency_waits_for_the_flags():
     assert config.weights.spatial_consistency == 2
 
 
+def test_a_step_down_is_clipped_and_as_long_as_the_schedule_says():
+    network = torch.nn.Linear(2, 1, bias=False)
+    before = network.weight.detach().clone()
+    network.weight.grad = torch.tensor([[30.0, 40.0]])
+    config = small_config(steps=100, warmup_steps=60, learning_rate=0.1, gradient_clip=5.0)
+    assert descend(network, torch.optim.SGD(network.parameters(), lr=1.0), config, step=50) == 50
+    expected = 0.1 * 51 / 60 * 0.5 * torch.tensor([[3.0, 4.0]])
+    torch.testing.assert_close(before - network.weight, expected)
+    assert network.weight.grad is None
+
+
+@pytest.mark.parametrize("decay, expected", [(0.2, 0.2 * (1.9 * 2 / 11 + 4 * 9 / 11) + 0.8 * 8), (0.0, 8.0)])
+def test_averaged_weights_forget_their_start(decay, expected):
+    network = torch.nn.BatchNorm1d(1)
+    network.running_mean.fill_(1)
+    average = MovingAverage(network, decay)
+    for step, value in enumerate((2.0, 4.0, 8.0)):  # kept are 1/10, 2/11 and, for 3/12 is more, the decay
+        torch.nn.init.constant_(network.weight, value)
+        network.running_mean.fill_(value)
+        network.num_batches_tracked += 1
+        average.update(step)
+    assert average.network.weight.item() == average.network.running_mean.item() == pytest.approx(expected)
+    assert average.network.num_batches_tracked == 3 and network.weight.item() == 8
+
+
+class Knowing(torch.nn.Module):
+    """Finds ``points`` (B, N, 3) of a batch's objects where they are, with flat heat maps; keeps what it was asked."""
+
+    in_channels, axes, normalizes_views_apart = 4, ("x", "z"), False
+
+    def __init__(self, batch, points):
+        super().__init__()
+        self.poses, self.intrinsics = batch.object_to_camera.flatten(0, 1), batch.intrinsics.flatten(0, 1)
+        self.points = points.repeat_interleave(2, dim=0)
+
+    def forward(self, images, flags, anneal, zoom, mirrored):
+        self.images, self.flags, self.anneal, self.mirrored = images, flags, anneal, mirrored
+        keypoints = project(self.intrinsics, transform_points(self.poses, self.points))
+        ends = losses.axis_end_projections(self.poses, self.intrinsics, self.axes)
+        count = keypoints.shape[:2]
+        return Prediction(keypoints, torch.full((*count, 6, 6), 1 / 36), ends, flags, torch.full(count, 0.1))
+
+
+def knowing(dataset, config):
+    pairs = PairDataset(dataset, "train")
+    stored = pairs.batch([0, 1, 2, 3, 4, 6])
+    stored["model_index"].zero_()  # nothing is to be taken from it
+    batch = prepare(stored, pairs, config, "cpu", step=0)
+    return Knowing(batch, pairs.semantic_keypoints[stored["shape_index"]]), batch
+
+
+def test_terms_of_a_network_that_knows_all(dataset):
+    config = small_config(noise=0.0, noise_end=0.0, delta=0.01)
+    network, batch = knowing(dataset, config)
+    terms = forward(network, batch, config, step=0)
+    centers = project(network.intrinsics, transform_points(network.poses, network.points))[..., :2].unflatten(0, (6, 2))
+    spread = batch.zoom.square() * 2 / 3 * (1 - 1 / 36) - centers.square().sum(-1).mean(-1)
+    expected = dict(
+        consistency=0, spatial_consistency=0, pose=0, orientation=0, separation=0.01, variance=spread.sum(1),
+        silhouette=-batch.mask.mean((2, 3)).log().sum(1), uncertainty=1.5 * math.log(2 * 0.1**2),
+    )  # fmt: skip
+    assert terms.keys() == expected.keys()
+    for name, value in expected.items():
+        value = torch.as_tensor(value, dtype=torch.float32).expand(6)
+        torch.testing.assert_close(terms[name], value, atol=1e-4, rtol=1e-4, msg=name)
+
+
+def test_labels_are_those_of_each_view(dataset):
+    config = small_config(supervised=True, mirror=False, keypoints=3)
+    terms = forward(*knowing(dataset, config), config, step=0)
+    assert terms["supervision"].max() < 1e-6
+
+
+def test_noise_of_the_pose_term_fades(dataset):
+    config = small_config(noise=0.004, noise_end=0.002, mirror=False)
+    network, batch = knowing(dataset, config)
+    angles = []
+    for step in (0, STEPS // 4):
+        torch.manual_seed(0)
+        angles.append(forward(network, batch, config, step)["pose"].mean().item())
+    assert 0.001 < angles[0] < 0.1 and angles[1] / angles[0] == pytest.approx(3.5 / 4, rel=0.01)
+
+
+def test_predicted_flags_count_near_where_a_flag_changes(dataset):
+    config = small_config(steps=100, anneal_start=0.4, anneal_end=0.5, flag_margin=0.3)
+    network, batch = knowing(dataset, config)
+    forward(network, batch, config, step=45)
+    rightward = network.poses[:, 0, [0, 2]]
+    near = rightward.abs() < 0.3
+    assert 0.2 < near.float().mean() < 0.8
+    assert torch.equal(network.anneal, torch.where(near, 0.5, 1.0))
+    assert torch.equal(network.flags, (rightward > 0).float())
+
+
+def test_half_of_the_views_are_mirrored(dataset):
+    torch.manual_seed(0)
+    for mirror in (True, False):
+        config = small_config(mirror=mirror)
+        network, batch = knowing(dataset, config)
+        forward(network, batch, config, step=0)
+        if mirror:
+            mirrored = network.mirrored.unflatten(0, (6, 2))
+            assert mirrored.any() and not mirrored.all() and (mirrored[:, 0] != mirrored[:, 1]).any()
+        else:
+            assert network.mirrored is None
+        assert torch.equal(network.images, batch.images.flatten(0, 1))
+
+
+def test_batches_are_prepared_as_the_settings_say(dataset):
+    torch.manual_seed(0)
+    pairs = PairDataset(dataset, "train")
+    stored = pairs.batch([0, 1, 2])  # of one shape
+    plain, framed, jittered = (
+        prepare(stored, pairs, small_config(batch_size=3, **settings), "cpu", step=1)
+        for settings in (dict(color_jitter=0.0, cross_pairs=False, margin=0.0), dict(color_jitter=0.0), {})
+    )
+    assert plain.mates is None and torch.equal(plain.zoom, torch.ones(3, 2))
+    assert jittered.mates.tolist() == [0, 2, 1]  # the second three of a stream: the first one's mate was in the first
+    torch.testing.assert_close(framed.zoom, torch.full((3, 2), 1.15 * 12 / 16))
+    assert torch.equal(jittered.images[:, :, 3], framed.images[:, :, 3])
+    assert ((jittered.images - framed.images).abs().mean((2, 3, 4)) > 0.01).all()
+
+
+class Certain(Oracle):
+    """Takes its first keypoint, which is far off, for the worst by far."""
+
+    def __init__(self, dataset):
+        super().__init__(dataset)
+        self.network = SimpleNamespace(axes=self.config.axes)
+
+    def detect(self, rgba):
+        found = super().detect(rgba)
+        found.keypoints[:, 0] += 9
+        return dataclasses.replace(found, sigma=np.where(np.arange(5), 0.01, 1e3) * np.ones((len(rgba), 1)))
+
+
+def test_validation_figures_of_a_detector_that_knows_all(tmp_path):
+    pairs = PairDataset(make_balls(tmp_path / "pairs"), "test")
+    detector = Certain(pairs)
+    with trainer.Logger(tmp_path, 0, 1) as logger:
+        logger.write_validation(1, detector, pairs)
+    line = json.loads((tmp_path / "metrics.jsonl").read_text())
+    assert line["step"] == 1 and line["validation_error_mean_deg"] < 0.01 > line["validation_error_median_deg"]
+    assert line["validation_orientation_accuracy"] == 1
+
+
 @pytest.mark.parametrize("optimizer", ("adam", "muon"))
 def test_weight_decay_spares_biases_and_norms(optimizer):
     network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
@@ -430,6 +607,13 @@ def test_weights_of_another_network_say_which_option_is_missing(finished_run, da
     ):
         with pytest.raises(UserError, match=advice):
             train(small_config(init_from=str(finished_run), **settings), [dataset], tmp_path / "run")
+
+
+def test_pairs_of_a_model_come_two_by_two(dataset):
+    """Five models have three pairs each: a couple, and a rest of five of which the last comes twice."""
+    loader = trainer.make_pair_loader(PairDataset(dataset, "train"), small_config(batch_size=8), 0, "cpu")
+    epoch = torch.cat([stored["shape_index"] for stored, _ in zip(loader, range(2))]).view(-1, 2)
+    assert (epoch[:, 0] == epoch[:, 1]).sum() == 6
 
 
 def test_couples_of_pairs_are_not_cut_between_processes(dataset, monkeypatch):

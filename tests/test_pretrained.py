@@ -1,0 +1,36 @@
+"""The shipped weights: they find the pose of shapes of their own category, and of no other."""
+
+import numpy as np
+import pytest
+
+from render.backends import open_backend
+from render.doctor import resolve
+from render.shapes import CATEGORIES, generate
+from render.views import ViewSettings, sample_pair
+from train.detector import Detector
+from train.eval import metrics
+
+
+@pytest.fixture(scope="module")
+def views():
+    """Category -> images, poses and intrinsics of 20 pairs of views of ten shapes."""
+    backend, rng, settings = open_backend(resolve("auto")), np.random.default_rng(0), ViewSettings()
+
+    def pair(mesh):
+        poses, cameras = sample_pair(rng, settings)
+        return backend.render(mesh, poses, cameras, settings.image_size)[0], poses, cameras
+
+    meshes = {category: [generate(category, 7, i // 2) for i in range(20)] for category in CATEGORIES}
+    return {category: [np.stack(parts) for parts in zip(*map(pair, own))] for category, own in meshes.items()}
+
+
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_shipped_weights_know_their_category(category, views):
+    detector, medians = Detector.load(category), {}
+    for shown, (images, poses, cameras) in views.items():
+        found = detector.detect(images.reshape(-1, *images.shape[2:]))
+        points = metrics.camera_points(found.keypoints.reshape(20, 2, -1, 3), cameras)
+        rotation = metrics.relative_rotation(points, found.sigma.reshape(20, 2, -1))
+        truth = poses[:, 1, :3, :3] @ poses[:, 0, :3, :3].swapaxes(-1, -2)
+        medians[shown] = np.median(metrics.angular_error(rotation, truth))
+    assert medians.pop(category) < 10 and min(medians.values()) > 30
