@@ -74,6 +74,7 @@ def test_bop_refuses_deformed_models(tmp_path):
     bent = make_dataset(tmp_path / "bent", range(3), settings={**SETTINGS, "variety": {"warp": 0.5}})
     with pytest.raises(UserError, match="one rigid model"):
         export(bent, tmp_path / "out", "bop")
+    assert not (tmp_path / "out").exists()
 
 
 # --- tfrecord --------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import numpy as np
 from data.atomic import temporary_path, write_bytes
 from data.errors import UserError
 from data.interchange.common import encode_png, export_folder, locate_models, read_parts
-from data.manifest import Manifest
+from data.manifest import Manifest, load_manifest
 from data.shard import ShardReader
 
 MM_PER_UNIT = 1000.0  # BOP measures in millimetres: an object unit is taken for a metre
@@ -28,6 +28,7 @@ def export_bop(dataset: Path, out: Path) -> None:
     Raises:
         UserError: the pairs show deformed models, for which the format has no place.
     """
+    _refuse_deformed(dataset)
     with export_folder(dataset, out, "bop") as work:
         if work is None:
             return
@@ -44,16 +45,21 @@ def export_bop(dataset: Path, out: Path) -> None:
         write_bytes(out / "objects.json", _encode_json(objects))
 
 
-def _depth_scale(dataset: Path, manifest: Manifest) -> float:
-    """Millimetres per step of the 16-bit depth images: the finest of whole hundredths that spans every shard."""
-    farthest = 0.0
-    for entry in manifest.shards:
+def _refuse_deformed(dataset: Path) -> None:
+    for entry in load_manifest(dataset).shards:
         with ShardReader(dataset / entry.file) as reader:
             if reader.header.deforms:
                 raise UserError(
                     f"{dataset}: its pairs are deformed, each in a way of its own, and BOP has one rigid model for all "
                     "images of an object: render without --stretch and --warp, or export to webdataset"
                 )
+
+
+def _depth_scale(dataset: Path, manifest: Manifest) -> float:
+    """Millimetres per step of the 16-bit depth images: the finest of whole hundredths that spans every shard."""
+    farthest = 0.0
+    for entry in manifest.shards:
+        with ShardReader(dataset / entry.file) as reader:
             farthest = max(farthest, reader.header.depth_offset + 65535 * reader.header.depth_scale)
     return max(1, math.ceil(farthest * MM_PER_UNIT / 65535 * 100)) / 100
 
