@@ -1,4 +1,5 @@
-"""Parametric cars: saloons, hatchbacks, estates, off-roaders, vans, pickups, coupes, roadsters, racing cars.
+"""Parametric cars: saloons, hatchbacks, estates, off-roaders, vans, pickups, lorries, coupes, open cars, buggies,
+racing cars.
 
 Each function of `KINDS` samples one kind of `Car`.
 """
@@ -9,7 +10,7 @@ import numpy as np
 
 from render.mesh import Mesh
 from render.shapes import paint
-from render.shapes.car_parts import KEYPOINTS, Body, Cabin, Car, Finish, RacerShape, Wheels, draw
+from render.shapes.car_parts import KEYPOINTS, Body, Cabin, Car, Cockpit, Finish, RacerShape, Wheels, draw
 from render.shapes.draws import chance, choice
 from render.shapes.primitives import Builder
 
@@ -97,6 +98,8 @@ def _closed(
         tail_taper=u(0.0, 0.12),
         nose_rake=u(0.1, 0.6),
     )
+    if chance(rng, 0.2):
+        body.angular, body.upper, body.lower, body.nose_rake = True, u(6, 20), u(8, 24), u(0.0, 0.4)
     settings = dict(
         width=u(0.88, 0.96),
         tumblehome=u(0.06, 0.2),
@@ -326,15 +329,47 @@ def pickup(rng: np.random.Generator) -> Car:
         panes=1 if cab < 0.08 else 2,
         tumblehome=u(0.05, 0.16),
     )
-    belt = car.body.profile[3][1]
-    start = cab + 0.03
-    floor = max(2.1 * car.wheels.radius, 0.62 * belt)
-    car.body.profile = car.body.profile[:3] + [(cab - 0.01, belt), (start, floor), (0.5, floor)]
-    car.bed, car.roll_bar, car.spoiler = (start, floor), chance(rng, 0.2), "none"
-    car.cargo = choice(rng, "none", "none", "none", "none", "box", "cover")
-    car.body.tail_round, car.body.upper = 0.02, u(6, 10)
+    _add_bed(rng, car, cab)
+    car.roll_bar, car.cargo = chance(rng, 0.2), choice(rng, "none", "none", "none", "none", "box", "cover")
     if roofless:
-        car.cabin = None
+        car.cabin, car.cockpit = None, Cockpit(rear=cab + 0.01)
+    return car
+
+
+def _add_bed(rng: np.random.Generator, car: Car, cab: float) -> None:
+    """Behind the cab, which ends at z = ``cab``."""
+    belt = car.body.profile[3][1]
+    start, floor = cab + 0.03, max(2.1 * car.wheels.radius, 0.62 * belt)
+    car.body.profile = [knot for knot in car.body.profile[:3] if knot[0] < cab - 0.05]
+    car.body.profile += [(cab - 0.04, belt), (cab - 0.01, belt), (start, floor), (start + 0.03, floor), (0.5, floor)]
+    car.bed, car.spoiler = (start, floor), "none"
+    car.body.tail_round, car.body.upper = 0.02, rng.uniform(6, 10)
+
+
+def lorry(rng: np.random.Generator) -> Car:
+    """Small lorries and ambulances: a short cab before a house or a bed."""
+    u = rng.uniform
+    cab = u(-0.16, 0.0)
+    car = _closed(
+        rng,
+        height=u(0.33, 0.46),
+        width=u(0.3, 0.4),
+        wheel=u(0.06, 0.08),
+        belt=u(0.5, 0.64),
+        hood=u(0.8, 1.0),
+        deck=1.0,
+        screen=(u(-0.46, -0.32), u(0.02, 0.12)),
+        window=(cab, u(0.0, 0.03)),
+        boxiness=u(4, 12),
+        clearance=u(0.05, 0.08),
+        panes=1,
+        tumblehome=u(0.02, 0.14),
+    )
+    _add_bed(rng, car, cab)
+    car.wheels.axles = (u(-0.36, -0.29), u(0.22, 0.33))
+    car.house = car.cabin.height * u(0.9, 1.35)
+    car.cargo = choice(rng, "house", "house", "house", "box", "none")
+    car.roof_load = choice(rng, "none", "none", "bar")
     return car
 
 
@@ -354,11 +389,55 @@ def roadster(rng: np.random.Generator) -> Car:
 
 
 def jeep(rng: np.random.Generator) -> Car:
+    """Open off-roaders, half of them angular and without doors, some of these with a bed."""
+    u = rng.uniform
     car = off_roader(rng)
-    car.cabin, car.roll_bar, car.spare_wheel = None, chance(rng, 0.8), chance(rng, 0.6)
-    belt = car.body.profile[3][1] * rng.uniform(0.85, 1.0)
-    car.body.profile = [(-0.5, 0.93 * belt), (-0.15, belt), (0.0, belt), (0.5, belt)]
-    car.fenders, car.lamp_shape, car.grille = chance(rng, 0.4), "round", "upright"
+    body, doors = car.body, chance(rng, 0.5)
+    car.cabin, car.roll_bar, car.spare_wheel = None, chance(rng, 0.6), chance(rng, 0.4)
+    belt = body.profile[3][1] * u(0.85, 1.0)
+    front, rear = u(-0.18, -0.08), u(0.1, 0.24)
+    car.cockpit = Cockpit(
+        front,
+        rear,
+        screen=u(0.08, 0.15),
+        lean=u(0.0, 0.06),
+        bend=u(0.0, 0.03),
+        frame=u(0.005, 0.011),
+        rows=choice(rng, 1, 1, 2),
+        cage=chance(rng, 0.3),
+    )
+    car.cockpit.canopy = car.cockpit.cage and chance(rng, 0.5)
+    car.fenders, car.lamp_shape = chance(rng, 0.3), choice(rng, "round", "round", "box")
+    car.grille, car.mirrors = choice(rng, "upright", "wide"), chance(rng, 0.4)
+    body.profile = [(-0.5, belt * u(0.85, 0.97)), (front, belt)]
+    if doors:
+        body.profile += [(0.0, belt), (0.5, belt)]
+        return car
+    sill = body.clearance + u(0.2, 0.5) * (belt - body.clearance)
+    body.profile += [(front + 0.02, sill), (rear - 0.05, sill), (rear - 0.04, belt), (rear, belt), (0.5, belt)]
+    body.angular, body.upper, body.lower, body.nose_rake = True, u(8, 24), u(8, 24), u(0.0, 0.2)
+    if chance(rng, 0.6):
+        start, floor = rear + 0.03, max(2.1 * car.wheels.radius, 0.75 * belt)
+        body.profile[-1:] = [(start, floor), (0.5, floor)]
+        car.bed, car.spare_wheel = (start, floor), False
+    return car
+
+
+def buggy(rng: np.random.Generator) -> Car:
+    """Off-road racers: a wedge between wheels that stand free, with a wing or a cage."""
+    u = rng.uniform
+    car = choice(rng, coupe, coupe, beetle, roadster)(rng)
+    body, wheels = car.body, car.wheels
+    body.width *= u(0.68, 0.85)
+    body.clearance, body.nose_taper = u(0.06, 0.1), u(0.1, 0.4)
+    wedge = u(0.7, 1.0)
+    body.profile = [(z, height * (wedge if z < -0.3 else 1.0)) for z, height in body.profile]
+    wheels.radius *= u(1.05, 1.3)
+    wheels.offset, wheels.arch, wheels.flare = u(0.4, 1.1), u(1.02, 1.1), 0.0
+    wheels.width, wheels.rear_scale = u(0.05, 0.075), u(1.0, 1.15)
+    car.fenders, car.spoiler = False, choice(rng, "none", "wing", "wing")
+    car.cockpit.cage = chance(rng, 0.7)
+    car.roll_bar = car.roll_bar or car.cockpit.cage
     return car
 
 
@@ -409,9 +488,11 @@ KINDS = (
     (beetle, 7),
     (micro, 5),
     (vintage, 2),
-    (pickup, 11),
+    (pickup, 10),
+    (lorry, 4),
     (roadster, 4),
-    (jeep, 3),
+    (jeep, 6),
+    (buggy, 4),
     (racer, 4),
     (touring_racer, 8),
 )

@@ -66,10 +66,12 @@ class Body:
     nose_taper: float = 0.1  # narrowing over the front third
     tail_taper: float = 0.06
     nose_rake: float = 0.3  # how much of the height at the very front is rounded away
+    angular: bool = False  # straight between the points of the profile
 
     def top(self, z: np.ndarray) -> np.ndarray:
         knots, heights = zip(*self.profile)
-        return hermite(knots, heights, np.asarray(z, float))
+        z = np.asarray(z, float)
+        return np.interp(z, knots, heights) if self.angular else hermite(knots, heights, z)
 
     def half_width(self, z: np.ndarray) -> np.ndarray:
         front, rear = np.clip((-0.17 - z) / 0.33, 0, 1), np.clip((z - 0.2) / 0.3, 0, 1)
@@ -117,6 +119,7 @@ class Wheels:
     flare: float = 0.0  # thickness of a lip around the cut-out
     spokes: int = 0
     rear_scale: float = 1.0
+    offset: float = 0.0  # how far they stand out of the body, share of their width
 
 
 @dataclass
@@ -136,6 +139,21 @@ class Cabin:
     blind_rear: float = 0.0  # share of the side without windows, at the rear (vans)
     crown: float = 0.012
     pillar: float = 0.012  # half width
+
+
+@dataclass
+class Cockpit:
+    """Where a car without a roof is open."""
+
+    front: float = -0.14
+    rear: float = 0.2
+    screen: float = 0.11  # height of the windscreen
+    lean: float = 0.08  # how far back its top lies
+    bend: float = 0.05  # how far back its ends lie
+    frame: float = 0.006  # radius of the windscreen's frame
+    rows: int = 1  # of seats
+    cage: bool = False  # bars from the windscreen to the rear
+    canopy: bool = False  # a cloth over the cage
 
 
 @dataclass
@@ -159,6 +177,7 @@ class Car:
     body: Body
     wheels: Wheels
     cabin: Cabin | None  # None of an open car
+    cockpit: Cockpit = field(default_factory=Cockpit)  # where there is no cabin
     grille: str = "wide"  # "wide", "upright", "none"
     lamp_shape: str = "oval"  # "oval", "round", "box"
     lamp_size: float = 0.03
@@ -172,7 +191,8 @@ class Car:
     exhausts: int = 0
     fenders: bool = False
     bed: tuple[float, float] | None = None  # makes a pickup: from, height of the floor
-    cargo: str = "none"  # in the bed: "box", "cover"
+    cargo: str = "none"  # in the bed: "box", "cover", "house"
+    house: float = 0.0  # height of the top of a house on the bed
     roll_bar: bool = False
     racer: RacerShape | None = None  # makes a racing car, which has none of the above
 
@@ -300,7 +320,8 @@ def _draw_wheels(builder: Builder, car: Car, finish: Finish) -> None:
     wheels = car.wheels
     for name, axle, scale in zip(("front_wheel", "rear_wheel"), wheels.axles, (1.0, wheels.rear_scale)):
         radius = wheels.radius * scale
-        outside = float(car.body.half_width(np.array(axle))) + (0.25 * wheels.width if car.fenders else 0.0)
+        stand_out = wheels.offset + (0.25 if car.fenders else 0.0)
+        outside = float(car.body.half_width(np.array(axle))) + stand_out * wheels.width
         if car.racer:
             outside = car.body.width / 2
         center = np.array([outside - wheels.width / 2 - 0.002, radius, axle])
@@ -560,6 +581,9 @@ def _draw_bed(builder: Builder, car: Car, finish: Finish) -> None:
     builder.add(box([2 * x - 0.06, 0.004, 0.46 - start], [0, floor + 0.004, (start + 0.48) / 2]), finish.bed)
     if car.cargo == "cover":
         builder.add(box([2 * x - 0.03, 0.012, 0.48 - start], [0, top, (start + 0.49) / 2]), finish.dark)
+    elif car.cargo == "house":
+        size = [2 * x + 0.01, car.house - floor, 0.49 - start]
+        builder.add(box(size, [0, (car.house + floor) / 2, (start + 0.49) / 2], 0.008), finish.roof)
     elif car.cargo == "box":
         builder.add(box([1.6 * x, 0.9 * height, 0.1], [0, floor + 0.45 * height, start + 0.08], 0.006), finish.accent)
     if car.roll_bar:
@@ -578,31 +602,35 @@ def _bed_side(body: Body, wheels: Wheels, start: float, top: float) -> Surface:
 
 
 def _draw_cockpit(builder: Builder, car: Car, finish: Finish) -> None:
-    """Open car: dark well, seats, windscreen."""
-    body = car.body
-    front, rear = -0.14, car.bed[0] - 0.02 if car.bed else 0.2
-    floor = float(body.top(0.0))
-    half = 0.38 * body.width
+    """Open car: dark well, seats, windscreen, bars."""
+    body, cockpit = car.body, car.cockpit
+    front, rear = cockpit.front, cockpit.rear
+    floor, half = float(body.top((front + rear) / 2)), 0.38 * body.width
+    belt = float(body.top(front - 0.01))
     builder.add(body.patch((front + 0.02, rear), (55, 125), (8, 10)), finish.dark)
-    cushion = box([0.32 * body.width, 0.03, 0.1], [0.5 * half, floor + 0.012, rear - 0.16], 0.01)
-    rest = box([0.32 * body.width, 0.11, 0.03], [0.5 * half, floor + 0.05, rear - 0.1], 0.012)
-    builder.add_pair(join([cushion, rest]), finish.accent)
+    for row in range(cockpit.rows):
+        seat, at = max(floor, belt - 0.05), rear - 0.1 - 0.15 * row
+        cushion = box([0.32 * body.width, seat - floor + 0.03, 0.1], [0.5 * half, (seat + floor) / 2 + 0.012, at - 0.06])
+        rest = box([0.32 * body.width, 0.11, 0.03], [0.5 * half, seat + 0.05, at], 0.012)
+        builder.add_pair(join([cushion, rest]), finish.accent)
     s = np.linspace(-1, 1, 9)
-    low = np.stack([s * 0.44 * body.width, np.full(9, floor - 0.005), front + 0.05 * s**2], axis=1)
-    high = low * [0.9, 1, 1] + [0, 0.11, 0.08]
+    low = np.stack([s * 0.44 * body.width, np.full(9, belt - 0.005), front + cockpit.bend * s**2], axis=1)
+    high = low * [0.9, 1, 1] + [0, cockpit.screen, cockpit.lean]
     builder.add(grid(np.stack([low, high])), finish.glass)
-    builder.add(tube(np.concatenate([low[:1], high, low[-1:]]), 0.006, 6), finish.trim)
+    builder.add(tube(np.concatenate([low[:1], high, low[-1:]]), cockpit.frame, 6), finish.trim)
     builder.mark_pair("windscreen_base", low[-1])
     mirror = low[-1] + [0.02, 0.02, 0.03]
     if car.mirrors:
         builder.add_pair(ellipsoid([0.024, 0.016, 0.012], mirror, n=10), finish.body)
         builder.mark_pair("mirror", mirror)
+    hoop = np.array([half, float(body.top(rear)), rear]), np.array([0.9 * half, belt + cockpit.screen + 0.03, rear])
     if car.roll_bar and not car.bed:
-        y = floor + 0.15
-        builder.add(
-            tube([[-half, floor, rear], [-0.9 * half, y, rear], [0.9 * half, y, rear], [half, floor, rear]], 0.01, 6),
-            finish.trim,
-        )
+        builder.add(tube([hoop[0] * MIRROR, hoop[1] * MIRROR, hoop[1], hoop[0]], 0.01, 6), finish.trim)
+    if cockpit.cage:
+        builder.add_pair(tube([high[-1], hoop[1], hoop[1] * [1, 0, 1] + [0, belt - 0.02, 0.2]], 0.009, 6), finish.trim)
+    if cockpit.canopy:
+        edge = np.stack([high[-1], hoop[1]]) + [0, 0.008, 0]
+        builder.add(grid(np.stack([edge * MIRROR, edge * [0, 1, 1] + [0, 0.02, 0], edge])), finish.roof)
 
 
 def _draw_racer(builder: Builder, car: Car, shape: RacerShape, finish: Finish) -> None:
