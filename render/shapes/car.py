@@ -22,7 +22,7 @@ def build(rng: np.random.Generator) -> Mesh:
     car = samplers[rng.choice(len(samplers), p=np.array(weights) / sum(weights))](rng)
     builder = Builder(KEYPOINTS)
     draw(builder, car, sample_finish(rng, car))
-    return builder.build(stretch=rng.uniform((0.94, 0.93, 0.95), (1.06, 1.07, 1.05)))
+    return builder.build(stretch=rng.uniform((0.92, 0.9, 0.95), (1.08, 1.1, 1.05)))
 
 
 def _wheels(rng: np.random.Generator, radius: float, front: float = -0.31, rear: float = 0.29) -> Wheels:
@@ -479,8 +479,8 @@ def touring_racer(rng: np.random.Generator) -> Car:
 
 
 KINDS = (
-    (saloon, 16),
-    (hatchback, 16),
+    (saloon, 14),
+    (hatchback, 14),
     (estate, 7),
     (off_roader, 12),
     (van, 12),
