@@ -130,47 +130,23 @@ class PairDataset(Dataset):
     def _read_tables(self) -> None:
         """Everything but the images, of every shard."""
         tables: dict[str, list[np.ndarray]] = {name: [] for name in _PAIR_FIELDS}
-        keypoints: list[tuple[tuple[str, ...], np.ndarray | None]] = []  # of every shape
-        models: dict[tuple[str, str, str], int] = {}
-        shapes: dict[int, int] = {}  # of models as they are
+        shapes = _Shapes()
         self._depth_coding, ends = [], [0]
         for folder, manifest in zip(self.folders, self.manifests, strict=True):
-            listed = {entry.model_id: entry for entry in manifest.models}
+            keys = {entry.model_id: _model_key(manifest, entry) for entry in manifest.models}
             for entry in manifest.shards:
                 if entry.split != self.split:
                     continue
                 path = folder / entry.file
                 _check_size(path, entry.bytes)
                 with ShardReader(path) as reader:
-                    if reader.header.split != self.split or reader.num_pairs != entry.pairs:
-                        raise damaged(path)
-                    if self._paths and reader.image_size != self.image_size:
-                        raise UserError(
-                            f"{path}: images of {reader.image_size[1]} px, others are of {self.image_size[1]} px: "
-                            "give datasets of one --image-size"
-                        )
+                    self._check_shard(reader, entry.pairs, keys)
                     self.image_size = reader.image_size
                     for name in ("object_to_camera", "intrinsics", "R", "t"):
                         tables[name].append(reader.read(name))
-                    names, own = reader.header.keypoint_names, np.empty(len(reader.models), np.int64)
-                    for row, model in enumerate(reader.models):
-                        if model.model_id not in listed:
-                            raise damaged(path)
-                        own[row] = models.setdefault(_model_key(manifest, listed[model.model_id]), len(models))
-                    rows = reader.read("model_index")
-                    tables["model_index"].append(own[rows])
-                    if reader.header.deforms:
-                        tables["shape_index"].append(len(keypoints) + np.arange(reader.num_pairs))
-                        keypoints += [(names, None)] * reader.num_pairs
-                    else:
-                        for row, model in enumerate(own.tolist()):
-                            points = reader.semantic_keypoints(row)
-                            if model not in shapes:
-                                shapes[model] = len(keypoints)
-                                keypoints.append((names, points))
-                            elif not _known(keypoints[shapes[model]][1]):  # another folder may know them
-                                keypoints[shapes[model]] = names, points
-                        tables["shape_index"].append(np.array([shapes[model] for model in own.tolist()])[rows])
+                    model_index, shape_index = shapes.number(reader, keys)
+                    tables["model_index"].append(model_index)
+                    tables["shape_index"].append(shape_index)
                     self._depth_coding.append((reader.header.depth_offset, reader.header.depth_scale))
                     ends.append(ends[-1] + reader.num_pairs)
                 self._paths.append(path)
@@ -178,10 +154,21 @@ class PairDataset(Dataset):
             names = ", ".join(map(str, self.folders))
             raise UserError(f"{names}: no pairs in split {self.split}: choose another split, or render more models")
         self._ends = np.array(ends)
-        self.model_ids = [model_id for _, model_id, _ in models]
+        self.model_ids = [model_id for _, model_id, _ in shapes.models]
         for name, parts in tables.items():
             setattr(self, name, torch.from_numpy(np.concatenate(parts)))
-        self.keypoint_names, self.semantic_keypoints = _join_keypoints(keypoints)
+        self.keypoint_names, self.semantic_keypoints = _join_keypoints(shapes.keypoints)
+
+    def _check_shard(self, reader: ShardReader, pairs: int, keys: dict[str, _ModelKey]) -> None:
+        """Raise :class:`UserError` unless a shard is what the manifest says, and of one size with those before it."""
+        strangers = any(model.model_id not in keys for model in reader.models)
+        if reader.header.split != self.split or reader.num_pairs != pairs or strangers:
+            raise damaged(reader.path)
+        if self._paths and reader.image_size != self.image_size:
+            raise UserError(
+                f"{reader.path}: images of {reader.image_size[1]} px, others are of {self.image_size[1]} px: "
+                "give datasets of one --image-size"
+            )
 
     def typical_camera(self) -> tuple[float, float]:
         """Median distance (object units) and focal length (image heights) of the cameras."""
@@ -405,9 +392,46 @@ class _SlotFiller(Dataset):
         return None
 
 
-def _model_key(manifest: Manifest, entry: ModelEntry) -> tuple[str, str, str]:
+_ModelKey = tuple[str, str, str]
+
+
+def _model_key(manifest: Manifest, entry: ModelEntry) -> _ModelKey:
     # Two folders may use one name for two shapes; the geometry tells them apart where it is known.
     return manifest.category, entry.model_id, entry.geometry
+
+
+class _Shapes:
+    """Numbers of the models and shapes of many shards, and what is known of each shape.
+
+    Attributes:
+        models: number of each model. keypoints: names and points (S, 3) of each shape.
+    """
+
+    def __init__(self) -> None:
+        self.models: dict[_ModelKey, int] = {}
+        self.keypoints: list[tuple[tuple[str, ...], np.ndarray | None]] = []
+        self._of_model: dict[int, int] = {}  # shapes of models as they are
+
+    def number(self, reader: ShardReader, keys: dict[str, _ModelKey]) -> tuple[np.ndarray, np.ndarray]:
+        """Model and shape of every pair of a shard, int64 (P,) each."""
+        models = [self.models.setdefault(keys[entry.model_id], len(self.models)) for entry in reader.models]
+        rows = reader.read("model_index")
+        if reader.header.deforms:
+            shapes = len(self.keypoints) + np.arange(reader.num_pairs)
+            self.keypoints += [(reader.header.keypoint_names, None)] * reader.num_pairs
+            return np.array(models)[rows], shapes
+        shapes = [self._of(model, reader, row) for row, model in enumerate(models)]
+        return np.array(models)[rows], np.array(shapes)[rows]
+
+    def _of(self, model: int, reader: ShardReader, row: int) -> int:
+        """The shape of a model as it is, that of row ``row`` of a shard."""
+        own = reader.header.keypoint_names, reader.semantic_keypoints(row)
+        if model not in self._of_model:
+            self._of_model[model] = len(self.keypoints)
+            self.keypoints.append(own)
+        elif not _known(self.keypoints[self._of_model[model]][1]):  # another folder may know them
+            self.keypoints[self._of_model[model]] = own
+        return self._of_model[model]
 
 
 def _refuse_leaks(folders: list[Path], manifests: list[Manifest]) -> None:

@@ -271,9 +271,9 @@ class ShardReader:
         self._open()
         try:
             self._read_header()
-        except (KeyError, OSError, RuntimeError, ValueError, TypeError, AttributeError, MemoryError):
+        except (KeyError, OSError, RuntimeError, ValueError, TypeError, AttributeError, MemoryError) as error:
             self.close()
-            raise damaged(self.path) from None
+            raise damaged(self.path, error) from None
         except BaseException:
             self.close()
             raise
@@ -301,15 +301,15 @@ class ShardReader:
     def dataset(self, name: str) -> h5py.Dataset:
         try:
             return self._file[name]
-        except (KeyError, OSError, RuntimeError):
-            raise damaged(self.path) from None
+        except (KeyError, OSError, RuntimeError) as error:
+            raise damaged(self.path, error) from None
 
     def read_chunk(self, dataset: h5py.Dataset, corner: tuple[int, ...]) -> tuple[int, bytes]:
         """A chunk as it is stored: which of the dataset's filters it went without, and its bytes, unchecked."""
         try:
             return dataset.id.read_direct_chunk(corner)
-        except (OSError, RuntimeError, ValueError):
-            raise damaged(self.path) from None
+        except (OSError, RuntimeError, ValueError) as error:
+            raise damaged(self.path, error) from None
 
     @property
     def codec(self) -> str:
@@ -320,8 +320,8 @@ class ShardReader:
         """Rows of a dataset (all by default); checksums are checked on the way."""
         try:
             return self._file[name][rows]
-        except (KeyError, OSError, RuntimeError):
-            raise damaged(self.path) from None
+        except (KeyError, OSError, RuntimeError) as error:
+            raise damaged(self.path, error) from None
 
     def holds(self, name: str) -> bool:
         """Whether there is such a dataset."""
