@@ -152,6 +152,7 @@ def test_tfrecord_refuses_cameras_that_differ(tmp_path):
     assemble(tmp_path / "set", [write_part(tmp_path / "parts", model)], make_manifest())
     with pytest.raises(UserError, match="one projection"):
         export(tmp_path / "set", tmp_path / "out", "tfrecord")
+    assert not (tmp_path / "out").exists(), "another format could not go there"
     export(tmp_path / "set", tmp_path / "bop", "bop")
 
 

@@ -21,8 +21,10 @@ def views():
         poses, cameras = sample_pair(rng, settings)
         return backend.render(mesh, poses, cameras, settings.image_size)[0], poses, cameras
 
-    meshes = {category: [generate(category, 7, i // 2) for i in range(20)] for category in CATEGORIES}
-    return {category: [np.stack(parts) for parts in zip(*map(pair, own))] for category, own in meshes.items()}
+    def pairs(category):
+        return [pair(mesh) for mesh in [generate(category, 7, i) for i in range(10)] for _ in range(2)]
+
+    return {category: [np.stack(parts) for parts in zip(*pairs(category))] for category in CATEGORIES}
 
 
 @pytest.mark.parametrize("category", CATEGORIES)

@@ -11,7 +11,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from data.atomic import replacing, write_bytes
 from data.errors import UserError
 from data.interchange.common import encode_rgba, export_folder, locate_models, read_parts
-from data.manifest import Manifest
+from data.manifest import load_manifest
 from data.shard import ShardReader
 
 _LISTS = {"train": "train.txt", "val": "dev.txt", "test": "test.txt"}
@@ -25,11 +25,11 @@ def export_tfrecord(dataset: Path, out: Path) -> None:
     Raises:
         UserError: the pairs do not share one centred K, for which the format has no place.
     """
+    projection = _projection(dataset)  # or a refusal, before there is a folder
     with export_folder(dataset, out, "tfrecord") as work:
         if work is None:
             return
         manifest, bar = work
-        projection = _projection(dataset, manifest)
         places = locate_models(dataset, manifest)
         names = {model_id: f"{number:06d}" for number, model_id in enumerate(places)}
         for model_id, name in names.items():
@@ -64,10 +64,10 @@ def _features(rgba: np.ndarray, object_to_camera: np.ndarray) -> dict[str, bytes
     return features
 
 
-def _projection(dataset: Path, manifest: Manifest) -> np.ndarray | None:
+def _projection(dataset: Path) -> np.ndarray | None:
     """The OpenGL projection matrix (4, 4) of all views; None where there are none."""
     matrices = []
-    for entry in manifest.shards:
+    for entry in load_manifest(dataset).shards:
         with ShardReader(dataset / entry.file) as reader:
             height, width = reader.image_size
             matrices.append(reader.read("intrinsics").reshape(-1, 3, 3))
