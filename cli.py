@@ -196,7 +196,12 @@ def train(datasets: tuple[Path, ...], run: Path, preset: str | None, resume: boo
 @click.argument("run", type=Run())
 @click.argument("others", metavar="[RUN...] DATASET...", type=Run(), nargs=-1, required=True)
 @click.option("--split", default="test", show_default=True, help="train, val or test")
-@click.option("--out", type=PATH, help="folder for the figures, overlays and the report [default: RUN/eval-SPLIT]")
+@click.option(
+    "--out",
+    type=PATH,
+    help="folder for the figures, overlays and the report, of several runs also the comparison [default: "
+    "RUN/eval-SPLIT; of shipped weights NAME-eval-SPLIT, of several comparison.html, both in the working folder]",
+)
 @click.option("--symmetry", metavar="AXIS:ORDER", help="of the objects, as y:2 or y:inf: adds the error under it")
 def evaluate(run: str, others: tuple[str, ...], split: str, out: Path | None, symmetry: str | None) -> None:
     """Measure a detector on a dataset, or several to compare them.

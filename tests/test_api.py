@@ -85,6 +85,10 @@ def test_detect_takes_paths_pictures_and_arrays(tmp_path):
     found = [detect(CornerDetector(), image) for image in (tmp_path / "a.png", str(tmp_path / "a.png"), pixels)]
     found.append(detect(CornerDetector(), Image.fromarray(pixels)))
     found.append(detect(CornerDetector(), pixels[..., :3], mask=pixels[..., 3]))
+    found.append(detect(CornerDetector(), pixels[..., :3], mask=pixels[..., 3] > 0))
+    for wrong in (pixels / 255.0, pixels[..., :1]):
+        with pytest.raises(UserError, match="an array of .*give uint8"):
+            detect(CornerDetector(), wrong)
     for each in found:
         assert np.abs(each.keypoints[:, :2] - [[100, 100], [200, 100]]).max() < 1
         assert not each.calibrated

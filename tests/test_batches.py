@@ -90,6 +90,15 @@ def test_geometry_of_a_batch_of_objects(size):
     torch.testing.assert_close(outline[:, 2], torch.full((8,), 1 / 1.25), atol=3 / size, rtol=0)
 
 
+def test_objects_of_large_images_are_averaged_not_sampled():
+    rgba, poses, intrinsics = stored_pairs(size=128)
+    rgba[:] = 255
+    checkered = (torch.arange(128)[:, None] + torch.arange(128)) % 2 == 0
+    rgba[..., :3] *= checkered[:, :, None]
+    images = make_batch(rgba, poses, intrinsics, 16, margin=1.25).images
+    torch.testing.assert_close(images[:, :, :3, 6:10, 6:10], torch.full((4, 2, 3, 4, 4), 0.5), atol=0.02, rtol=0)
+
+
 def test_color_jitter_leaves_silhouette_and_background():
     rgba, poses, intrinsics = stored_pairs()
     images = make_batch(rgba, poses, intrinsics, image_size=16).images

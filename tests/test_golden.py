@@ -81,8 +81,13 @@ def run(network, images, poses, transforms, intrinsics, step: int):
     anneal = min(max((60000 - step) / 30000, 0), 1)
     flags = losses.true_flags(poses, network.axes)
     views = [network(images[i][:, :3], flags[:, i], anneal) for i in range(2)]
-    mask = torch.stack([(image[:, 3] > 0).double() for image in images], dim=1)
-    return views, losses.pair_terms(views, poses, transforms, intrinsics, mask, network.axes, delta=0.05, noise=0.0)
+    batch = to_batch(images, poses, transforms, intrinsics)
+    return views, losses.pair_terms(views, batch, network.axes, delta=0.05, noise=0.0)
+
+
+def to_batch(images, poses, transforms, intrinsics) -> PairBatch:
+    pixels, zoom = torch.stack(images, dim=1), torch.ones(2, 2, dtype=torch.double)
+    return PairBatch(pixels, (pixels[:, :, 3] > 0).double(), poses, transforms, intrinsics, zoom)
 
 
 def close(actual: torch.Tensor, expected: np.ndarray, tolerance: float = TOLERANCE) -> None:
@@ -123,8 +128,7 @@ def test_matches_the_official_graph(mode):
 def test_two_steps_of_the_official_optimiser():
     """As ``--preset paper`` trains. The second step is the first that shows whether the gradients were clipped."""
     golden, network, _, images, poses, transforms, intrinsics = build("train64")
-    pixels, zoom = torch.stack(images, dim=1), torch.ones(2, 2, dtype=torch.double)
-    batch = PairBatch(pixels, (pixels[:, :, 3] > 0).double(), poses, transforms, intrinsics, zoom)
+    batch = to_batch(images, poses, transforms, intrinsics)
     config = make_config("paper", keypoints=5, width=8, noise=0.0, noise_end=0.0)
     optimizer = make_optimizer(config, network)
     step, norms = int(golden["in/global_step"]), []

@@ -7,6 +7,7 @@ import torch
 
 from data.geometry import pair_transforms, project, transform_points
 from train import losses
+from train.batches import PairBatch
 from train.networks import Prediction, pixel_grid
 from tests.test_geometry import random_rotation, rigid
 
@@ -158,6 +159,23 @@ def test_objective_weighs_every_term():
     torch.testing.assert_close(losses.objective(terms, losses.LossWeights()), torch.full((2,), expected))
 
 
+def test_labels_teach_keypoints_and_the_pair_uncertainties():
+    keypoints = (torch.rand(2, 4, 3).double() + torch.tensor([0.0, 0, 30])).requires_grad_()
+    sigma = (torch.rand(2, 4).double() + 0.1).requires_grad_()
+    maps, ends = torch.full((2, 4, 6, 6), 1 / 36).double(), torch.zeros(2, 1, 2, 2).double()
+    view = Prediction(keypoints, maps, ends, torch.ones(2, 1).double(), sigma)
+    poses = rigid(random_rotation(2, 2), [0, 0, 30])
+    images, labels = torch.ones(2, 2, 4, 12, 12).double(), torch.rand(2, 2, 4, 3).double()
+    intrinsics, zoom = INTRINSICS.expand(2, 2, 3, 3), torch.ones(2, 2).double()
+    batch = PairBatch(images, images[:, :, 3], poses, pair_transforms(poses), intrinsics, zoom, labels)
+    terms = losses.pair_terms([view, view], batch, ("x",), 0.05, 0.0)
+    assert set(terms) == {"supervision", "orientation", "uncertainty"}
+    terms["uncertainty"].sum().backward(retain_graph=True)
+    assert keypoints.grad is None and sigma.grad.abs().min() > 0
+    terms["supervision"].sum().backward()
+    assert keypoints.grad.abs().sum() > 0
+
+
 def test_supervision_counts_the_labels_there_are():
     points = torch.zeros(1, 2, 3, 3)
     labels = torch.zeros(1, 2, 3, 3)
@@ -214,11 +232,13 @@ def test_comparing_with_mates_is_the_mean_of_both_comparisons():
         for _ in range(2)
     ]
     mates, mask = torch.tensor([1, 0, 2, 3]), torch.ones(4, 2, 12, 12).double()
-    intrinsics = INTRINSICS.expand(4, 2, 3, 3)
+    intrinsics, zoom = INTRINSICS.expand(4, 2, 3, 3), torch.ones(4, 2).double()
+    images = mask.unsqueeze(2).expand(-1, -1, 4, -1, -1)
 
     def terms(views, poses, mates=None):
         transforms = pair_transforms(losses.with_mates(poses, mates))
-        return losses.pair_terms(views, poses, transforms, intrinsics, mask, ("x",), 0.05, 0.0, mates=mates)
+        batch = PairBatch(images, mask, poses, transforms, intrinsics, zoom, mates=mates)
+        return losses.pair_terms(views, batch, ("x",), 0.05, 0.0)
 
     second = Prediction(**{name: values[mates] for name, values in vars(views[1]).items()})
     alone = terms(views, poses)

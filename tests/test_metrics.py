@@ -87,6 +87,8 @@ def test_intervals_come_from_drawing_whole_models():
     assert set(seen) == {(rows[a] + rows[b], (0,) * 3 + (1,) * 3) for a in rows for b in rows}
     assert intervals == {"mean": [1, 9], "models": [2, 2]}
     assert metrics.bootstrap_over_models(figures, models, samples=200) == intervals
+    alone = metrics.bootstrap_over_models(figures, np.full(6, 3), samples=200)
+    assert np.isnan([alone["mean"], alone["models"]]).all(), "one model says nothing about others"
     # a wide sample: the interval of a mean is close to 1.96 standard errors
     values = np.random.default_rng(0).normal(size=400)
     low, high = metrics.bootstrap_over_models(lambda p, _: {"m": values[p].mean()}, np.arange(400), 1000)["m"]

@@ -159,6 +159,29 @@ def test_zoom_scales_what_is_seen():
     assert torch.equal(part.axis_ends, whole.axis_ends)
 
 
+def test_uncertainty_of_the_mean_of_two_looks():
+    network = CompactNetwork(4, width=8).eval()
+    images = torch.rand(2, 4, 96, 96)
+    network.mirror = True
+    merged = network(images)
+    network.mirror = False
+    as_is = network(images, merged.flags, 1.0)
+    mirrored = network(images.flip(-1), mirror_flags(merged.flags, network.axes), 1.0).mirror(network.axes)
+    mean = as_is.merge(mirrored, torch.full((2,), 0.5)).sigma
+    torch.testing.assert_close(merged.sigma, mean / 2**0.5)
+
+
+def test_uncertainty_has_bounds_and_can_be_left_out():
+    network = CompactNetwork(2, width=8).eval()
+    with torch.no_grad():
+        network.head.bias[4:] = torch.tensor([1e4, -1e4])
+    sigma = network(torch.rand(1, 4, 96, 96)).sigma[0]
+    torch.testing.assert_close(sigma[0] / sigma[1], torch.tensor(8.0).exp())
+    assert build_network(make_config("cpu", width=8)).predicts_sigma
+    assert not build_network(make_config("cpu", {"uncertainty": 0.0}, width=8)).predicts_sigma
+    assert CompactNetwork(2, width=8, predicts_sigma=False)(torch.rand(2, 4, 96, 96)).sigma is None
+
+
 def test_uncertainty_is_a_positive_length_per_keypoint():
     network = CompactNetwork(3, width=8)
     assert (network(torch.rand(2, 4, 96, 96)).sigma > 0).all()

@@ -1,9 +1,11 @@
 import csv
+import errno
 import io
 import json
 import os
 import struct
 import sys
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +16,9 @@ from PIL import Image
 from data.errors import UserError
 from train.detector import Detections
 from train.eval import predict as predict_module
-from train.eval.framing import OBJECT_SHARE, frame_image, open_image, premultiply, remove_background
+from train.eval.framing import (
+    OBJECT_SHARE, frame_image, open_image, premultiply, remove_background, resample_square,
+)  # fmt: skip
 from train.eval.inputs import expand, read_images
 from train.eval.predict import PredictOptions, predict
 
@@ -118,6 +122,35 @@ def test_images_are_framed_like_the_views_of_the_detectors_own_camera(tmp_path, 
     view = write(tmp_path / "view.png", painted(64, 64, (24, 24, 40, 40)))  # a quarter of the side
     (result,) = predict("run", [view], tmp_path / "out")
     assert result["framing"] == ("as given" if focal < 11 else "cut out")
+
+
+def test_an_object_in_a_corner_is_cut_out(tmp_path):
+    framed = load_image(write(tmp_path / "view.png", painted(64, 64, (0, 0, 30, 30))), SIZE)
+    assert framed.framing == "cut out" and framed.box[:2] == (15 - framed.box[2] / 2,) * 2
+
+
+@pytest.mark.parametrize("box", [(-30.5, -241.2, 512.3), (10.0, 5.0, 20.0), (-3.0, -2.0, 40.7)])
+def test_a_square_is_resampled_as_if_padded_at_once(box):
+    picture = np.random.default_rng(0).integers(0, 256, (30, 450, 4), np.uint8)
+    left, top, side = box
+    whole = np.zeros((1000, 1500, 4), np.uint8)
+    whole[400:430, 500:950] = picture
+    inner = (500 + left, 400 + top, 500 + left + side, 400 + top + side)
+    kind = Image.Resampling.BOX if side >= 32 else Image.Resampling.BILINEAR
+    crop = tuple(np.array([*np.floor(inner[:2]), *np.ceil(inner[2:])], int))
+    within = tuple(np.subtract(inner, crop[:2] * 2))
+    expected = [Image.fromarray(whole[..., c]).crop(crop).resize((32, 32), kind, within) for c in range(4)]
+    np.testing.assert_array_equal(resample_square(picture, box, 32), np.stack(expected, axis=-1))
+
+
+def test_a_long_strip_does_not_fill_the_memory(tmp_path):
+    strip = painted(2**15, 4, (0, 0, 2**15, 4))
+    tracemalloc.start()
+    try:
+        load_image(write(tmp_path / "strip.png", strip), SIZE)
+        assert tracemalloc.get_traced_memory()[1] < 100 * 2**20  # its square would take 8 GiB
+    finally:
+        tracemalloc.stop()
 
 
 def test_what_is_known_of_the_background_is_told(tmp_path, capfd):
@@ -257,6 +290,44 @@ def test_palette_and_exif_orientation(tmp_path):
     assert load_image(tmp_path / "turned.jpg", SIZE).picture.shape == (400, 300, 4)
 
 
+def test_odd_exif_is_no_reason_to_leave_an_image_out(tmp_path):
+    def entry(tag, kind, value):
+        return struct.pack("<HHI4s", tag, kind, len(value), value)
+
+    ascii_width, sideways = entry(0x0100, 2, b"400\0"), struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+    tags = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + ascii_width + sideways + b"\0" * 4
+    write(tmp_path / "odd.jpg", CASES["photo.jpg"], exif=tags)
+    assert load_image(tmp_path / "odd.jpg", SIZE).picture.shape == (400, 300, 4)
+
+
+def test_what_the_system_refuses_is_not_called_damaged(tmp_path, monkeypatch):
+    path = write(tmp_path / "wide.png", CASES["wide.png"])
+
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(UserError, match=r"wide.png: cannot be read \(Permission denied\)"):
+        open_image(path)
+
+
+def test_a_decoders_own_exceptions_cost_one_image(tmp_path, monkeypatch, capfd):
+    bad, good = (write(tmp_path / name, CASES["wide.png"]) for name in ("bad.png", "good.png"))
+    open_really = Image.open
+
+    def fail(path):
+        if path == bad:
+            raise RuntimeError("Failed to decode image")
+        return open_really(path)
+
+    monkeypatch.setattr(Image, "open", fail)
+    with pytest.raises(UserError, match="1 of 2 files failed"):
+        predict("run", [bad, good], tmp_path / "out")
+    assert "bad.png: damaged or too large (Failed to decode image)" in capfd.readouterr().err
+    (kept,) = json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]
+    assert kept["file"] == str(good)
+
+
 def test_a_picture_too_long_for_a_square(tmp_path):
     Image.new("L", (40_000, 2)).save(tmp_path / "strip.png")
     with pytest.raises(UserError, match="40000 x 2 pixels, at most 32768 a side"):
@@ -370,6 +441,8 @@ def test_a_background_of_a_given_colour(tmp_path):
     assert frame_image(open_image(path), SIZE, background=(0, 200, 0)).mask == "background"
     rgba = remove_background(pixels, (0, 200, 0))
     assert rgba[30, 200, 3] == 0 and rgba[100, 150].tolist() == [200, 120, 40, 255]
+    with pytest.raises(UserError, match="border does not have the --background colour"):
+        frame_image(open_image(path), SIZE, background=(0, 0, 200))
 
 
 def test_intrinsics_give_points_in_the_unit_of_the_object(tmp_path):
@@ -415,10 +488,12 @@ def test_every_frame_of_a_video(tmp_path):
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mpeg4", rate=10)
         stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 320, 240, "yuv420p", 8_000_000
+        container.metadata["title"] = "cafXe"
         for shift in (0, 40, 80):
             pixels = painted(320, 240, (60 + shift, 60, 180 + shift, 180), background=(255, 255, 255, 255))[..., :3]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")))
         container.mux(stream.encode())
+    path.write_bytes(path.read_bytes().replace(b"cafXe", b"caf\xe9e"))  # as old cameras write it, not UTF-8
     results = predict("run", [path], tmp_path / "out")
     assert [r["frame"] for r in results] == [0, 1, 2]
     assert [r["overlay"] for r in results] == ["clip-000000.png", "clip-000001.png", "clip-000002.png"]

@@ -104,6 +104,7 @@ def test_a_confidence_gets_its_charts(subject, tmp_path):
     write_report(sure, tmp_path / "sure.html")
     write_report(subject, tmp_path / "silent.html")
     shown = [(tmp_path / name).read_text() for name in ("sure.html", "silent.html")]
+    assert "nan" not in shown[0], "a constant confidence has no rank correlation"
     for text in ("Reliability of the confidence", "Sparsification by confidence", "mean calibration error"):
         assert [text in page for page in shown] == [True, False]
 

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from data.errors import UserError
 from data.images import to_8_bits
 from train.config import TrainConfig
 from train.detector import Detector
@@ -198,4 +199,9 @@ def lift(
 def _image(image: ImageLike) -> Image.Image:
     if isinstance(image, (str, Path)):
         return open_image(image)
-    return Image.fromarray(image) if isinstance(image, np.ndarray) else to_8_bits(image)
+    if not isinstance(image, np.ndarray):
+        return to_8_bits(image)
+    shaped = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
+    if not shaped or image.dtype not in (np.uint8, np.bool_):
+        raise UserError(f"image: an array of {image.dtype} {image.shape}: give uint8 (H, W), (H, W, 3) or (H, W, 4)")
+    return Image.fromarray(image)

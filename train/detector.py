@@ -51,7 +51,7 @@ def build_network(config: TrainConfig) -> KeypointNetwork:
         return PaperNetwork(config.keypoints, config.camera_distance, config.width)
     return CompactNetwork(
         config.keypoints, config.camera_distance, config.width, config.image_size, config.axes, config.reduction,
-        config.mirror,
+        config.mirror, config.weights.uncertainty > 0,
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from data.geometry import pair_weights, procrustes, project, rotation_distance, transform_points, unproject
 from train import distributed
-from train.batches import with_mates
+from train.batches import PairBatch, with_mates
 from train.config import LossWeights
 from train.networks import Prediction, pixel_grid
 
@@ -197,29 +197,16 @@ def orientation(axis_ends: Tensor, true_axis_ends: Tensor) -> Tensor:
 
 
 def pair_terms(
-    views: list[Prediction],
-    object_to_camera: Tensor,
-    transforms: Tensor,
-    intrinsics: Tensor,
-    mask: Tensor,
-    axes: tuple[str, ...],
-    delta: float,
-    noise: float,
-    labels: Tensor | None = None,
-    zoom: Tensor | None = None,
-    mates: Tensor | None = None,
+    views: list[Prediction], batch: PairBatch, axes: tuple[str, ...], delta: float, noise: float
 ) -> dict[str, Tensor]:
     """All terms for a batch of pairs.
 
     Args:
-        views: predictions of view 0 and view 1. object_to_camera: (B, 2, 4, 4).
-        transforms: (B, 2, 4, 4), see :func:`consistency`; with ``mates`` (2B, 2, 4, 4), see
-            :func:`train.batches.with_mates`.
-        intrinsics: (B, 2, 3, 3), normalised. mask: (B, 2, H, W) in {0, 1}, reduced to the maps' size by area.
+        views: predictions of view 0 and view 1.
+        batch: what they were made from. Its mask is reduced to the maps' size by area; its labels, if any, are learned
+            in place of the geometry of the pair, see :func:`supervision`; with mates, the terms that compare views are
+            means over both pairs.
         axes: object axes the network predicts. delta, noise: of :func:`separation` and :func:`relative_pose`.
-        labels: (B, 2, N, 3) to learn from in place of the geometry of the pair, see :func:`supervision`.
-        zoom: (B, 2), see :func:`variance`.
-        mates: int64 (B,), a pair of the same object for each; the terms that compare views then are means over both.
 
     Returns:
         name of each term, a field of :class:`LossWeights` -> (B,). With labels these are "supervision" and
@@ -228,20 +215,21 @@ def pair_terms(
     keypoints = torch.stack([v.keypoints for v in views], dim=1)
     heatmaps = torch.stack([v.heatmaps for v in views], dim=1)
     axis_ends = torch.stack([v.axis_ends for v in views], dim=1)
+    intrinsics, mates = batch.intrinsics, batch.mates
     points = unproject(intrinsics, keypoints)
     sigma = None if views[0].sigma is None else with_mates(torch.stack([v.sigma for v in views], dim=1), mates)
-    compared, rotation = with_mates(points, mates), transforms[:, 0, :3, :3]
+    compared, rotation = with_mates(points, mates), batch.transforms[:, 0, :3, :3]
     terms = {
-        "consistency": consistency(with_mates(keypoints, mates), transforms, with_mates(intrinsics, mates)),
+        "consistency": consistency(with_mates(keypoints, mates), batch.transforms, with_mates(intrinsics, mates)),
         "spatial_consistency": spatial_consistency(compared, rotation),
         "pose": relative_pose(compared, rotation, noise, sigma),
         "separation": separation(points, delta),
-        "silhouette": silhouette(heatmaps, F.adaptive_avg_pool2d(mask, heatmaps.shape[-2:])),
-        "variance": variance(heatmaps, keypoints, zoom),
-        "orientation": orientation(axis_ends, axis_end_projections(object_to_camera, intrinsics, axes)),
+        "silhouette": silhouette(heatmaps, F.adaptive_avg_pool2d(batch.mask, heatmaps.shape[-2:])),
+        "variance": variance(heatmaps, keypoints, batch.zoom),
+        "orientation": orientation(axis_ends, axis_end_projections(batch.object_to_camera, intrinsics, axes)),
     }
-    if labels is not None:
-        terms = {"supervision": supervision(points, labels), "orientation": terms["orientation"]}
+    if batch.labels is not None:
+        terms = {"supervision": supervision(points, batch.labels), "orientation": terms["orientation"]}
         compared = compared.detach()  # uncertainties are learned from the pair, keypoints are not
     if sigma is not None:
         terms["uncertainty"] = uncertainty(compared, sigma, rotation)

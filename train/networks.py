@@ -218,7 +218,7 @@ class KeypointNetwork(nn.Module):
         uv = expectation(heatmaps, pixel_grid(*heatmaps.shape[-2:], like=heatmaps)) * zoom[:, None, None]
         depth, *log_sigma = ((heatmaps * m).flatten(2).sum(-1) for m in maps)
         z = self.camera_distance - depth * zoom[:, None]
-        sigma = (LOG_SIGMA + log_sigma[0].clamp(-4, 4)).exp() * zoom[:, None] if log_sigma else None
+        sigma = (LOG_SIGMA + log_sigma[0].clamp(-4, 4)).exp() * zoom[:, None] if self.predicts_sigma else None
         return Prediction(torch.cat([uv, z.unsqueeze(-1)], dim=-1), heatmaps, axis_ends, flags, sigma)
 
     def _autocast(self, images: Tensor) -> torch.autocast:
@@ -358,10 +358,10 @@ class CompactNetwork(KeypointNetwork):
     Args:
         width: channels of the finest level; those of the coarser ones are ``MULTIPLIERS`` times as many.
         image_size: side of the input, pixels. reduction: that of the maps is so many times smaller, a power of 2.
+        predicts_sigma: without it the maps of log σ are left unused.
     """
 
     in_channels = 4
-    predicts_sigma = True
     MULTIPLIERS = (1, 2, 4, 6)
     BLOCKS = (1, 1, 1)  # residual blocks of the encoder at 1/2, 1/4 and 1/8 of the maps' resolution
 
@@ -374,8 +374,10 @@ class CompactNetwork(KeypointNetwork):
         axes: tuple[str, ...] = ("x", "z"),
         reduction: int = 4,
         mirror: bool = False,
+        predicts_sigma: bool = True,
     ):
         super().__init__(num_keypoints, camera_distance, axes, mirror)
+        self.predicts_sigma = predicts_sigma
         widths = [m * width for m in self.MULTIPLIERS]
         stages = reduction.bit_length() - 1
         channels = [self.in_channels] + [width] * stages

@@ -136,7 +136,8 @@ def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = F
                 for name in ("loss", "gradient_norm"):
                     if not math.isfinite(means[name]):
                         raise UserError(
-                            f"{run}: the {name} is {means[name]} by step {step}: try a lower --learning-rate"
+                            f"{run}: the {name} is {means[name]} by step {step}: try a lower --learning-rate, in "
+                            "another folder"
                         )
                 logger.write(step, {**means, "learning_rate": learning_rate(config, step - 1)})
             if validation and (step % config.validate_every == 0 or step == config.steps):
@@ -323,19 +324,8 @@ def forward(network: KeypointNetwork, batch: PairBatch, config: TrainConfig, ste
         views = [network(*(x if x is None else x[:, i] for x in inputs)) for i in range(2)]
     else:
         views = network(*(x if x is None else x.flatten(0, 1) for x in inputs)).deal(2)
-    return losses.pair_terms(
-        views,
-        batch.object_to_camera,
-        batch.transforms,
-        batch.intrinsics,
-        batch.mask,
-        network.axes,
-        config.delta,
-        config.noise + (config.noise_end - config.noise) * step / config.steps,
-        batch.labels,
-        batch.zoom,
-        batch.mates,
-    )
+    noise = config.noise + (config.noise_end - config.noise) * step / config.steps
+    return losses.pair_terms(views, batch, network.axes, config.delta, noise)
 
 
 def descend(network: nn.Module, optimizer: Optimizers, config: TrainConfig, step: int) -> Tensor:
@@ -356,13 +346,16 @@ def uses_bfloat16(config: TrainConfig, device: str) -> bool:
 
 
 def flag_anneal(config: TrainConfig, step: int) -> float:
-    """Weight of the true orientation flags: 1, then falling to 0 between the two settings (section 3.3)."""
+    """Weight of the true orientation flags: 1, then falling to 0 between the two settings (section 3.3).
+
+    The flag that is fed is rounded, so it changes at 1/2.
+    """
     start, end = config.anneal_start * config.steps, config.anneal_end * config.steps
     return float(np.clip((end - step) / max(end - start, 1), 0, 1))
 
 
 def weights_at(config: TrainConfig, step: int) -> LossWeights:
-    """Weights of the terms in a step: spatial consistency waits until the flags are the network's own.
+    """Weights of the terms in a step: spatial consistency waits for the end of the flags' annealing.
 
     From the start it would keep pairs of mirror images together in the plane of symmetry, where they agree best.
     """

@@ -97,8 +97,7 @@ class Evaluation:
         """The figures of ``metrics.json``."""
         said = self.predictions
         correct = said.flags == self.true_flags
-        usable = said.angular_error_deg <= metrics.FLIP_DEGREES
-        spread = metrics.keypoint_spread(self.points[usable].reshape(-1, *self.points.shape[2:]))
+        spread = metrics.spread_over_models(self.points, said.angular_error_deg)
         return {
             "n_models": len(self.models),
             "n_pairs": len(self.model_index),

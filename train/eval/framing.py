@@ -13,11 +13,12 @@ A detector knows one camera, far away with a narrow view, and objects on black. 
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from data.errors import UserError
 from data.images import to_8_bits
@@ -30,13 +31,14 @@ TRAINING_OFFSET = 0.2  # of the side; how far the box's centre strays from the i
 SOLID_ALPHA = 26  # a pixel of at least this alpha, of 255, belongs to the box
 LONGEST_SIDE = 2**15  # pixels; an image is padded to a square
 MAX_TOLERANCE = 24  # of 255; a border that varies more is not of one colour
+MIN_BORDER = 0.05  # of the border must have the background's colour, if one is given
 RIM_CONTRAST = 60  # of 255; a rim pixel that differs this much from the background is all object
 
 WARNINGS = {
     "given": None,
     "alpha": None,
     "background": "the background was removed by its colour, parts of the object in that colour are lost",
-    "none": "no alpha and no uniform background: everything was taken for the object, expect poor keypoints; "
+    "none": "no alpha, and no object told from a background of one colour: everything was taken for the object, expect poor keypoints; "
     "cut the object out first, or give --mask",
 }
 
@@ -70,20 +72,42 @@ def open_image(path: str | Path) -> Image.Image:
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise UserError(f"{path}: a pipe or a device, not a file")
     try:
-        with Image.open(path) as opened:
+        with warnings.catch_warnings(), Image.open(path) as opened:
+            warnings.simplefilter("ignore")  # of metadata that do not matter here
             if max(opened.size) > LONGEST_SIDE:
                 raise ValueError(f"{opened.width} x {opened.height} pixels, at most {LONGEST_SIDE} a side")
-            image = to_8_bits(ImageOps.exif_transpose(opened))
+            image = to_8_bits(_upright(opened))
             has_alpha = "A" in image.getbands() or "transparency" in image.info
             return image.convert("RGBA" if has_alpha else "RGB")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise UserError(f"{path}: a folder, not an image") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders meet bad files with whatever exception their bugs make
+        if isinstance(error, OSError) and error.errno:
+            raise UserError(f"{path}: cannot be read ({error.strerror}): check its permissions and the disk") from None
         unknown = isinstance(error, Image.UnidentifiedImageError)
         reason = "not an image" if unknown else f"damaged or too large ({error})"
         raise UserError(f"{path}: {reason}: give PNG or JPEG files") from None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as its EXIF orientation says. Pillow's own function writes the EXIF anew, and fails on odd ones."""
+    method = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
+    return image if method is None else image.transpose(method)
+
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def frame_image(
@@ -103,7 +127,8 @@ def frame_image(
         name: of the image, for messages. size_in_view: see :func:`apparent_size`.
 
     Raises:
-        UserError: the mask does not fit, or nothing of the image is object.
+        UserError: the mask does not fit, the border is not of the background's colour, or nothing of the image is
+            object.
     """
     straight = np.array(image.convert("RGBA"))
     if mask is not None:
@@ -116,7 +141,7 @@ def frame_image(
         found, picture = "given", premultiply(straight)
     elif straight[..., 3].min() < 255:  # an alpha channel that hides nothing says nothing
         found, picture = "alpha", premultiply(straight)
-    elif (removed := remove_background(straight[..., :3], background)) is not None:
+    elif (removed := _remove_background(straight[..., :3], background, name)) is not None:
         found, picture = "background", removed
     else:
         found, picture = "none", straight
@@ -178,16 +203,24 @@ def resample_square(picture: np.ndarray, box: tuple[float, float, float], size: 
     first = np.floor([top, left]).astype(int)
     last = np.ceil([top + side, left + side]).astype(int)
     height, width = picture.shape[:2]
-    padded = np.zeros((*(last - first), 4), np.uint8)
     rows = slice(max(0, first[0]), min(height, last[0]))
     columns = slice(max(0, first[1]), min(width, last[1]))
-    padded[rows.start - first[0] : rows.stop - first[0], columns.start - first[1] : columns.stop - first[1]] = picture[
-        rows, columns
-    ]
-    inner = (left - first[1], top - first[0], left - first[1] + side, top - first[0] + side)
     filter_ = Image.Resampling.BOX if side >= size else Image.Resampling.BILINEAR
-    # channel by channel: colours are premultiplied already, Pillow would multiply them by alpha again
-    channels = [Image.fromarray(padded[..., c]).resize((size, size), filter_, inner) for c in range(4)]
+    # First along the rows, then along the columns, as Pillow does it too: a long strip padded to a square at once would
+    # fill the memory. Channel by channel: colours are premultiplied already, Pillow would multiply by alpha again.
+    count = rows.stop - rows.start
+    wide = np.zeros((count, last[1] - first[1], 4), np.uint8)
+    wide[:, columns.start - first[1] : columns.stop - first[1]] = picture[rows, columns]
+    box = (left - first[1], 0, left - first[1] + side, count)
+    tall = np.zeros((last[0] - first[0], size, 4), np.uint8)
+    tall[rows.start - first[0] : rows.stop - first[0]] = _resize(wide, (size, count), filter_, box)
+    return _resize(tall, (size, size), filter_, (0, top - first[0], size, top - first[0] + side))
+
+
+def _resize(
+    picture: np.ndarray, size: tuple[int, int], filter_: Image.Resampling, box: tuple[float, float, float, float]
+) -> np.ndarray:
+    channels = [Image.fromarray(picture[..., c]).resize(size, filter_, box) for c in range(4)]
     return np.stack([np.asarray(channel) for channel in channels], axis=-1)
 
 
@@ -196,6 +229,16 @@ def premultiply(straight: np.ndarray) -> np.ndarray:
     alpha = straight[..., 3:].astype(np.uint16)
     color = (straight[..., :3] * alpha + 127) // 255
     return np.concatenate([color, alpha], axis=-1).astype(np.uint8)
+
+
+def _remove_background(rgb: np.ndarray, color: tuple[int, int, int] | None, name: str) -> np.ndarray | None:
+    """:func:`remove_background` of a colour that the border must have."""
+    border = np.concatenate([rgb[0], rgb[-1], rgb[:, 0], rgb[:, -1]]).astype(np.int16)
+    if color is not None and (np.abs(border - color).max(-1) <= MAX_TOLERANCE).mean() < MIN_BORDER:
+        raise UserError(
+            f"{name}: its border does not have the --background colour: give the right one, or leave the option out"
+        )
+    return remove_background(rgb, color)
 
 
 def remove_background(rgb: np.ndarray, color: tuple[int, int, int] | None = None) -> np.ndarray | None:

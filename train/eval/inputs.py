@@ -61,11 +61,11 @@ def read_images(path: Path) -> Iterator[tuple[int | None, Image.Image]]:
         raise UserError(f"{path}: no such file")
     av = import_av(path)
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:
             for number, frame in enumerate(container.decode(video=0)):
                 # phones store what is filmed upright as lying on its side
                 yield number, frame.to_image().rotate(frame.rotation, expand=True)
-    except (av.FFmpegError, IndexError) as error:
+    except (av.FFmpegError, IndexError, ValueError) as error:
         raise UserError(f"{path}: not a video that can be decoded ({error}): convert it to MP4") from None
 
 

@@ -108,10 +108,12 @@ def bootstrap_over_models(
         model_index: (P,). samples: number of draws.
 
     Returns:
-        name -> [low, high].
+        name -> [low, high]; NaN where there are fewer than two models, of which nothing can be said.
     """
     rng = np.random.default_rng(seed)
     groups = [np.flatnonzero(model_index == m) for m in np.unique(model_index)]
+    if len(groups) < 2:
+        return {name: [math.nan] * 2 for name in figures(np.arange(len(model_index)), np.asarray(model_index))}
     draws = []
     for _ in range(samples):
         drawn = [groups[g] for g in rng.integers(len(groups), size=len(groups))]
@@ -152,8 +154,17 @@ def keypoint_3d_se(points: np.ndarray, errors: np.ndarray) -> float:
     Returns:
         mean_k s_k in object units (longest side of every object = 2); NaN when every pair is a flip.
     """
+    return float(spread_over_models(points, errors).mean())
+
+
+def spread_over_models(points: np.ndarray, errors: np.ndarray) -> np.ndarray:
+    """:func:`keypoint_spread` over both views of all pairs but flips; arguments as of :func:`keypoint_3d_se`.
+
+    Returns:
+        float64 (N,), object units.
+    """
     kept = np.asarray(points)[np.asarray(errors) <= FLIP_DEGREES]
-    return float(keypoint_spread(kept.reshape(-1, *kept.shape[2:])).mean())
+    return keypoint_spread(kept.reshape(-1, *kept.shape[2:]))
 
 
 def keypoint_3d_se_within_model(points: np.ndarray, model_index: np.ndarray) -> float:
@@ -333,7 +344,7 @@ class Symmetry:
         first, second = rotation[..., 0, :, :], rotation[..., 1, :, :]
         # tr(Sᵀ Q) for Q = R_1ᵀ R̂ R_0 and S(θ) = aaᵀ + cos θ (I − aaᵀ) + sin θ [a]×
         q = np.swapaxes(second, -1, -2) @ estimated @ first
-        cross = np.cross(np.eye(3), self.axis).T
+        cross = np.cross(self.axis, np.eye(3)).T
         fixed = q @ self.axis @ self.axis
         cosine = np.trace(q, axis1=-2, axis2=-1) - fixed
         sine = (q * cross).sum((-2, -1))

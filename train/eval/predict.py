@@ -105,14 +105,15 @@ def predict(
     out.mkdir(parents=True, exist_ok=True)
     results, failures = [], []
     names: set[str] = set()
+    warned: set[tuple[Path, str]] = set()  # of a video, once
     try:
         for batch in _batches(_frame_all(paths, detector, options, failures)):
             found = detect_framed(detector, [framed for *_, framed in batch], camera, options.object_length)
             for (path, number, framed), keypoints in zip(batch, found, strict=True):
                 overlay = out / _free_name(out, path.stem if number is None else f"{path.stem}-{number:06d}", names)
                 draw_overlay(framed, keypoints.keypoints).save(overlay, pnginfo=_mark())
-                warning = WARNINGS[framed.mask]
-                if warning and not number:  # of a video, once
+                if (warning := WARNINGS[framed.mask]) and (path, warning) not in warned:
+                    warned.add((path, warning))
                     tqdm.write(f"{path}: {warning}", file=sys.stderr)
                 results.append({"file": str(path), "frame": number, "overlay": overlay.name, **_describe(keypoints)})
     finally:  # interrupted, what is done is not lost

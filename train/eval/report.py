@@ -120,7 +120,7 @@ def _table(figures: dict) -> str:
 
 def _further(figures: dict) -> str:
     """The figures that only some readers want, folded away."""
-    shown = {
+    rows = {
         "Keypoints found again by the other view within 0.1": ("repeatability_at_0.1", "{:.1%}"),
         "Coverage of the object's box": ("coverage", "{:.1%}"),
         "Keypoints within 0.1 of the surface": ("inclusivity_at_0.1", "{:.1%}"),
@@ -139,12 +139,12 @@ def _further(figures: dict) -> str:
         f"Mean error under symmetry {figures.get('symmetry')}": ("symmetric_angular_error_mean_deg", "{:.2f}°"),
         f"Median error under symmetry {figures.get('symmetry')}": ("symmetric_angular_error_median_deg", "{:.2f}°"),
     }
-    rows = "".join(
-        f"<tr><td>{name}</td><td>{form.format(figures[key])}</td></tr>"
-        for name, (key, form) in shown.items()
+    body = "".join(
+        f"<tr><td>{name}</td><td>{shown(form, figures[key])}</td></tr>"
+        for name, (key, form) in rows.items()
         if key in figures
     )
-    return f"<details><summary>More figures</summary><table>{rows}</table></details>"
+    return f"<details><summary>More figures</summary><table>{body}</table></details>"
 
 
 def _error_charts(evaluation: Evaluation) -> str:
@@ -155,7 +155,7 @@ def _error_charts(evaluation: Evaluation) -> str:
     low = 10 * np.floor(elevation.min() / 10)
     high = 10 * np.ceil(max(elevation.max(), low + 10) / 10)
     names, means, medians = _per_model(evaluation)
-    shown = {
+    figures = {
         "Histogram": charts.histogram(errors),
         "Share of pairs within an error": charts.cumulative(errors),
         "By the rotation between the views": charts.binned(
@@ -174,7 +174,7 @@ def _error_charts(evaluation: Evaluation) -> str:
         "By model (bars: mean, dots: median)": charts.per_model(names, means, medians),
         **_confidence_charts(evaluation),
     }
-    return "".join(f'<figure class="panel"><figcaption>{t}</figcaption>{svg}</figure>' for t, svg in shown.items())
+    return "".join(f'<figure class="panel"><figcaption>{t}</figcaption>{svg}</figure>' for t, svg in figures.items())
 
 
 def _confidence_charts(evaluation: Evaluation) -> dict[str, str]:
@@ -223,8 +223,8 @@ def _pairs(evaluation: Evaluation) -> str:
     titles = {"worst": "Worst", "median": "Around the median", "best": "Best"}
     sections = []
     for kind, title in titles.items():
-        shown = groups[kind][: 6 if kind == "worst" else 3]
-        body = "".join(_pair(evaluation, pair) for pair in shown)
+        chosen = groups[kind][: 6 if kind == "worst" else 3]
+        body = "".join(_pair(evaluation, pair) for pair in chosen)
         sections.append(f'<h3 class="group">{title}</h3><div class="pairs">{body}</div>')
     return "".join(sections)
 
