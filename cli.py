@@ -508,7 +508,10 @@ def doctor() -> None:
         click.echo(str(report))
     if not any(report.works for report in reports):
         raise UserError("no rendering backend works here: install what is named above for one of them")
-    click.echo(f"--backend auto takes {resolve('auto')}")
+    taken = resolve("auto")
+    broken = any(report.name == taken and not report.works for report in reports)
+    advice = ", which does not work: mend it as said above, or name another" * broken
+    click.echo(f"--backend auto takes {taken}{advice}")
 
 
 def main(arguments: list[str] | None = None) -> None:

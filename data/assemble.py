@@ -12,7 +12,7 @@ import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from data.manifest import (
     MERGING,
     PARTS,
     SHARD_NAME,
+    Failure,
     Manifest,
     ShardEntry,
     file_sha256,
@@ -97,11 +98,7 @@ def assemble(
                 number += 1
     shards.sort(key=lambda shard: (SPLITS.index(shard.split), shard.file))
     models = {entry.model_id: entry for entry in [*manifest.models, *(block.entry for block in blocks)]}
-    rendered = {entry.source for entry in models.values()}
-    failures = sorted(
-        {failure for failure in manifest.failures if failure.source not in rendered},
-        key=lambda failure: (failure.source, failure.reason),
-    )
+    failures = sorted(set(manifest.failures), key=astuple)
     result = replace(manifest, shards=shards, models=[models[name] for name in sorted(models)], failures=failures)
     save_manifest(out, result)
     return result
@@ -135,7 +132,7 @@ def merge(out: Path, folders: Sequence[Path], progress: Progress = lambda pairs:
         categories[0],
         manifests[0].seed,
         settings[0] if len(settings) == 1 else {"merged": settings},
-        failures=[failure for manifest in manifests for failure in manifest.failures],
+        failures=_failures_of_all(manifests),
     )
     with _claimed(out):
         digests = {
@@ -144,11 +141,22 @@ def merge(out: Path, folders: Sequence[Path], progress: Progress = lambda pairs:
             for shard in manifest.shards
         }
         if (out / MANIFEST_NAME).exists():
-            return _already_merged(out, target, manifests, digests, codec)
+            return _already_merged(out, target, digests, codec)
         for path, sha256 in digests.items():
             if not path.is_file() or file_sha256(path) != sha256:
                 raise damaged(path)
         return assemble(out, digests, target, progress=progress, codec=codec)
+
+
+def _failures_of_all(manifests: list[Manifest]) -> list[Failure]:
+    """What failed in a dataset, without what another one could render."""
+    sources = [{entry.source for entry in manifest.models} for manifest in manifests]
+    return [
+        failure
+        for manifest, own in zip(manifests, sources, strict=True)
+        for failure in manifest.failures
+        if failure.source in own or not any(failure.source in theirs for theirs in sources)
+    ]
 
 
 @contextmanager
@@ -177,18 +185,21 @@ def _claimed(out: Path) -> Iterator[None]:
                     out.rmdir()
 
 
-def _already_merged(
-    out: Path, target: Manifest, manifests: list[Manifest], sources: Iterable[Path], codec: str
-) -> Manifest:
+def _already_merged(out: Path, target: Manifest, sources: Iterable[Path], codec: str) -> Manifest:
     existing = load_manifest(out)
-    pairs = sum(len(block.rows) for block in _plan(sources, target, lambda: None))
+    blocks = _plan(sources, target, lambda: None)
+    entries = {block.entry.model_id: block.entry for block in blocks}
     same = (
         (existing.category, existing.seed, existing.settings) == (target.category, target.seed, target.settings)
-        and {entry.model_id for entry in existing.models} == {e.model_id for m in manifests for e in m.models}
-        and sum(shard.pairs for shard in existing.shards) == pairs
+        and existing.models == [entries[model_id] for model_id in sorted(entries)]
+        and set(existing.failures) == set(target.failures)
+        and sum(shard.pairs for shard in existing.shards) == sum(len(block.rows) for block in blocks)
     )
     if not same:
         raise UserError(f"{out}: already holds another dataset: choose a new folder")
+    for shard in existing.shards:
+        if not (out / shard.file).is_file() or (out / shard.file).stat().st_size != shard.bytes:
+            raise damaged(out / shard.file)
     for shard in existing.shards[:1]:
         with ShardReader(out / shard.file) as reader:
             if reader.codec != codec:
@@ -214,27 +225,30 @@ def _plan(sources: Iterable[Path], manifest: Manifest, check_interrupt: Callable
             blocks += [_Block(reader, slot, reader.rows_of(slot)) for slot in range(len(reader.models))]
     blocks.sort(key=lambda b: (SPLITS.index(b.entry.split), groups[_group(b.source.header)], b.entry.model_id))
     _refuse_conflicts(blocks, manifest)
-    return list(_without_repeats(blocks))
+    return _without_repeats(blocks)
 
 
-def _without_repeats(blocks: list[_Block]) -> Iterator[_Block]:
+def _without_repeats(blocks: list[_Block]) -> list[_Block]:
+    """Each pair once, of those with semantic keypoints if there are such."""
     occurrences = Counter(block.entry.model_id for block in blocks)
     seen: dict[tuple, set[bytes]] = defaultdict(set)
-    for block in blocks:
-        if occurrences[block.entry.model_id] == 1:
-            yield block
-            continue
-        settings = json.loads(block.source.header.settings)
-        rendered = block.entry.model_id, canonical_json([settings.get(name) for name in ("light", "variety")])
-        with block.source as reader:
-            cameras = zip(
-                reader.read("object_to_camera", block.rows), reader.read("intrinsics", block.rows), strict=True
-            )
-            pairs = [pose.tobytes() + intrinsics.tobytes() for pose, intrinsics in cameras]
-        new = [pair not in seen[rendered] for pair in pairs]
-        seen[rendered].update(pairs)
-        if any(new):
-            yield replace(block, rows=block.rows[new])
+    rows = {}
+    for number, block in sorted(enumerate(blocks), key=lambda item: not item[1].source.header.keypoint_names):
+        rows[number] = block.rows
+        if occurrences[block.entry.model_id] > 1:
+            pairs, told = _identities(block), seen[block.entry.model_id]
+            rows[number] = block.rows[[pair not in told for pair in pairs]]
+            told.update(pairs)
+    return [replace(block, rows=rows[number]) for number, block in enumerate(blocks) if len(rows[number])]
+
+
+def _identities(block: _Block) -> list[bytes]:
+    """What tells each pair of a model from others: its cameras, and what its light and variety were drawn from."""
+    settings = json.loads(block.source.header.settings)
+    rendered = canonical_json([settings.get(name) for name in ("light", "variety")]).encode()
+    with block.source as reader:
+        cameras = zip(reader.read("object_to_camera", block.rows), reader.read("intrinsics", block.rows), strict=True)
+        return [rendered + pose.tobytes() + intrinsics.tobytes() for pose, intrinsics in cameras]
 
 
 def _refuse_conflicts(blocks: list[_Block], manifest: Manifest) -> None:

@@ -149,6 +149,10 @@ class ShardWriter:
                 raise self._raw.error
             if kind is None:
                 publish(self._path, durable=self._final)
+        except OSError as problem:
+            if problem.errno and problem.filename is None:
+                problem.filename = str(self._path)
+            raise
         finally:
             temporary_path(self._path).unlink(missing_ok=True)
 

@@ -133,6 +133,7 @@ def _try_in_a_process(name: str) -> dict[str, str]:
         process = subprocess.run(
             [sys.executable, "-m", "render.doctor", name],
             capture_output=True, text=True, timeout=_TIMEOUT, env=os.environ | {"PYTHONPATH": path}, check=False,
+            cwd=root,  # Python looks for modules where it is started first
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return {"error": f"it did not answer in {_TIMEOUT} seconds"}

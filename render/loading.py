@@ -6,6 +6,7 @@ folder that was given, nothing is written and nothing is fetched, and whatever i
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import logging
@@ -31,7 +32,9 @@ MAX_COORDINATE = 1e9
 # trimesh takes time that grows with the square of these.
 MAX_MATERIALS = 4096  # of an OBJ file
 MAX_DEPTH = 256  # of nodes in one another, glTF
-_COMPRESSIONS = ("KHR_draco_mesh_compression", "EXT_meshopt_compression", "KHR_meshopt_compression")
+# Extensions of glTF that a file may require: they change neither shape nor base colour, or trimesh knows them.
+_HARMLESS = re.compile("KHR_materials_(?!pbrSpecularGlossiness)|KHR_lights_|KHR_xmp|EXT_texture_webp")
+_FLOAT, _UINT16 = 5126, 5123  # componentType of glTF
 
 logging.getLogger("trimesh").addHandler(logging.NullHandler())  # what it has to say becomes a MeshError
 
@@ -86,22 +89,54 @@ class _Assets(Resolver):
     def __init__(self, path: Path, root: Path):
         # A mesh that a link in the folder leads to may refer to files beside it.
         real = path.resolve()
-        self._folder = path.parent
+        self._folders = [path.parent, real.parent]
         self._roots = [root.resolve()]
+        self._no_images: set[str] = set()
+        self._libraries: list[str] = []
         if not real.is_relative_to(self._roots[0]):
             self._roots.append(_own_folder(real))
         self._problem: str | None = None
 
+    def expect_data(self, name: str) -> None:
+        """A file of this name, whatever its suffix, is no image."""
+        self._no_images.add(name)
+
+    def expect_libraries(self, names: list[str]) -> None:
+        """The material libraries of an OBJ file; who asks for the first gets all of them, for trimesh reads one."""
+        self._libraries = names
+        self._no_images.update(names)
+
     def get(self, name: str) -> bytes:
+        if name in self._libraries[:1]:
+            return b"\n".join(map(self._library, self._libraries))
+        return self._get(name)
+
+    def _library(self, name: str) -> bytes:
+        """One named in an OBJ file, or several that one line names."""
+        several = name.split()
+        if len(several) == 1 or self._find(name).is_file():
+            return self._get(name)
+        self._no_images.update(several)
+        return b"\n".join(map(self._get, several))
+
+    def _find(self, name: str) -> Path:
+        for folder in self._folders:
+            path = (folder / name.replace("\\", "/")).resolve()
+            if not path.exists():
+                path = (folder / unquote(name)).resolve()  # glTF refers by URI
+            if not path.exists():  # from a system that does not tell capitals from small letters
+                path = _in_any_letters(folder, name.replace("\\", "/")).resolve()
+            if path.exists():
+                break
+        return path
+
+    def _get(self, name: str) -> bytes:
+        is_image = name not in self._no_images and Path(name).suffix.lower() not in (".mtl", ".bin")
         # Some exporters write options before a texture's name, quote it, or use back slashes.
         name = name.split()[-1] if name.lstrip().startswith("-") else name.strip().strip('"')
         shown = repr(name if len(name) <= 100 else name[:100] + "…")
         try:
-            path = (self._folder / name.replace("\\", "/")).resolve()
-            if not path.exists():
-                path = (self._folder / unquote(name)).resolve()  # glTF refers by URI
-            if not path.exists():  # from a system that does not tell capitals from small letters
-                path = _in_any_letters(self._folder, name.replace("\\", "/")).resolve()
+            path = self._find(name)
             is_file = path.is_file()
         except (OSError, ValueError):  # too long, or holds a zero byte
             self._fail(f"refers to {shown}, which is no name of a file")
@@ -115,7 +150,7 @@ class _Assets(Resolver):
             content = path.read_bytes()
         except OSError as error:
             self._fail(f"refers to {shown}, which cannot be read ({error.strerror})")
-        if Path(name).suffix.lower() not in (".mtl", ".bin"):  # a link may lead to a file named otherwise
+        if is_image:
             self.check_image(content, shown)
         return content
 
@@ -164,7 +199,9 @@ def _read_parts(path: Path, assets: _Assets) -> list[Painted]:
     elif kind == "ply":
         _check_ply(content)
     elif kind == "obj":
+        content = _plain_obj(content)
         _check_materials(content)
+        assets.expect_libraries(_libraries_of(content))
         if _has_odd_index(content):
             content = _absolute_indices(content)
     scene = trimesh.load_scene(io.BytesIO(content), file_type=kind, resolver=assets, process=False)
@@ -198,7 +235,8 @@ def _read(path: Path) -> bytes:
 
 
 def _check_gltf(content: bytes, assets: _Assets) -> None:
-    """Refuse a header that asks for much more memory than its file can fill; check embedded images."""
+    """Refuse a header that asks for much more memory than its file can fill, and what trimesh would read wrongly;
+    check embedded images."""
     binary = b""
     if content[:4] == b"glTF":
         length = struct.unpack_from("<I", content, 12)[0]
@@ -207,8 +245,9 @@ def _check_gltf(content: bytes, assets: _Assets) -> None:
         header = content
     header = json.loads(header)
     for extension in header.get("extensionsRequired", []):
-        if extension in _COMPRESSIONS:
-            raise MeshError(f"is compressed ({extension}), which is not supported: save it without")
+        if not _HARMLESS.match(extension):
+            raise MeshError(f"requires {extension}, which is not supported: save it without")
+    _refuse_misread(header)
     _check_depth(header.get("nodes", []))
     components = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4, "MAT2": 4, "MAT3": 9, "MAT4": 16}
     numbers = sum(accessor["count"] * components[accessor["type"]] for accessor in header.get("accessors", []))
@@ -216,10 +255,51 @@ def _check_gltf(content: bytes, assets: _Assets) -> None:
         raise MeshError(f"declares {numbers} numbers, more than {16 * MAX_FACES}")
     views = header.get("bufferViews", [])
     for number, image in enumerate(header.get("images", [])):
+        uri = image.get("uri", "")
         if "bufferView" in image and binary:
             view = views[image["bufferView"]]
             start = view.get("byteOffset", 0)
             assets.check_image(binary[start : start + view["byteLength"]], str(number))
+        elif uri.startswith("data:"):
+            assets.check_image(base64.b64decode(uri.partition(",")[2]), str(number))
+    for buffer in header.get("buffers", []):
+        assets.expect_data(buffer.get("uri", ""))
+
+
+def _refuse_misread(header: dict) -> None:
+    """Refuse legal glTF that trimesh takes for something else, without a word."""
+
+    def refuse(what: str) -> None:
+        raise MeshError(f"has {what}, which is not supported: save it without")
+
+    accessors = dict(enumerate(header.get("accessors", [])))
+    textures = dict(enumerate(header.get("textures", [])))
+    if any("sparse" in accessor for accessor in accessors.values()):
+        refuse("sparse accessors")
+    if any("EXT_mesh_gpu_instancing" in node.get("extensions", {}) for node in header.get("nodes", [])):
+        refuse("instances (EXT_mesh_gpu_instancing)")
+    for mesh in header.get("meshes", []):
+        for primitive in mesh.get("primitives", []):
+            attributes = primitive.get("attributes", {})
+            kinds = {name: accessors.get(index, {}).get("componentType") for name, index in attributes.items()}
+            for name in ("POSITION", "TEXCOORD_0"):
+                if kinds.get(name) not in (None, _FLOAT):
+                    refuse(f"{name} as whole numbers")
+            if kinds.get("COLOR_0") == _UINT16 and "material" not in primitive:
+                refuse("16-bit colours without a material")
+    for material in header.get("materials", []):
+        if "diffuseTexture" in material.get("extensions", {}).get("KHR_materials_pbrSpecularGlossiness", {}):
+            refuse("a texture of KHR_materials_pbrSpecularGlossiness")
+        use = material.get("pbrMetallicRoughness", {}).get("baseColorTexture")
+        if use is None:
+            continue
+        if use.get("texCoord", 0):
+            refuse("a texture that uses a second set of coordinates")
+        if "KHR_texture_transform" in use.get("extensions", {}):
+            refuse("a texture that is moved (KHR_texture_transform)")
+        texture = textures.get(use.get("index"), {"source": None})  # trimesh says what is wrong with it
+        if "source" not in texture and "EXT_texture_webp" not in texture.get("extensions", {}):
+            refuse("a texture in a format of an extension")
 
 
 def _check_depth(nodes: list[dict]) -> None:
@@ -239,6 +319,24 @@ def _check_ply(content: bytes) -> None:
         words = line.split()
         if len(words) == 3 and words[0] == b"element" and int(words[2]) > len(content):
             raise MeshError(f"declares {int(words[2])} elements in a file of {len(content)} bytes")
+
+
+def _plain_obj(content: bytes) -> bytes:
+    """An OBJ file without what its format allows and trimesh stumbles over: a byte order mark, the line ends of old
+    systems, lines that are indented, remarks behind faces."""
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    if b"\r" in content and b"\n" not in content:
+        content = content.replace(b"\r", b"\n")
+    if content[:1] in b" \t" or b"\n " in content or b"\n\t" in content:
+        content = re.sub(rb"^[ \t]+", b"", content, flags=re.MULTILINE)
+    if b"#" in content[max(0, content.find(b"\nf")) :]:
+        content = re.sub(rb"^(f[ \t][^\n#]*)#[^\n]*", rb"\1", content, flags=re.MULTILINE)
+    return content
+
+
+def _libraries_of(content: bytes) -> list[str]:
+    found = re.findall(rb"^mtllib[ \t]+(\S.*?)\s*$", content, re.MULTILINE) if b"mtllib" in content else []
+    return list(dict.fromkeys(name.decode("utf-8", "replace") for name in found))
 
 
 def _check_materials(content: bytes) -> None:

@@ -57,26 +57,32 @@ def build_mesh(
     colors = np.asarray(colors, np.uint8)
     if colors.ndim == 2:
         colors = np.repeat(colors[:, None], 3, axis=1)
+    if not len(faces):
+        raise ValueError("the mesh has no faces")
     if not np.isfinite(vertices[faces]).all():
         raise ValueError("coordinates are not finite")
-    vertices, faces, center, scale = _fit_unit_box(vertices, faces)
-    area_normals = np.cross(
-        vertices[faces[:, 1]] - vertices[faces[:, 0]], vertices[faces[:, 2]] - vertices[faces[:, 0]]
-    )
-    keep = np.linalg.norm(area_normals, axis=1) > 1e-14
+    whole = _have_area(vertices, faces)  # first: one without, far away, would shrink the object
+    vertices, faces, center, scale = _fit_unit_box(vertices, faces[whole])
+    keep = _have_area(vertices, faces, least=1e-14)
     if not keep.any():
         raise ValueError("no face has an area")
     from render.normals import corner_normals  # takes a moment to import, and only what builds meshes needs it
 
-    faces, colors = faces[keep], colors[keep]
+    faces, colors = faces[keep], colors[whole][keep]
     keypoints = {name: (np.asarray(p, np.float64) - center) * scale for name, p in (semantic_keypoints or {}).items()}
     return Mesh(vertices, faces, colors, corner_normals(vertices, faces), keypoints)
+
+
+def _have_area(vertices: np.ndarray, faces: np.ndarray, least: float = 0.0) -> np.ndarray:
+    """bool (F,): which faces span a parallelogram of more than this, squared units."""
+    a, b, c = (vertices[faces[:, i]] for i in range(3))
+    return np.linalg.norm(np.cross(b - a, c - a), axis=1) > least
 
 
 def _fit_unit_box(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """Drop unused vertices, centre the bounding box and scale its longest side to 2."""
     if not len(faces):
-        raise ValueError("the mesh has no faces")
+        raise ValueError("no face has an area")
     used = np.zeros(len(vertices), bool)
     used[faces] = True
     vertices, faces = vertices[used], (np.cumsum(used) - 1)[faces]

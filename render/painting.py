@@ -63,12 +63,17 @@ def paint(
     material = visual.material
     is_pbr = isinstance(material, PBRMaterial)
     image = material.baseColorTexture if is_pbr else getattr(material, "image", None)
-    if image is not None and visual.uv is not None and len(visual.uv) == len(vertices):
+    if image is not None and (visual.uv is None or len(visual.uv) != len(vertices)):
+        mean = textures.levels(image)[-1][0, 0, :3]  # where on the picture its faces lie is not said
+        return Painted(vertices, faces, np.broadcast_to(mean, (len(faces), 3, 3)))
+    if image is not None:
         factor = _factor(material) if is_pbr else None
         cut_out = not is_pbr or material.alphaMode in ("MASK", "BLEND")
         return _paint_texture(vertices, faces, np.nan_to_num(visual.uv), image, textures, size, factor, cut_out)
     if is_pbr and "color" in visual.vertex_attributes:
         colors = _as_bytes(visual.vertex_attributes["color"])[faces, :3]
+        if (factor := _factor(material)) is not None:
+            colors = np.rint(colors * factor).astype(np.uint8)
     else:
         color = material.baseColorFactor if is_pbr else material.main_color
         colors = np.broadcast_to(_DEFAULT if color is None else color[:3], (len(faces), 3, 3))

@@ -19,7 +19,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -378,7 +378,7 @@ def _finish(
     parts = out / PARTS
     wanted = {_part(parts, s.model_id): s for s in sources if held.get(s.model_id, 0) < config.pairs_per_model}
     missing = [source for path, source in wanted.items() if not _is_whole(path)]
-    failures = _render_missing(config, settings, parts, missing, held, len(sources))
+    failures = sorted(_render_missing(config, settings, parts, missing, held, len(sources)), key=astuple)
     ready = sorted(path for path in wanted if path.exists())
     others = everything - {source.name for source in sources}
     kept = [failure for failure in manifest.failures if failure.source in others]
@@ -452,7 +452,8 @@ def _render_missing(
                 if isinstance(outcome, MemoryError):
                     outcome = MeshError("needs more memory than there is")
                 if isinstance(outcome, (MeshError, WorkerDied)):
-                    failures.append(Failure(source.name, str(outcome)))
+                    kept = held.get(source.model_id, 0)
+                    failures.append(Failure(source.name, f"{outcome}{f'; it keeps its {kept} pairs' * (kept > 0)}"))
                     if config.strict:
                         raise UserError(f"{source.name}: {outcome}: mend or remove it, or leave --strict out")
                 elif isinstance(outcome, Exception):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,7 @@ def discover(folder: Path) -> list[Source]:
     for path in _mesh_files(folder):
         name = path.relative_to(folder).as_posix()
         name = os.fsencode(name).decode("utf-8", "backslashreplace")
+        name = re.sub(r"[\x00-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", name)
         model_id, rank = _model_id(name)
         if model_id not in found or rank < _model_id(found[model_id].name)[1]:
             found[model_id] = Source(model_id, name, path)

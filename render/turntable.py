@@ -8,7 +8,7 @@ from data.errors import UserError
 from render.backends import open_backend
 from render.doctor import resolve
 from render.mesh import Mesh
-from render.views import look_at
+from render.views import look_at, pinhole
 
 
 def turntable(
@@ -38,7 +38,6 @@ def turntable(
         axis=-1,
     )
     poses = np.stack([look_at(distance * position) for position in positions])
-    focal, half = focal_length * image_size, image_size / 2
-    intrinsics = np.tile([[focal, 0, half], [0, focal, half], [0, 0, 1.0]], (frames, 1, 1))
+    intrinsics = np.tile(pinhole(image_size, focal_length * image_size), (frames, 1, 1))
     rgba, _ = open_backend(resolve("auto")).render(mesh, poses, intrinsics, image_size)
     return rgba, poses, intrinsics

@@ -18,6 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.errors import UserError
+from data.images import to_8_bits
 from render.mesh import Mesh, unit_box
 from render.shading import Light
 
@@ -396,7 +397,7 @@ def _open_picture(path: Path, least: int) -> Image.Image:
     try:
         with Image.open(path) as picture:
             picture.draft("RGB", (least, least))
-            return picture.convert("RGB")
+            return to_8_bits(picture).convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: cannot be used as a background ({error}): mend or remove it") from None
 

@@ -98,6 +98,10 @@ def look_at(position: np.ndarray, target: np.ndarray | None = None, roll_degrees
 
 def intrinsics(image_size: int, fov_degrees: float) -> np.ndarray:
     """K float64 (3, 3) of a square image, in pixels: f = (H/2) / tan(fov/2), principal point at the centre."""
+    return pinhole(image_size, image_size / 2 / np.tan(np.radians(fov_degrees) / 2))
+
+
+def pinhole(image_size: int, focal_length: float) -> np.ndarray:
+    """The same of a focal length in pixels."""
     half = image_size / 2
-    focal = half / np.tan(np.radians(fov_degrees) / 2)
-    return np.array([[focal, 0, half], [0, focal, half], [0, 0, 1]])
+    return np.array([[focal_length, 0, half], [0, focal_length, half], [0, 0, 1]])

@@ -4,6 +4,7 @@ import fcntl
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -17,7 +18,7 @@ import data.assemble
 from data.assemble import assemble, merge
 from data.errors import UserError
 from data.manifest import Failure, load_manifest
-from data.shard import read_models, write_shard
+from data.shard import ShardReader, read_models, write_shard
 from tests.made_up_pairs import (
     DEPTH_OFFSET,
     DEPTH_SCALE,
@@ -189,12 +190,44 @@ def test_a_merge_of_more_pairs_is_not_taken_for_done(tmp_path):
         merge(tmp_path / "m", [first, second])
 
 
+def test_a_merge_is_done_only_if_it_holds_the_same_shapes_and_all_its_shards(tmp_path):
+    source = make_dataset(tmp_path / "a", range(4))
+    done = merge(tmp_path / "m", [source])
+    assert merge(tmp_path / "m", [source]) == done
+    shutil.rmtree(source)
+    changed = [replace(make_model(number), geometry="f" * 64) for number in range(4)]
+    assemble(source, [write_part(tmp_path / "other", model) for model in changed], make_manifest())
+    with pytest.raises(UserError, match="already holds another dataset"):
+        merge(tmp_path / "m", [source])
+    shutil.rmtree(source)
+    make_dataset(tmp_path / "a", range(4))
+    (tmp_path / "m" / done.shards[-1].file).unlink()
+    with pytest.raises(UserError, match=f"{done.shards[-1].file}: damaged"):
+        merge(tmp_path / "m", [source])
+
+
+@pytest.mark.parametrize("order", [("named", "plain"), ("plain", "named")])
+def test_a_merge_keeps_semantic_keypoints_whatever_the_order(tmp_path, order):
+    model = make_model(0)
+    for name, keypoints in (("named", KEYPOINTS), ("plain", ())):
+        own = replace(model, semantic_keypoints=model.semantic_keypoints if keypoints else None)
+        path = tmp_path / f"{name}.h5"
+        write_shard(path, own.split, [own], SETTINGS, keypoints, DEPTH_OFFSET, DEPTH_SCALE)
+        assemble(tmp_path / name, [path], make_manifest())
+    (shard,) = merge(tmp_path / "m", [tmp_path / name for name in order]).shards
+    with ShardReader(tmp_path / "m" / shard.file) as reader:
+        assert reader.header.keypoint_names == KEYPOINTS and reader.num_pairs == 3
+
+
 def test_a_mesh_that_failed_in_one_part_and_is_in_another_did_not_fail(tmp_path):
     parts = [write_part(tmp_path, make_model(number)) for number in range(2)]
     failures = (Failure("made-up:1", "missing texture"), Failure("made-up:2", "empty"))
     assemble(tmp_path / "a", parts[:1], make_manifest(failures=failures))
     assemble(tmp_path / "b", parts[1:], make_manifest())
     assert merge(tmp_path / "m", [tmp_path / "a", tmp_path / "b"]).failures == [Failure("made-up:2", "empty")]
+    grown = (Failure("made-up:0", "empty; it keeps its 3 pairs"),)
+    assemble(tmp_path / "c", parts[:1], make_manifest(failures=grown))
+    assert merge(tmp_path / "n", [tmp_path / "c", tmp_path / "b"]).failures == list(grown)
 
 
 def test_damage_that_comes_while_joining_is_named(tmp_path, monkeypatch):

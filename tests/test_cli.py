@@ -301,6 +301,9 @@ def test_doctor(monkeypatch, capsys):
     monkeypatch.setattr(render.doctor, "resolve", lambda name: "embree")
     assert run("doctor") == 0
     assert capsys.readouterr().out.endswith("embree: works: Embree 4\n--backend auto takes embree\n")
+    monkeypatch.setattr(render.doctor, "resolve", lambda name: "egl")
+    assert run("doctor") == 0
+    assert "--backend auto takes egl, which does not work" in capsys.readouterr().out
 
 
 def test_damaged_dataset_is_named(tmp_path, capsys):

@@ -215,6 +215,13 @@ def test_real_process_in_an_ill_environment(monkeypatch, variable, value, why):
     assert not report.works and why in report.detail and report.advice
 
 
+def test_files_in_the_current_folder_are_not_taken_for_ours(tmp_path, monkeypatch):
+    for name in ("render.py", "data.py"):
+        (tmp_path / name).write_text("raise SystemExit('not this one')\n")
+    monkeypatch.chdir(tmp_path)
+    assert examine("embree").works
+
+
 def test_platform_set_after_import():
     code = """
 import sys

@@ -156,6 +156,26 @@ class TestColors:
         mesh = load_mesh(textured_quad(tmp_path, pixels=np.full((64, 64, 3), 77, np.uint8)))
         assert len(mesh.faces) == 2 and (mesh.colors == 77).all()
 
+    @pytest.mark.parametrize(
+        "lines", ["mtllib a.mtl b.mtl\n", "mtllib a.mtl\nmtllib b.mtl\n", "mtllib a.mtl\nmtllib a b.lib\n"]
+    )
+    def test_several_material_libraries(self, tmp_path, lines):
+        write(tmp_path / "a.mtl", "newmtl red\nKd 1 0 0\n")
+        for name in ("b.mtl", "a b.lib"):
+            write(tmp_path / name, "newmtl blue\nKd 0 0 1\n")
+        mesh = load_mesh(write(tmp_path / "quad.obj", lines + QUAD + "usemtl red\nf 1 2 3\nusemtl blue\nf 1 3 4\n"))
+        assert {tuple(face[0]) for face in mesh.colors.tolist()} == {(255, 0, 0), (0, 0, 255)}
+
+    def test_faces_without_texture_coordinates_get_the_mean_colour(self, tmp_path):
+        path = textured_quad(tmp_path)
+        write(path, "mtllib quad.mtl\n" + QUAD + "usemtl m\nf 1 2 3\nf 1 3 4\n")
+        np.testing.assert_allclose(load_mesh(path).colors, np.full((2, 3, 3), 127), atol=2)
+
+    def test_gltf_factors_multiply_vertex_colors(self, tmp_path):
+        half, material = np.full((3, 3), 0.5, np.float32), {"pbrMetallicRoughness": {"baseColorFactor": [1, 0, 0.5, 1]}}
+        path = write(tmp_path / "a.glb", triangle({"COLOR_0": half}, material))
+        np.testing.assert_allclose(load_mesh(path).colors[0, 0], [188, 0, 137], atol=1)
+
     def test_transparent_texels_are_cut_out(self, tmp_path):
         pixels = np.full((64, 64, 4), 255, np.uint8)
         pixels[:, 32:, 3] = 0
@@ -204,6 +224,97 @@ def glb(header, binary=b""):
     return b"glTF" + struct.pack("<II", 2, 12 + len(body)) + body
 
 
+def triangle(attributes=(), material=None, extra=(), node=(), texture=None):
+    """GLB of one triangle with further attributes; ``extra`` of its header, ``node`` of its node."""
+    arrays = {"POSITION": np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], np.float32), **dict(attributes)}
+    kinds = {np.dtype(np.float32): 5126, np.dtype(np.uint16): 5123}
+    binary = b"".join(array.tobytes().ljust(40, b"\0") for array in arrays.values())
+    views = [{"buffer": 0, "byteOffset": 40 * i, "byteLength": array.nbytes} for i, array in enumerate(arrays.values())]
+    accessors = [
+        {"bufferView": i, "componentType": kinds[array.dtype], "count": 3, "type": f"VEC{array.shape[1]}"}
+        for i, array in enumerate(arrays.values())
+    ]
+    primitive = {"attributes": {name: i for i, name in enumerate(arrays)}}
+    header = {"buffers": [{"byteLength": len(binary)}], "nodes": [{"mesh": 0, **dict(node)}]}
+    if material is not None:
+        primitive["material"], header["materials"] = 0, [material]
+    if texture is not None:
+        header["textures"] = [texture]
+    return glb(gltf(accessors, views, [{"primitives": [primitive]}], **(header | dict(extra))), binary)
+
+
+def test_the_triangle_itself_is_fine(tmp_path):
+    assert len(load_mesh(write(tmp_path / "a.glb", triangle())).faces) == 1
+
+
+UV, WHOLE = np.zeros((3, 2), np.float32), np.zeros((3, 2), np.uint16)
+BY_TEXTURE = {"pbrMetallicRoughness": {"baseColorTexture": {"index": 0}}}
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (triangle(extra={"extensionsRequired": ["KHR_mesh_quantization"]}), "requires KHR_mesh_quantization"),
+        (triangle({"POSITION": np.zeros((3, 3), np.uint16)}), "POSITION as whole numbers"),
+        (triangle({"TEXCOORD_0": WHOLE}), "TEXCOORD_0 as whole numbers"),
+        (triangle({"COLOR_0": np.zeros((3, 4), np.uint16)}), "16-bit colours"),
+        (triangle(node={"extensions": {"EXT_mesh_gpu_instancing": {}}}), "instances"),
+        (triangle({"TEXCOORD_0": UV}, BY_TEXTURE, texture={"extensions": {"KHR_texture_basisu": {}}}), "format"),
+        (
+            triangle(material={"pbrMetallicRoughness": {"baseColorTexture": {"index": 0, "texCoord": 1}}}),
+            "second set of coordinates",
+        ),
+        (
+            triangle(
+                material={
+                    "pbrMetallicRoughness": {
+                        "baseColorTexture": {"index": 0, "extensions": {"KHR_texture_transform": {"offset": [1, 0]}}}
+                    }
+                }
+            ),
+            "KHR_texture_transform",
+        ),
+        (
+            triangle(material={"extensions": {"KHR_materials_pbrSpecularGlossiness": {"diffuseTexture": {}}}}),
+            "pbrSpecularGlossiness",
+        ),
+        (triangle(extra={"images": [{"uri": "data:image/png;base64,AAAA"}]}), "not an image"),
+        (glb(gltf([{"componentType": 5126, "count": 3, "type": "VEC3", "sparse": {}}])), "sparse"),
+    ],
+)
+def test_gltf_that_would_be_misread_is_refused(tmp_path, content, reason):
+    with pytest.raises(MeshError, match=reason):
+        load_mesh(write(tmp_path / "a.glb", content))
+
+
+def test_data_files_of_any_name(tmp_path):
+    write(tmp_path / "vertices.dat", np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], np.float32).tobytes())
+    views = [{"buffer": 0, "byteLength": 36}]
+    accessors = [{"bufferView": 0, "componentType": 5126, "count": 3, "type": "VEC3"}]
+    header = gltf(accessors, views, buffers=[{"byteLength": 36, "uri": "vertices.dat"}])
+    assert len(load_mesh(write(tmp_path / "a.gltf", header)).faces) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffv 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n",
+        "v 0 0 0\rv 1 0 0\rv 0 1 0\rf 1 2 3\r",
+        "  v 0 0 0\n\tv 1 0 0\n  v 0 1 0\n  f 1 2 3\n",
+        "v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3 # the only one\n",
+    ],
+)
+def test_obj_files_as_the_format_allows_them(tmp_path, text):
+    assert len(load_mesh(write(tmp_path / "a.obj", text)).faces) == 1
+
+
+def test_a_linked_mesh_finds_what_lies_beside_the_real_one(tmp_path):
+    path = textured_quad(tmp_path / "real")
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some" / "quad.obj").symlink_to(path)
+    assert len(load_mesh(tmp_path / "some" / "quad.obj", tmp_path / "some").faces) > 1000
+
+
 def png_bomb():
     """A PNG whose header declares 60000 x 60000 pixels."""
     buffer = io.BytesIO()
@@ -226,7 +337,7 @@ BAD = {
     "index.obj": (b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 9\n", "index"),
     "zero.obj": (b"v 0 0 0\nv 1 0 0\nv 0 1 0\nf 0 1 2\n", "index"),
     "index.off": (b"OFF\n3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 7\n", "ind"),
-    "point.obj": (b"v 1 1 1\nv 1 1 1\nv 1 1 1\nf 1 2 3\n", "coincide"),
+    "point.obj": (b"v 1 1 1\nv 1 1 1\nv 1 1 1\nf 1 2 3\n", "area"),
     "line.obj": (b"v 0 0 0\nv 1 1 1\nv 2 2 2\nf 1 2 3\n", "area"),
     "page.obj": (b"<!DOCTYPE html>\n<html><body>Not found</body></html>\n", "faces"),
     "random.stl": (bytes(np.random.default_rng(0).integers(0, 256, 5000, np.uint8)), ""),
@@ -256,7 +367,7 @@ BAD = {
     "materials.obj": (QUAD.encode() + b"".join(b"usemtl %d\nf 1 2 3\n" % i for i in range(5000)), "5000 materials"),
     "nested.gltf": (gltf([], nodes=[{"children": [i + 1]} for i in range(999)] + [{}]), "deep"),
     "circle.glb": (glb(gltf([], nodes=[{"mesh": 0, "children": [1]}, {"children": [0]}])), ""),
-    "draco.glb": (glb(gltf([], extensionsRequired=["KHR_draco_mesh_compression"])), "compressed"),
+    "draco.glb": (glb(gltf([], extensionsRequired=["KHR_draco_mesh_compression"])), "requires KHR_draco"),
     "name.gltf": (gltf([], images=[{"uri": "a" * 5000}]), "no name of a file"),
     "device.gltf": (gltf([], images=[{"uri": "/dev/zero"}]), "outside"),
     "escape.gltf": (

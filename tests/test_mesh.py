@@ -32,6 +32,14 @@ def test_is_centred_and_scaled_with_its_keypoints():
     assert np.isnan(mesh.semantic_keypoints["no"]).all()
 
 
+def test_a_face_without_area_far_away_does_not_shrink_the_object():
+    vertices = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [100, 0, 0]])
+    colors = np.array([[1, 1, 1], [2, 2, 2]])
+    mesh = build_mesh(vertices, np.array([[3, 3, 3], [0, 1, 2]]), colors)
+    np.testing.assert_allclose(mesh.vertices, [[-1, -1, 0], [1, -1, 0], [-1, 1, 0]])
+    assert (mesh.colors == 2).all()
+
+
 def test_hard_edges_stay_hard():
     mesh = build(trimesh.creation.box((1, 2, 3)))
     np.testing.assert_allclose(mesh.normals, np.repeat(face_normals(mesh)[:, None], 3, axis=1), atol=1e-6)
@@ -70,7 +78,7 @@ def test_faces_without_area_are_dropped():
     [
         ([[0, 0, 0]], np.zeros((0, 3)), "no faces"),
         ([[0, 0, 0], [1, 1, 1], [2, 2, 2]], [[0, 1, 2]], "area"),
-        ([[1, 1, 1]] * 3, [[0, 1, 2]], "coincide"),
+        ([[1, 1, 1]] * 3, [[0, 1, 2]], "area"),
         ([[np.nan, 0, 0], [1, 0, 0], [0, 1, 0]], [[0, 1, 2]], "finite"),
     ],
 )

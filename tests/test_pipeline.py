@@ -282,6 +282,16 @@ class TestGrowing:
             assert render_dataset(config(grown, meshes, **MORE, grow=grow)).rendered == 0
         assert contents(grown) == before
 
+    def test_a_mesh_that_got_worse_is_told(self, few, meshes, tmp_path):
+        out = Path(shutil.copytree(few, tmp_path / "data"))
+        folder = Path(shutil.copytree(meshes, tmp_path / meshes.name))
+        first = load_manifest(out).models[0]
+        (folder / first.source).write_text("<html>")
+        summary = render_dataset(config(out, folder, **MORE, grow=True))
+        (told,) = [failure for failure in summary.failures if failure.source == first.source]
+        assert told.reason.endswith("; it keeps its 2 pairs")
+        assert len(models_of(out)[first.model_id][0]) == 2 and verify(out) == []
+
     def test_only_when_asked_and_only_upwards(self, few, meshes, tmp_path):
         before = contents(few)
         with pytest.raises(UserError, match=r"other settings \(models, pairs_per_model\).*or --grow"):

@@ -290,6 +290,9 @@ class TestImages:
         variety = Variety(background_images=tmp_path)
         changed = vary_images(pair, variety, DRAWS[0])
         assert (changed[pair[..., 3] == 0] == (10, 200, 30, 0)).all()
+        Image.fromarray(np.full((50, 80), 20000, np.uint16)).save(tmp_path / "green.png")  # 16-bit grey
+        changed = vary_images(pair, variety, DRAWS[0])
+        np.testing.assert_allclose(changed[pair[..., 3] == 0][:, :3], 20000 / 257, atol=1)
 
     def test_a_damaged_picture_is_named(self, tmp_path):
         (tmp_path / "pictures").mkdir()

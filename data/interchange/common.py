@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +48,7 @@ def export_folder(dataset: Path, out: Path, to: str) -> Iterator[tuple[Manifest,
         _remove_unfinished(out, keep=started)
         with tqdm(total=len(manifest.models), unit="model", desc=f"export to {to}", disable=None) as bar:
             yield manifest, bar
+        os.sync()  # once it says it is complete nothing is looked at again
         publish(done)
 
 

@@ -610,7 +610,8 @@ def _draw_cockpit(builder: Builder, car: Car, finish: Finish) -> None:
     builder.add(body.patch((front + 0.02, rear), (55, 125), (8, 10)), finish.dark)
     for row in range(cockpit.rows):
         seat, at = max(floor, belt - 0.05), rear - 0.1 - 0.15 * row
-        cushion = box([0.32 * body.width, seat - floor + 0.03, 0.1], [0.5 * half, (seat + floor) / 2 + 0.012, at - 0.06])
+        middle = [0.5 * half, (seat + floor) / 2 + 0.012, at - 0.06]
+        cushion = box([0.32 * body.width, seat - floor + 0.03, 0.1], middle)
         rest = box([0.32 * body.width, 0.11, 0.03], [0.5 * half, seat + 0.05, at], 0.012)
         builder.add_pair(join([cushion, rest]), finish.accent)
     s = np.linspace(-1, 1, 9)

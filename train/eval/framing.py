@@ -38,8 +38,8 @@ WARNINGS = {
     "given": None,
     "alpha": None,
     "background": "the background was removed by its colour, parts of the object in that colour are lost",
-    "none": "no alpha, and no object told from a background of one colour: everything was taken for the object, expect poor keypoints; "
-    "cut the object out first, or give --mask",
+    "none": "no alpha, and no object told from a background of one colour: everything was taken for the object, expect "
+    "poor keypoints; cut the object out first, or give --mask",
 }
 
 
