@@ -329,14 +329,16 @@ def _plain_obj(content: bytes) -> bytes:
         content = content.replace(b"\r", b"\n")
     if content[:1] in b" \t" or b"\n " in content or b"\n\t" in content:
         content = re.sub(rb"^[ \t]+", b"", content, flags=re.MULTILINE)
-    if b"#" in content[max(0, content.find(b"\nf")) :]:
+    if content.count(b"#") > content.count(b"\n#") + content.startswith(b"#"):
         content = re.sub(rb"^(f[ \t][^\n#]*)#[^\n]*", rb"\1", content, flags=re.MULTILINE)
     return content
 
 
 def _libraries_of(content: bytes) -> list[str]:
-    found = re.findall(rb"^mtllib[ \t]+(\S.*?)\s*$", content, re.MULTILINE) if b"mtllib" in content else []
-    return list(dict.fromkeys(name.decode("utf-8", "replace") for name in found))
+    """Names of material files, as its lines have them."""
+    rests = (b"\n" + content).split(b"\nmtllib")[1:]  # a regular expression would take longer
+    names = (rest.partition(b"\n")[0].strip() for rest in rests if rest[:1] in b" \t")
+    return list(dict.fromkeys(name.decode("utf-8", "replace") for name in names if name))
 
 
 def _check_materials(content: bytes) -> None:
