@@ -23,6 +23,7 @@ from trimesh.resolvers import Resolver
 
 from render.mesh import Mesh, build_mesh
 from render.painting import Painted, Textures, paint
+from render.polygons import is_convex, triangulate
 from render.sources import LAYOUTS, MeshError
 
 MAX_FILE_BYTES = 2 << 30
@@ -204,23 +205,26 @@ def _read_parts(path: Path, assets: _Assets) -> list[Painted]:
         assets.expect_libraries(_libraries_of(content))
         if _has_odd_index(content):
             content = _absolute_indices(content)
-    scene = trimesh.load_scene(io.BytesIO(content), file_type=kind, resolver=assets, process=False)
-    del content
-    meshes = []
-    for node in scene.graph.nodes_geometry:
-        transform, name = scene.graph[node]
-        geometry = scene.geometry[name]
-        if isinstance(geometry, trimesh.Trimesh) and len(geometry.faces):
-            meshes.append((geometry, transform))
+    meshes = _meshes_of(content, kind, assets)
+    faces = sum(len(geometry.faces) for geometry, _ in meshes)
+    if kind == "obj" and faces > content.count(b"\nf"):  # some have more than three corners
+        cut = _cut_concave(content)
+        meshes = meshes if cut is content else _meshes_of(cut, kind, assets)
     if not meshes:
         raise MeshError("has no faces")
-    faces = sum(len(geometry.faces) for geometry, _ in meshes)
     if faces > MAX_FACES:
         raise MeshError(f"has {faces} faces, more than {MAX_FACES}")
     linear = kind in ("glb", "gltf")  # glTF gives factors and vertex colours in linear light
     size = _longest_side(meshes)
     textures = Textures()
     return [_paint_part(geometry, transform, size, linear, textures) for geometry, transform in meshes]
+
+
+def _meshes_of(content: bytes, kind: str, assets: _Assets) -> list[tuple[trimesh.Trimesh, np.ndarray]]:
+    """The meshes of a file's scene, each with its transform (4, 4)."""
+    scene = trimesh.load_scene(io.BytesIO(content), file_type=kind, resolver=assets, process=False)
+    placed = ((scene.geometry[name], transform) for transform, name in map(scene.graph.get, scene.graph.nodes_geometry))
+    return [(mesh, transform) for mesh, transform in placed if isinstance(mesh, trimesh.Trimesh) and len(mesh.faces)]
 
 
 def _read(path: Path) -> bytes:
@@ -356,6 +360,26 @@ def _has_odd_index(content: bytes) -> bool:
     faces = content[max(0, content.find(b"\nf")) :]
     # Most files can be told to be in order without a regular expression, which takes longer than parsing them.
     return any(sign in faces for sign in (b"-", b" 0", b"/0", b"\t0")) and _ODD_INDEX.search(faces) is not None
+
+
+def _cut_concave(content: bytes) -> bytes:
+    """An OBJ file whose concave faces are cut into triangles: trimesh makes a fan of every face."""
+    lines = content.split(b"\n")
+    vertices = np.array([line.split()[1:4] for line in lines if line[:2] in (b"v ", b"v\t")], np.float64)
+    polygons: dict[int, list[tuple[int, list[bytes]]]] = {}  # by the number of corners: line, corners
+    for number, line in enumerate(lines):
+        if line[:1] == b"f" and len(corners := line.split()[1:]) > 3:
+            polygons.setdefault(len(corners), []).append((number, corners))
+    changed = False
+    for faces in polygons.values():
+        index = np.array([[int(corner.partition(b"/")[0]) - 1 for corner in corners] for _, corners in faces])
+        points = vertices[index]
+        for place in np.flatnonzero(~is_convex(points)):
+            number, corners = faces[place]
+            triangles = triangulate(points[place])
+            lines[number] = b"\n".join(b"f " + b" ".join(corners[i] for i in triangle) for triangle in triangles)
+            changed = True
+    return b"\n".join(lines) if changed else content
 
 
 def _absolute_indices(content: bytes) -> bytes:

@@ -295,6 +295,17 @@ def test_data_files_of_any_name(tmp_path):
     assert len(load_mesh(write(tmp_path / "a.gltf", header)).faces) == 1
 
 
+@pytest.mark.parametrize("first", range(4))
+def test_concave_faces_keep_their_shape(tmp_path, first):
+    outline = [1, 2, 3, 4]
+    corners = " ".join(f"{i}/1" for i in outline[first:] + outline[:first])
+    text = "v 0 0 0\nv 2 1 0\nv 0 2 0\nv 1 1 0\nv 3 0 0\nv 3 1 0\nv 4 1 0\nv 4 0 0\nvt 0 0\n"
+    mesh = load_mesh(write(tmp_path / "a.obj", f"{text}f {corners}\nf 5/1 8/1 7/1 6/1\n"))
+    a, b, c = (mesh.vertices[mesh.faces[:, i]] for i in range(3))
+    assert len(mesh.faces) == 4
+    assert np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2 == pytest.approx((1 + 1) / 2**2)
+
+
 @pytest.mark.parametrize(
     "text",
     [
