@@ -209,7 +209,7 @@ def _describe_pixels(folder: Path, manifest: Manifest) -> dict | None:
         border[1:-1, 1:-1] = False
         touches = [(view & border).any() for view in alpha]
         cut_off += touches
-        _, moved = _surface_points(dataset, index)
+        _, moved = _surface_points(dataset, index, dataset.depth(index)[0])
         if len(moved):
             column, row, in_image = _pixels_of(moved, alpha.shape[1:])
             hits = in_image & _grow(alpha[1])[row, column]
@@ -226,13 +226,12 @@ def _describe_pixels(folder: Path, manifest: Manifest) -> dict | None:
     }
 
 
-def _surface_points(dataset: PairDataset, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """Surface points seen in view 0, as (u, v, z) float64 (N, 3) in view 0 and the same points in view 1."""
-    pair, depth = dataset[index], dataset.depth(index)
-    row, column = np.nonzero(depth[0])
-    here = np.stack([column + 0.5, row + 0.5, depth[0][row, column]], axis=1)
-    points = unproject(pair["intrinsics"][0], torch.from_numpy(here))
-    there = project(pair["intrinsics"][1], points @ pair["R"].T + pair["t"])
+def _surface_points(dataset: PairDataset, index: int, depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Surface points seen in view 0, whose depth is (H, W), as (u, v, z) float64 (N, 3) in it, and in view 1."""
+    row, column = np.nonzero(depth)
+    here = np.stack([column + 0.5, row + 0.5, depth[row, column]], axis=1)
+    points = unproject(dataset.intrinsics[index, 0], torch.from_numpy(here))
+    there = project(dataset.intrinsics[index, 1], points @ dataset.R[index].T + dataset.t[index])
     return here, there.numpy()
 
 
@@ -257,8 +256,8 @@ def _pixels_of(points: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, 
 
 def _common_points(dataset: PairDataset, index: int) -> tuple[np.ndarray, np.ndarray]:
     """A few well-spread surface points that both views see: (u, v, z) float64 (N, 3) in view 0, and in view 1."""
-    here, there = _surface_points(dataset, index)
-    depth = dataset.depth(index)[1]
+    first, depth = dataset.depth(index)
+    here, there = _surface_points(dataset, index, first)
     column, row, inside = _pixels_of(there, depth.shape)
     focal = float(dataset.intrinsics[index, 1, 1, 1])
     tolerance = 1.5 * there[:, 2] / focal  # one and a half pixels' worth of length
