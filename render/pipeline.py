@@ -126,6 +126,7 @@ def render_dataset(config: RenderConfig) -> RenderSummary:
         manifest = _existing_manifest(out, config, settings)
         held = _count_pairs(out, manifest)
         _refuse_orphans(config, held, sources)
+        _refuse_others(config, held)
         _claim(out, settings)
         return _finish(config, settings, manifest, held, sources, {source.name for source in everything})
 
@@ -419,6 +420,17 @@ def _refuse_orphans(config: RenderConfig, held: Mapping[str, int], sources: list
                 f"{config.out}: model {model_id} has {pairs} pairs and cannot get more, for it is not among the "
                 f"{len(sources)} models to render: restore its mesh, ask for more models, or leave --task out"
             )
+
+
+def _refuse_others(config: RenderConfig, held: Mapping[str, int]) -> None:
+    """Raise :class:`UserError` for a dataset of other meshes, whose folder may bear the same name."""
+    if config.grow or not config.meshes or not held:
+        return
+    if others := held.keys() - {source.model_id for source in discover(config.meshes)}:
+        raise UserError(
+            f"{config.out}: holds model {min(others)}, which is not in {config.meshes}: give the meshes it was made of, "
+            "a new folder, or --grow to add these to it"
+        )
 
 
 def _part(parts: Path, model_id: str) -> Path:

@@ -282,6 +282,16 @@ class TestGrowing:
             assert render_dataset(config(grown, meshes, **MORE, grow=grow)).rendered == 0
         assert contents(grown) == before
 
+    def test_other_meshes_are_added_only_when_asked(self, few, meshes, tmp_path):
+        out, folder = Path(shutil.copytree(few, tmp_path / "data")), tmp_path / meshes.name
+        folder.mkdir()
+        for name in ("6.ply", "7.ply"):
+            shutil.copy(meshes / name, folder / f"new-{name}")
+        with pytest.raises(UserError, match="holds model 0.ply, which is not in .*--grow to add"):
+            render_dataset(config(out, folder, **FEW))
+        assert contents(out) == contents(few)
+        assert render_dataset(config(out, folder, **FEW, grow=True)).rendered == 2
+
     def test_a_mesh_that_got_worse_is_told(self, few, meshes, tmp_path):
         out = Path(shutil.copytree(few, tmp_path / "data"))
         folder = Path(shutil.copytree(meshes, tmp_path / meshes.name))
