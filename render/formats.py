@@ -24,6 +24,8 @@ MAX_DEPTH = 256  # of nodes in one another, glTF
 # Extensions of glTF that a file may require: they change neither shape nor base colour, or trimesh knows them.
 _HARMLESS = re.compile("KHR_materials_(?!pbrSpecularGlossiness)|KHR_lights_|KHR_xmp|EXT_texture_webp")
 _FLOAT, _UINT16 = 5126, 5123  # componentType of glTF
+_USED = ("POSITION", "TEXCOORD_0", "COLOR_0", "indices")  # of a primitive
+_STAYS = {"offset": [0, 0], "rotation": 0, "scale": [1, 1], "texCoord": 0}  # of KHR_texture_transform
 
 
 def check_gltf(content: bytes, assets: Assets) -> None:
@@ -66,18 +68,18 @@ def _refuse_misread(header: dict) -> None:
 
     accessors = dict(enumerate(header.get("accessors", [])))
     textures = dict(enumerate(header.get("textures", [])))
-    if any("sparse" in accessor for accessor in accessors.values()):
-        refuse("sparse accessors")
     if any("EXT_mesh_gpu_instancing" in node.get("extensions", {}) for node in header.get("nodes", [])):
         refuse("instances (EXT_mesh_gpu_instancing)")
     for mesh in header.get("meshes", []):
         for primitive in mesh.get("primitives", []):
-            attributes = primitive.get("attributes", {})
-            kinds = {name: accessors.get(index, {}).get("componentType") for name, index in attributes.items()}
+            attributes = {**primitive.get("attributes", {}), "indices": primitive.get("indices")}
+            used = {name: accessors.get(attributes.get(name), {}) for name in _USED}
+            if any("sparse" in accessor for accessor in used.values()):
+                refuse("sparse accessors")
             for name in ("POSITION", "TEXCOORD_0"):
-                if kinds.get(name) not in (None, _FLOAT):
+                if used[name].get("componentType", _FLOAT) != _FLOAT:
                     refuse(f"{name} as whole numbers")
-            if kinds.get("COLOR_0") == _UINT16 and "material" not in primitive:
+            if used["COLOR_0"].get("componentType") == _UINT16 and "material" not in primitive:
                 refuse("16-bit colours without a material")
     for material in header.get("materials", []):
         if "diffuseTexture" in material.get("extensions", {}).get("KHR_materials_pbrSpecularGlossiness", {}):
@@ -87,7 +89,8 @@ def _refuse_misread(header: dict) -> None:
             continue
         if use.get("texCoord", 0):
             refuse("a texture that uses a second set of coordinates")
-        if "KHR_texture_transform" in use.get("extensions", {}):
+        transform = use.get("extensions", {}).get("KHR_texture_transform", {})
+        if any(transform.get(name, same) != same for name, same in _STAYS.items()):
             refuse("a texture that is moved (KHR_texture_transform)")
         texture = textures.get(use.get("index"), {"source": None})  # trimesh says what is wrong with it
         if "source" not in texture and "EXT_texture_webp" not in texture.get("extensions", {}):

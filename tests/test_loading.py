@@ -245,6 +245,10 @@ def triangle(attributes=(), material=None, extra=(), node=(), texture=None):
 
 def test_the_triangle_itself_is_fine(tmp_path):
     assert len(load_mesh(write(tmp_path / "a.glb", triangle())).faces) == 1
+    harmless = {"offset": [0, 0], "scale": [1.0, 1.0]}  # with nothing to move, and no texture that it could move
+    use = {"index": 0, "extensions": {"KHR_texture_transform": harmless}}
+    again = triangle(material={"pbrMetallicRoughness": {"baseColorTexture": use}})
+    assert len(load_mesh(write(tmp_path / "b.glb", again)).faces) == 1
 
 
 UV, WHOLE = np.zeros((3, 2), np.float32), np.zeros((3, 2), np.uint16)
@@ -279,6 +283,16 @@ BY_TEXTURE = {"pbrMetallicRoughness": {"baseColorTexture": {"index": 0}}}
             "pbrSpecularGlossiness",
         ),
         (triangle(extra={"images": [{"uri": "data:image/png;base64,AAAA"}]}), "not an image"),
+        (
+            triangle(
+                material={
+                    "pbrMetallicRoughness": {
+                        "baseColorTexture": {"index": 0, "extensions": {"KHR_texture_transform": {"texCoord": 1}}}
+                    }
+                }
+            ),
+            "KHR_texture_transform",
+        ),
         (glb(gltf([{"componentType": 5126, "count": 3, "type": "VEC3", "sparse": {}}])), "sparse"),
     ],
 )
