@@ -231,7 +231,7 @@ def _plan(sources: Iterable[Path], manifest: Manifest, check_interrupt: Callable
 def _without_repeats(blocks: list[_Block]) -> list[_Block]:
     """Each pair once, of those with semantic keypoints if there are such."""
     occurrences = Counter(block.entry.model_id for block in blocks)
-    seen: dict[tuple, set[bytes]] = defaultdict(set)
+    seen: dict[str, set[bytes]] = defaultdict(set)
     rows = {}
     for number, block in sorted(enumerate(blocks), key=lambda item: not item[1].source.header.keypoint_names):
         rows[number] = block.rows

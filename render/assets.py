@@ -51,7 +51,11 @@ class Assets(Resolver):
     def _library(self, name: str) -> bytes:
         """One named in an OBJ file, or several that one line names."""
         several = name.split()
-        if len(several) == 1 or self._find(name).is_file():
+        try:
+            is_one = len(several) == 1 or self._find(name).is_file()
+        except (OSError, ValueError):  # too long for one
+            is_one = False
+        if is_one:
             return self._get(name)
         self._no_images.update(several)
         return b"\n".join(map(self._get, several))

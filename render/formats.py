@@ -14,7 +14,7 @@ import struct
 import numpy as np
 
 from render.assets import Assets
-from render.polygons import is_convex, triangulate
+from render.polygons import is_fan, triangulate
 from render.sources import MeshError
 
 MAX_FACES = 5_000_000
@@ -22,8 +22,9 @@ MAX_FACES = 5_000_000
 MAX_MATERIALS = 4096  # of an OBJ file
 MAX_DEPTH = 256  # of nodes in one another, glTF
 # Extensions of glTF that a file may require: they change neither shape nor base colour, or trimesh knows them.
-_HARMLESS = re.compile("KHR_materials_(?!pbrSpecularGlossiness)|KHR_lights_|KHR_xmp|EXT_texture_webp")
+_HARMLESS = re.compile("KHR_materials_(?!pbrSpecularGlossiness)|KHR_lights_|KHR_xmp|KHR_texture_transform|EXT_texture_webp")
 _FLOAT, _UINT16 = 5126, 5123  # componentType of glTF
+_FAN = 6  # mode of a primitive
 _USED = ("POSITION", "TEXCOORD_0", "COLOR_0", "indices")  # of a primitive
 _STAYS = {"offset": [0, 0], "rotation": 0, "scale": [1, 1], "texCoord": 0}  # of KHR_texture_transform
 
@@ -61,13 +62,15 @@ def check_gltf(content: bytes, assets: Assets) -> None:
 
 
 def _refuse_misread(header: dict) -> None:
-    """Refuse legal glTF that trimesh takes for something else, without a word."""
+    """Refuse what is known of legal glTF that trimesh takes for something else, without a word."""
 
     def refuse(what: str) -> None:
         raise MeshError(f"has {what}, which is not supported: save it without")
 
     accessors = dict(enumerate(header.get("accessors", [])))
     textures = dict(enumerate(header.get("textures", [])))
+    materials = dict(enumerate(header.get("materials", [])))
+    shown = {}
     if any("EXT_mesh_gpu_instancing" in node.get("extensions", {}) for node in header.get("nodes", [])):
         refuse("instances (EXT_mesh_gpu_instancing)")
     for mesh in header.get("meshes", []):
@@ -76,12 +79,16 @@ def _refuse_misread(header: dict) -> None:
             used = {name: accessors.get(attributes.get(name), {}) for name in _USED}
             if any("sparse" in accessor for accessor in used.values()):
                 refuse("sparse accessors")
-            for name in ("POSITION", "TEXCOORD_0"):
+            material = shown[primitive.get("material")] = materials.get(primitive.get("material"), {})
+            textured = "baseColorTexture" in material.get("pbrMetallicRoughness", {})
+            for name in ("POSITION", "TEXCOORD_0") if textured else ("POSITION",):
                 if used[name].get("componentType", _FLOAT) != _FLOAT:
                     refuse(f"{name} as whole numbers")
+            if primitive.get("mode") == _FAN:
+                refuse("triangle fans")
             if used["COLOR_0"].get("componentType") == _UINT16 and "material" not in primitive:
                 refuse("16-bit colours without a material")
-    for material in header.get("materials", []):
+    for material in shown.values():
         if "diffuseTexture" in material.get("extensions", {}).get("KHR_materials_pbrSpecularGlossiness", {}):
             refuse("a texture of KHR_materials_pbrSpecularGlossiness")
         use = material.get("pbrMetallicRoughness", {}).get("baseColorTexture")
@@ -126,10 +133,12 @@ def prepare_obj(content: bytes, assets: Assets) -> bytes:
 
 def _plain_obj(content: bytes) -> bytes:
     """An OBJ file without what its format allows and trimesh stumbles over: a byte order mark, the line ends of old
-    systems, lines that are indented, remarks behind faces."""
+    systems, lines that go on in the next, lines that are indented, remarks behind faces."""
     content = content.removeprefix(b"\xef\xbb\xbf")
     if b"\r" in content and b"\n" not in content:
         content = content.replace(b"\r", b"\n")
+    for mark in (b"\\\n", b"\\\r\n"):
+        content = content.replace(mark, b" ")
     if content[:1] in b" \t" or b"\n " in content or b"\n\t" in content:
         content = re.sub(rb"^[ \t]+", b"", content, flags=re.MULTILINE)
     if content.count(b"#") > content.count(b"\n#") + content.startswith(b"#"):
@@ -162,7 +171,7 @@ def _has_odd_index(content: bytes) -> bool:
 
 
 def cut_concave(content: bytes) -> bytes:
-    """An OBJ file whose concave faces are cut into triangles: trimesh makes a fan of every face."""
+    """An OBJ file whose concave faces are cut into triangles where a fan, which trimesh makes of every face, is wrong."""
     lines = content.split(b"\n")
     vertices = np.array([line.split()[1:4] for line in lines if line[:2] in (b"v ", b"v\t")], np.float64)
     polygons: dict[int, list[tuple[int, list[bytes]]]] = {}  # by the number of corners: line, corners
@@ -173,7 +182,7 @@ def cut_concave(content: bytes) -> bytes:
     for faces in polygons.values():
         index = np.array([[int(corner.partition(b"/")[0]) - 1 for corner in corners] for _, corners in faces])
         points = vertices[index]
-        for place in np.flatnonzero(~is_convex(points)):
+        for place in np.flatnonzero(~is_fan(points)):
             number, corners = faces[place]
             triangles = triangulate(points[place])
             lines[number] = b"\n".join(b"f " + b" ".join(corners[i] for i in triangle) for triangle in triangles)

@@ -73,13 +73,15 @@ def _read_parts(path: Path, assets: Assets) -> list[Painted]:
         content = prepare_obj(content, assets)
     meshes = _meshes_of(content, kind, assets)
     faces = sum(len(geometry.faces) for geometry, _ in meshes)
-    if kind == "obj" and faces > content.count(b"\nf"):  # some have more than three corners
-        cut = cut_concave(content)
-        meshes = meshes if cut is content else _meshes_of(cut, kind, assets)
     if not meshes:
         raise MeshError("has no faces")
     if faces > MAX_FACES:
         raise MeshError(f"has {faces} faces, more than {MAX_FACES}")
+    if kind == "obj" and faces > content.count(b"\nf"):  # some have more than three corners
+        cut = cut_concave(content)
+        meshes = meshes if cut is content else _meshes_of(cut, kind, assets)
+        del cut
+    del content
     linear = kind in ("glb", "gltf")  # glTF gives factors and vertex colours in linear light
     size = _longest_side(meshes)
     textures = Textures()

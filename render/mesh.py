@@ -74,9 +74,10 @@ def build_mesh(
 
 
 def _have_area(vertices: np.ndarray, faces: np.ndarray, least: float = 0.0) -> np.ndarray:
-    """bool (F,): which faces span a parallelogram of more than this, squared units."""
+    """bool (F,): which faces span a parallelogram of more than this, squared units, and more than rounding makes."""
     a, b, c = (vertices[faces[:, i]] for i in range(3))
-    return np.linalg.norm(np.cross(b - a, c - a), axis=1) > least
+    rounding = 1e-13 * np.maximum(np.square(b - a).sum(1), np.square(c - a).sum(1))
+    return np.linalg.norm(np.cross(b - a, c - a), axis=1) > np.maximum(least, rounding)
 
 
 def _fit_unit_box(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:

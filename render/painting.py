@@ -65,6 +65,8 @@ def paint(
     image = material.baseColorTexture if is_pbr else getattr(material, "image", None)
     if image is not None and (visual.uv is None or len(visual.uv) != len(vertices)):
         mean = textures.levels(image)[-1][0, 0, :3]  # where on the picture its faces lie is not said
+        if is_pbr and (factor := _factor(material)) is not None:
+            mean = np.rint(encode_srgb(decode_srgb(mean / 255) * factor) * 255).astype(np.uint8)
         return Painted(vertices, faces, np.broadcast_to(mean, (len(faces), 3, 3)))
     if image is not None:
         factor = _factor(material) if is_pbr else None

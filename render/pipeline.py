@@ -426,10 +426,10 @@ def _refuse_others(config: RenderConfig, held: Mapping[str, int]) -> None:
     """Raise :class:`UserError` for a dataset of other meshes, whose folder may bear the same name."""
     if config.grow or not config.meshes or not held:
         return
-    if others := held.keys() - {source.model_id for source in discover(config.meshes)}:
+    if held.keys().isdisjoint(source.model_id for source in discover(config.meshes)):
         raise UserError(
-            f"{config.out}: holds model {min(others)}, which is not in {config.meshes}: give the meshes it was made of, "
-            "a new folder, or --grow to add these to it"
+            f"{config.out}: holds none of the models of {config.meshes}: give the meshes it was made of, a new folder, "
+            "or --grow to add these to it"
         )
 
 

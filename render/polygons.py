@@ -4,40 +4,44 @@ from __future__ import annotations
 
 import numpy as np
 
+MAX_CORNERS = 1000  # clipping takes time that grows with the cube of their number
+
 
 def triangulate(points: np.ndarray) -> np.ndarray:
-    """Cut a polygon by clipping ears (Meisters 1975); a convex one becomes a fan from its first corner.
+    """Cut a polygon by clipping ears (Meisters 1975), or as a fan from its first corner where that is right.
 
     Args:
         points: (K, 3), corners in order, about in one plane.
 
     Returns:
         int64 (K - 2, 3), indices of corners. Of a polygon that crosses itself, a fan of what is left when there are no
-        more ears.
+        more ears; of one with more than ``MAX_CORNERS``, a fan.
     """
-    flat = _in_plane(np.asarray(points, np.float64))
-    left = list(range(len(flat)))
-    if is_convex(points):
+    points = np.asarray(points, np.float64)
+    left = np.arange(len(points))
+    if len(points) > MAX_CORNERS or is_fan(points):
         return _fan(left)
+    flat = _in_plane(points)
     triangles = []
     while len(left) > 3:
-        ear = next((i for i in range(len(left)) if _is_ear(flat[left], i)), None)
+        ear = _first_ear(flat[left])
         if ear is None:
             break
-        triangles.append([left[ear - 1], left[ear], left[(ear + 1) % len(left)]])
-        del left[ear]
+        triangles.append(left[[ear - 1, ear, (ear + 1) % len(left)]])
+        left = np.delete(left, ear)
     return np.concatenate([np.array(triangles, np.int64).reshape(-1, 3), _fan(left)])
 
 
-def is_convex(points: np.ndarray) -> np.ndarray:
-    """Whether polygons (*, K, 3) turn to one side at every corner, bool (*)."""
-    flat = _in_plane(np.asarray(points, np.float64))
-    into, out = flat - np.roll(flat, 1, axis=-2), np.roll(flat, -1, axis=-2) - flat
-    return (_cross(into, out) >= 0).all(-1)
+def is_fan(points: np.ndarray) -> np.ndarray:
+    """Whether triangles from the first corner of polygons (*, K, 3) all face to one side, bool (*)."""
+    points = np.asarray(points, np.float64)
+    spokes = points[..., 1:, :] - points[..., :1, :]
+    normals = np.cross(spokes[..., :-1, :], spokes[..., 1:, :])
+    return (np.einsum("...ki,...i->...k", normals, normals.sum(-2)) >= 0).all(-1)
 
 
-def _fan(corners: list[int]) -> np.ndarray:
-    return np.array([[corners[0], b, c] for b, c in zip(corners[1:], corners[2:])], np.int64)
+def _fan(corners: np.ndarray) -> np.ndarray:
+    return np.stack([np.full(len(corners) - 2, corners[0]), corners[1:-1], corners[2:]], axis=1)
 
 
 def _in_plane(points: np.ndarray) -> np.ndarray:
@@ -49,15 +53,17 @@ def _in_plane(points: np.ndarray) -> np.ndarray:
     return np.concatenate([np.where(up, first, second), np.where(up, second, first)], axis=-1)
 
 
-def _is_ear(flat: np.ndarray, i: int) -> bool:
-    """Whether corner i juts out and its triangle holds no other corner."""
-    triangle = flat[[i - 1, i, (i + 1) % len(flat)]]
-    if _cross(triangle[1] - triangle[0], triangle[2] - triangle[1]) <= 0:
-        return False
-    edges = np.roll(triangle, -1, axis=0) - triangle
-    inside = (_cross(edges, flat[:, None] - triangle) >= 0).all(1)
-    same = (flat[:, None] == triangle).all(2).any(1)  # a corner on one of its own, as where two outlines are joined
-    return not (inside & ~same).any()
+def _first_ear(flat: np.ndarray) -> int | None:
+    """The first corner that juts out and whose triangle holds no other corner."""
+    into, out = flat - np.roll(flat, 1, axis=0), np.roll(flat, -1, axis=0) - flat
+    for i in np.flatnonzero(_cross(into, out) > 0):
+        triangle = flat[[i - 1, i, (i + 1) % len(flat)]]
+        edges = np.roll(triangle, -1, axis=0) - triangle
+        inside = (_cross(edges, flat[:, None] - triangle) >= 0).all(1)
+        same = (flat[:, None] == triangle).all(2).any(1)  # a corner on one of its own, as where two outlines are joined
+        if not (inside & ~same).any():
+            return int(i)
+    return None
 
 
 def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -247,6 +247,7 @@ def test_the_triangle_itself_is_fine(tmp_path):
     assert len(load_mesh(write(tmp_path / "a.glb", triangle())).faces) == 1
     harmless = {"offset": [0, 0], "scale": [1.0, 1.0]}  # with nothing to move, and no texture that it could move
     use = {"index": 0, "extensions": {"KHR_texture_transform": harmless}}
+    assert len(load_mesh(write(tmp_path / "c.glb", triangle({"TEXCOORD_0": WHOLE}, {}))).faces) == 1
     again = triangle(material={"pbrMetallicRoughness": {"baseColorTexture": use}})
     assert len(load_mesh(write(tmp_path / "b.glb", again)).faces) == 1
 
@@ -260,7 +261,7 @@ BY_TEXTURE = {"pbrMetallicRoughness": {"baseColorTexture": {"index": 0}}}
     [
         (triangle(extra={"extensionsRequired": ["KHR_mesh_quantization"]}), "requires KHR_mesh_quantization"),
         (triangle({"POSITION": np.zeros((3, 3), np.uint16)}), "POSITION as whole numbers"),
-        (triangle({"TEXCOORD_0": WHOLE}), "TEXCOORD_0 as whole numbers"),
+        (triangle({"TEXCOORD_0": WHOLE}, BY_TEXTURE), "TEXCOORD_0 as whole numbers"),
         (triangle({"COLOR_0": np.zeros((3, 4), np.uint16)}), "16-bit colours"),
         (triangle(node={"extensions": {"EXT_mesh_gpu_instancing": {}}}), "instances"),
         (triangle({"TEXCOORD_0": UV}, BY_TEXTURE, texture={"extensions": {"KHR_texture_basisu": {}}}), "format"),
@@ -327,10 +328,13 @@ def test_concave_faces_keep_their_shape(tmp_path, first):
         "v 0 0 0\rv 1 0 0\rv 0 1 0\rf 1 2 3\r",
         "  v 0 0 0\n\tv 1 0 0\n  v 0 1 0\n  f 1 2 3\n",
         "v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3 # the only one\n",
+        "v 0 0 \\\n0\nv 1 0 0\nv 0 1 0\nf 1 2\\\n  3\n",
+        "v 0 0 0\r\nv 1 0 0\r\nv 0 1 0\r\nf 1 \\\r\n2 3\r\n",
     ],
 )
 def test_obj_files_as_the_format_allows_them(tmp_path, text):
-    assert len(load_mesh(write(tmp_path / "a.obj", text)).faces) == 1
+    mesh = load_mesh(write(tmp_path / "a.obj", text))
+    np.testing.assert_allclose(mesh.vertices[mesh.faces], [[[-1, -1, 0], [1, -1, 0], [-1, 1, 0]]])
 
 
 def test_a_linked_mesh_finds_what_lies_beside_the_real_one(tmp_path):

@@ -33,9 +33,11 @@ def test_is_centred_and_scaled_with_its_keypoints():
 
 
 def test_a_face_without_area_far_away_does_not_shrink_the_object():
-    vertices = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [100, 0, 0]])
-    colors = np.array([[1, 1, 1], [2, 2, 2]])
-    mesh = build_mesh(vertices, np.array([[3, 3, 3], [0, 1, 2]]), colors)
+    far = np.array([100.1, 33.3, 7.7])
+    line = [far, far + [0.3, 0.1, 0.7], far + np.array([0.3, 0.1, 0.7]) / 3]
+    vertices = np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], *line])
+    colors = np.array([[1, 1, 1], [1, 1, 1], [2, 2, 2]])
+    mesh = build_mesh(vertices, np.array([[3, 3, 3], [3, 4, 5], [0, 1, 2]]), colors)
     np.testing.assert_allclose(mesh.vertices, [[-1, -1, 0], [1, -1, 0], [-1, 1, 0]])
     assert (mesh.colors == 2).all()
 

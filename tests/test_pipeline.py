@@ -287,7 +287,7 @@ class TestGrowing:
         folder.mkdir()
         for name in ("6.ply", "7.ply"):
             shutil.copy(meshes / name, folder / f"new-{name}")
-        with pytest.raises(UserError, match="holds model 0.ply, which is not in .*--grow to add"):
+        with pytest.raises(UserError, match="holds none of the models of .*--grow to add"):
             render_dataset(config(out, folder, **FEW))
         assert contents(out) == contents(few)
         assert render_dataset(config(out, folder, **FEW, grow=True)).rendered == 2

@@ -15,6 +15,7 @@ from PIL import Image
 
 from data.errors import UserError
 from train.detector import Detections
+from train.eval import framing
 from train.eval import predict as predict_module
 from train.eval.framing import (
     OBJECT_SHARE, frame_image, open_image, premultiply, remove_background, resample_square,
@@ -130,7 +131,8 @@ def test_an_object_in_a_corner_is_cut_out(tmp_path):
 
 
 @pytest.mark.parametrize("box", [(-30.5, -241.2, 512.3), (10.0, 5.0, 20.0), (-3.0, -2.0, 40.7)])
-def test_a_square_is_resampled_as_if_padded_at_once(box):
+def test_a_square_is_resampled_as_if_padded_at_once(box, monkeypatch):
+    monkeypatch.setattr(framing, "ROWS_AT_ONCE", 7)
     picture = np.random.default_rng(0).integers(0, 256, (30, 450, 4), np.uint8)
     left, top, side = box
     whole = np.zeros((1000, 1500, 4), np.uint8)
@@ -143,8 +145,9 @@ def test_a_square_is_resampled_as_if_padded_at_once(box):
     np.testing.assert_array_equal(resample_square(picture, box, 32), np.stack(expected, axis=-1))
 
 
-def test_a_long_strip_does_not_fill_the_memory(tmp_path):
-    strip = painted(2**15, 4, (0, 0, 2**15, 4))
+@pytest.mark.parametrize("width, height", [(2**15, 4), (4, 2**15)])
+def test_a_long_strip_does_not_fill_the_memory(tmp_path, width, height):
+    strip = painted(width, height, (0, 0, width, height))
     tracemalloc.start()
     try:
         load_image(write(tmp_path / "strip.png", strip), SIZE)

@@ -201,7 +201,6 @@ def _image(image: ImageLike) -> Image.Image:
         return open_image(image)
     if not isinstance(image, np.ndarray):
         return to_8_bits(image)
-    shaped = image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))
-    if not shaped or image.dtype not in (np.uint8, np.bool_):
-        raise UserError(f"image: an array of {image.dtype} {image.shape}: give uint8 (H, W), (H, W, 3) or (H, W, 4)")
+    if image.ndim != 2 and (image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (3, 4)):
+        raise UserError(f"image: an array of {image.dtype} {image.shape}: give uint8 (H, W, 3) or (H, W, 4)")
     return Image.fromarray(image)

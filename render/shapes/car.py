@@ -424,7 +424,7 @@ def jeep(rng: np.random.Generator) -> Car:
 
 
 def buggy(rng: np.random.Generator) -> Car:
-    """Off-road racers: a wedge between wheels that stand free, with a wing or a cage."""
+    """Off-road racers: a wedge between wheels that stand free, most with a wing, the open ones with a cage."""
     u = rng.uniform
     car = choice(rng, coupe, coupe, beetle, roadster)(rng)
     body, wheels = car.body, car.wheels

@@ -30,6 +30,7 @@ TRAINING_SHARES = (0.4, 0.95)  # what training views span
 TRAINING_OFFSET = 0.2  # of the side; how far the box's centre strays from the image's in training views
 SOLID_ALPHA = 26  # a pixel of at least this alpha, of 255, belongs to the box
 LONGEST_SIDE = 2**15  # pixels; an image is padded to a square
+ROWS_AT_ONCE = 256
 MAX_TOLERANCE = 24  # of 255; a border that varies more is not of one colour
 MIN_BORDER = 0.05  # of the border must have the background's colour, if one is given
 RIM_CONTRAST = 60  # of 255; a rim pixel that differs this much from the background is all object
@@ -141,7 +142,11 @@ def frame_image(
         found, picture = "given", premultiply(straight)
     elif straight[..., 3].min() < 255:  # an alpha channel that hides nothing says nothing
         found, picture = "alpha", premultiply(straight)
-    elif (removed := _remove_background(straight[..., :3], background, name)) is not None:
+    elif background is not None and not border_has(straight[..., :3], background):
+        raise UserError(
+            f"{name}: its border does not have the --background colour: give the right one, or leave the option out"
+        )
+    elif (removed := remove_background(straight[..., :3], background)) is not None:
         found, picture = "background", removed
     else:
         found, picture = "none", straight
@@ -206,14 +211,15 @@ def resample_square(picture: np.ndarray, box: tuple[float, float, float], size: 
     rows = slice(max(0, first[0]), min(height, last[0]))
     columns = slice(max(0, first[1]), min(width, last[1]))
     filter_ = Image.Resampling.BOX if side >= size else Image.Resampling.BILINEAR
-    # First along the rows, then along the columns, as Pillow does it too: a long strip padded to a square at once would
-    # fill the memory. Channel by channel: colours are premultiplied already, Pillow would multiply by alpha again.
-    count = rows.stop - rows.start
-    wide = np.zeros((count, last[1] - first[1], 4), np.uint8)
-    wide[:, columns.start - first[1] : columns.stop - first[1]] = picture[rows, columns]
-    box = (left - first[1], 0, left - first[1] + side, count)
+    # First along the rows, some at a time, then along the columns, as Pillow does it too: a long strip padded to a square
+    # at once would fill the memory. Channel by channel: colours are premultiplied already, Pillow would do it again.
     tall = np.zeros((last[0] - first[0], size, 4), np.uint8)
-    tall[rows.start - first[0] : rows.stop - first[0]] = _resize(wide, (size, count), filter_, box)
+    for start in range(rows.start, rows.stop, ROWS_AT_ONCE):
+        part = picture[start : min(start + ROWS_AT_ONCE, rows.stop), columns]
+        wide = np.zeros((len(part), last[1] - first[1], 4), np.uint8)
+        wide[:, columns.start - first[1] : columns.stop - first[1]] = part
+        box = (left - first[1], 0, left - first[1] + side, len(part))
+        tall[start - first[0] : start - first[0] + len(part)] = _resize(wide, (size, len(part)), filter_, box)
     return _resize(tall, (size, size), filter_, (0, top - first[0], size, top - first[0] + side))
 
 
@@ -231,14 +237,10 @@ def premultiply(straight: np.ndarray) -> np.ndarray:
     return np.concatenate([color, alpha], axis=-1).astype(np.uint8)
 
 
-def _remove_background(rgb: np.ndarray, color: tuple[int, int, int] | None, name: str) -> np.ndarray | None:
-    """:func:`remove_background` of a colour that the border must have."""
+def border_has(rgb: np.ndarray, color: tuple[int, int, int]) -> bool:
+    """Whether some of the border of an image, uint8 (H, W, 3), is about of this colour."""
     border = np.concatenate([rgb[0], rgb[-1], rgb[:, 0], rgb[:, -1]]).astype(np.int16)
-    if color is not None and (np.abs(border - color).max(-1) <= MAX_TOLERANCE).mean() < MIN_BORDER:
-        raise UserError(
-            f"{name}: its border does not have the --background colour: give the right one, or leave the option out"
-        )
-    return remove_background(rgb, color)
+    return bool((np.abs(border - color).max(-1) <= MAX_TOLERANCE).mean() >= MIN_BORDER)
 
 
 def remove_background(rgb: np.ndarray, color: tuple[int, int, int] | None = None) -> np.ndarray | None:

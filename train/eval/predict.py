@@ -23,7 +23,7 @@ from data.errors import UserError
 from train.api import Keypoints, detect_framed, frame_for, relative_pose
 from train.detector import Detector
 from train.eval import overlays
-from train.eval.framing import WARNINGS, FramedImage, open_image
+from train.eval.framing import WARNINGS, FramedImage, border_has, open_image
 from train.eval.inputs import IMAGE_SUFFIXES, SOFTWARE, expand, is_overlay, read_images
 
 MAX_OVERLAY_PIXELS = 1600  # longer side of an overlay
@@ -169,7 +169,10 @@ def _frame_all(
         try:
             mask = _mask_of(path, options.mask)
             for number, image in read_images(path):
-                yield path, number, frame_for(detector, image, mask, options.background, str(path))
+                background = options.background
+                if number and background and not border_has(np.asarray(image), background):
+                    background = None  # of a video only the first frame must have it: an object may fill a later one
+                yield path, number, frame_for(detector, image, mask, background, str(path))
         except UserError as error:
             if len(paths) > 1:
                 tqdm.write(f"error: {error}", file=sys.stderr)
