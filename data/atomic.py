@@ -84,22 +84,32 @@ def publish(path: Path, durable: bool = True) -> None:
 
 
 @contextmanager
+def errors_named(path: Path) -> Iterator[None]:
+    """Give the system's errors ``path`` for their name, where they have none or that of the temporary file."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and error.filename in (None, str(temporary_path(path))):
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Where to write a file that appears under its name at the end of the block; nothing stays of one that fails.
 
     Raises:
-        OSError: with ``path`` for its name, where it had none or the temporary one.
+        OSError: see :func:`errors_named`.
     """
     temporary = temporary_path(path)
-    try:
-        yield temporary
-        publish(path)
-    except BaseException as error:
-        with suppress(OSError):
-            temporary.unlink()
-        if isinstance(error, OSError) and error.errno and error.filename in (None, str(temporary)):
-            error.filename = str(path)
-        raise
+    with errors_named(path):
+        try:
+            yield temporary
+            publish(path)
+        except BaseException:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -16,7 +16,7 @@ import deflate
 import h5py
 import numpy as np
 
-from data.atomic import DeferredErrorFile, publish, temporary_path
+from data.atomic import DeferredErrorFile, errors_named, publish, temporary_path
 from data.errors import UserError
 from data.schema import FIELDS, FORMAT, FORMAT_VERSION, SPLITS, ModelPairs, relative_motion
 
@@ -139,20 +139,17 @@ class ShardWriter:
 
     def __exit__(self, kind, error, traceback) -> None:
         try:
-            try:
+            with errors_named(self._path):
+                try:
+                    if kind is None:
+                        self._write_tables()
+                finally:
+                    self._file.close()
+                    self._raw.close()
+                if self._raw.error is not None:
+                    raise self._raw.error
                 if kind is None:
-                    self._write_tables()
-            finally:
-                self._file.close()
-                self._raw.close()
-            if self._raw.error is not None:
-                raise self._raw.error
-            if kind is None:
-                publish(self._path, durable=self._final)
-        except OSError as problem:
-            if problem.errno and problem.filename is None:
-                problem.filename = str(self._path)
-            raise
+                    publish(self._path, durable=self._final)
         finally:
             temporary_path(self._path).unlink(missing_ok=True)
 

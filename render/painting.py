@@ -63,18 +63,16 @@ def paint(
     material = visual.material
     is_pbr = isinstance(material, PBRMaterial)
     image = material.baseColorTexture if is_pbr else getattr(material, "image", None)
+    factor = _factor(material) if is_pbr else None
     if image is not None and (visual.uv is None or len(visual.uv) != len(vertices)):
         mean = textures.levels(image)[-1][0, 0, :3]  # where on the picture its faces lie is not said
-        if is_pbr and (factor := _factor(material)) is not None:
-            mean = np.rint(encode_srgb(decode_srgb(mean / 255) * factor) * 255).astype(np.uint8)
-        return Painted(vertices, faces, np.broadcast_to(mean, (len(faces), 3, 3)))
+        return Painted(vertices, faces, np.broadcast_to(_multiplied(mean, factor), (len(faces), 3, 3)))
     if image is not None:
-        factor = _factor(material) if is_pbr else None
         cut_out = not is_pbr or material.alphaMode in ("MASK", "BLEND")
         return _paint_texture(vertices, faces, np.nan_to_num(visual.uv), image, textures, size, factor, cut_out)
     if is_pbr and "color" in visual.vertex_attributes:
         colors = _as_bytes(visual.vertex_attributes["color"])[faces, :3]
-        if (factor := _factor(material)) is not None:
+        if factor is not None:
             colors = np.rint(colors * factor).astype(np.uint8)
     else:
         color = material.baseColorFactor if is_pbr else material.main_color
@@ -113,6 +111,13 @@ def _factor(material: PBRMaterial) -> np.ndarray | None:
     """Linear factor (3,) of a textured glTF material, None for white."""
     color = material.baseColorFactor
     return None if color is None or (color[:3] == 255).all() else color[:3] / 255
+
+
+def _multiplied(srgb: np.ndarray, factor: np.ndarray | None) -> np.ndarray:
+    """sRGB colours (*, 3) in [0, 255] times a linear factor, as uint8."""
+    if factor is not None:
+        srgb = encode_srgb(decode_srgb(srgb / 255) * factor) * 255
+    return np.rint(srgb).astype(np.uint8)
 
 
 # --- textures --------------------------------------------------------------------------------------------------------
@@ -166,10 +171,7 @@ def _paint_texture(
     if cut_out:
         solid = rgba[..., 3].mean(1) > 127
         faces, rgba = faces[solid], rgba[solid]
-    rgb = rgba[..., :3]
-    if factor is not None:
-        rgb = encode_srgb(decode_srgb(rgb / 255) * factor) * 255
-    return Painted(vertices, faces, np.rint(rgb).astype(np.uint8))
+    return Painted(vertices, faces, _multiplied(rgba[..., :3], factor))
 
 
 def _longest_edge(corners: np.ndarray) -> np.ndarray:

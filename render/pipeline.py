@@ -126,7 +126,7 @@ def render_dataset(config: RenderConfig) -> RenderSummary:
         manifest = _existing_manifest(out, config, settings)
         held = _count_pairs(out, manifest)
         _refuse_orphans(config, held, sources)
-        _refuse_others(config, held)
+        _refuse_others(config, held, everything)
         _claim(out, settings)
         return _finish(config, settings, manifest, held, sources, {source.name for source in everything})
 
@@ -422,11 +422,12 @@ def _refuse_orphans(config: RenderConfig, held: Mapping[str, int], sources: list
             )
 
 
-def _refuse_others(config: RenderConfig, held: Mapping[str, int]) -> None:
+def _refuse_others(config: RenderConfig, held: Mapping[str, int], everything: list[Source]) -> None:
     """Raise :class:`UserError` for a dataset of other meshes, whose folder may bear the same name."""
     if config.grow or not config.meshes or not held:
         return
-    if held.keys().isdisjoint(source.model_id for source in discover(config.meshes)):
+    found = everything if config.models is None else discover(config.meshes)  # beyond the number asked for too
+    if held.keys().isdisjoint(source.model_id for source in found):
         raise UserError(
             f"{config.out}: holds none of the models of {config.meshes}: give the meshes it was made of, a new folder, "
             "or --grow to add these to it"
