@@ -128,7 +128,8 @@ def main() -> None:
 
 
 def run(folder: Path, arguments: argparse.Namespace) -> None:
-    from render.pipeline import RenderConfig, render_dataset
+    from render.config import RenderConfig
+    from render.pipeline import render_dataset
     from render.views import ViewSettings
 
     size, batch_size = arguments.image_size, arguments.batch_size

@@ -24,7 +24,9 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from render.pipeline import PARTS, RenderConfig, render_dataset
+from data.manifest import PARTS
+from render.config import RenderConfig
+from render.pipeline import render_dataset
 from render.views import ViewSettings
 
 

@@ -16,9 +16,10 @@ import click
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from render.backends import open_backend  # noqa: E402
+from render.config import RenderConfig  # noqa: E402
 from render.doctor import resolve  # noqa: E402
 from render.loading import load_mesh  # noqa: E402
-from render.pipeline import RenderConfig, render_model  # noqa: E402
+from render.pipeline import render_model  # noqa: E402
 from render.sources import Source  # noqa: E402
 from render.variety import Variety  # noqa: E402
 

@@ -15,7 +15,6 @@ import numpy as np
 
 from data.errors import UserError
 
-
 # model_id -> semantic_id as text -> float64 (3,), coordinates of the model's file.
 Annotations = dict[str, dict[str, np.ndarray]]
 

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
-from itertools import groupby
+from itertools import count, groupby
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,7 @@ from data.manifest import (
     Failure,
     Manifest,
     ShardEntry,
+    check_present,
     file_sha256,
     load_manifest,
     save_manifest,
@@ -72,7 +73,7 @@ def assemble(
         out: the dataset folder. Shards in it that ``manifest`` does not list are remains of a killed run and go.
         sources: shards, in any order.
         manifest: category, seed, settings and failures of the result. Shards and models that it already lists are
-            kept as they are, and the new models come behind them.
+            kept as they are, and new shards take the first free names.
         pairs_per_shard: a shard holds whole models and is closed at this many pairs.
         progress: called with the number of pairs just written.
         codec: of the images, one of ``data.shard.CODECS``.
@@ -88,14 +89,13 @@ def assemble(
     shards = list(manifest.shards)
     with _deferred_interrupt() as check_interrupt:
         blocks = _plan(sources, manifest, check_interrupt)
-        _remove_remains(out, {shard.file for shard in manifest.shards})
+        taken = {shard.file for shard in manifest.shards}
+        _remove_remains(out, taken)
         for split in SPLITS:
-            number = sum(shard.split == split for shard in manifest.shards)
+            free = (name for number in count() if (name := shard_name(split, number)) not in taken)
             ours = (block for block in blocks if block.entry.split == split)
-            for members in _pack(ours, pairs_per_shard):
-                path = out / shard_name(split, number)
-                shards.append(_write(path, members, progress, codec, check_interrupt))
-                number += 1
+            for members, name in zip(_pack(ours, pairs_per_shard), free):
+                shards.append(_write(out / name, members, progress, codec, check_interrupt))
     shards.sort(key=lambda shard: (SPLITS.index(shard.split), shard.file))
     models = {entry.model_id: entry for entry in [*manifest.models, *(block.entry for block in blocks)]}
     failures = sorted(set(manifest.failures), key=astuple)
@@ -198,8 +198,7 @@ def _already_merged(out: Path, target: Manifest, sources: Iterable[Path], codec:
     if not same:
         raise UserError(f"{out}: already holds another dataset: choose a new folder")
     for shard in existing.shards:
-        if not (out / shard.file).is_file() or (out / shard.file).stat().st_size != shard.bytes:
-            raise damaged(out / shard.file)
+        check_present(out / shard.file, shard)
     for shard in existing.shards[:1]:
         with ShardReader(out / shard.file) as reader:
             if reader.codec != codec:
@@ -301,7 +300,10 @@ def _write(path: Path, members: list[_Block], progress: Progress, codec: str, ch
 
 @contextmanager
 def _deferred_interrupt() -> Iterator[Callable[[], None]]:
-    """Hold Ctrl-C back; the function given raises it. In the callbacks of h5py Python would swallow it now and then."""
+    """Hold Ctrl-C and SIGTERM back; the function given raises KeyboardInterrupt.
+
+    In the callbacks of h5py Python would swallow it now and then.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: None
         return
@@ -311,11 +313,13 @@ def _deferred_interrupt() -> Iterator[Callable[[], None]]:
         if requested:
             raise KeyboardInterrupt
 
-    previous = signal.signal(signal.SIGINT, lambda *_: requested.append(True))
+    stops = (signal.SIGINT, signal.SIGTERM)
+    previous = {number: signal.signal(number, lambda *_: requested.append(True)) for number in stops}
     try:
         yield check
     finally:
-        signal.signal(signal.SIGINT, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
     check()
 
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
 from data.errors import UserError
-from data.manifest import MANIFEST_NAME, Manifest, load_manifest
+from data.manifest import Manifest, check_present, load_manifest
 from data.schema import SPLITS
 from data.shard import ImageReader, ModelEntry, ShardReader, damaged, require_filters
 
@@ -59,7 +59,7 @@ class PairDataset(Dataset):
         self.split = split
         self.folders = [Path(folder) for folder in folders]
         self.manifests = [load_manifest(folder) for folder in self.folders]
-        self.category = self.manifests[0].category
+        self.category = "+".join(sorted({manifest.category for manifest in self.manifests}))
         _refuse_leaks(self.folders, self.manifests)
         self._paths: list[Path] = []
         self._images: Tensor | None = None
@@ -138,7 +138,7 @@ class PairDataset(Dataset):
                 if entry.split != self.split:
                     continue
                 path = folder / entry.file
-                _check_size(path, entry.bytes)
+                check_present(path, entry)
                 with ShardReader(path) as reader:
                     self._check_shard(reader, entry.pairs, keys)
                     self.image_size = reader.image_size
@@ -444,15 +444,6 @@ def _refuse_leaks(folders: list[Path], manifests: list[Manifest]) -> None:
                     f"{folder}: model {entry.model_id} is in split {entry.split} here and in {split} in {other}, which "
                     "would leak training models into the test: render both with the same --seed and --splits"
                 )
-
-
-def _check_size(path: Path, expected: int) -> None:
-    try:
-        size = path.stat().st_size
-    except OSError:
-        raise UserError(f"{path}: missing, though {MANIFEST_NAME} lists it: restore it or render again") from None
-    if expected >= 0 and size != expected:
-        raise UserError(f"{path}: damaged ({size} bytes instead of {expected}): restore it or render again")
 
 
 def _known(points: np.ndarray | None) -> bool:

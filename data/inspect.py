@@ -16,6 +16,7 @@ from data.dataset import PairDataset
 from data.errors import UserError
 from data.geometry import camera_angles, project, rotation_distance, unproject
 from data.manifest import Manifest, load_manifest
+from data.sampling import evenly_spread
 from data.schema import FORMAT_VERSION, SPLITS, has_background
 from data.shard import ShardReader
 
@@ -60,7 +61,7 @@ def describe(folder: Path) -> dict:
         "faces": {"min": min(faces), "median": statistics.median(faces), "max": max(faces)} if faces else None,
         "semantic_keypoints": list(names),
         **views.summary(),
-        "sampled": _describe_pixels(folder, manifest),
+        "sampled": _describe_pixels(folder),
         "duplicates": _find_duplicates(manifest),
         "failures": [{"source": failure.source, "reason": failure.reason} for failure in manifest.failures],
     }
@@ -191,7 +192,7 @@ def _sample_pairs(folder: Path, count: int):
     manifest = load_manifest(folder)
     pairs = {split: sum(s.pairs for s in manifest.shards if s.split == split) for split in SPLITS}
     total, done = sum(pairs.values()), 0
-    wanted = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int)) if total else np.empty(0, int)
+    wanted = evenly_spread(total, count)
     for split in SPLITS:
         if inside := [int(w) - done for w in wanted if done <= w < done + pairs[split]]:
             dataset = PairDataset(folder, split)
@@ -200,7 +201,7 @@ def _sample_pairs(folder: Path, count: int):
         done += pairs[split]
 
 
-def _describe_pixels(folder: Path, manifest: Manifest) -> dict | None:
+def _describe_pixels(folder: Path) -> dict | None:
     coverage, cut_off, inside = [], [], []
     for dataset, index in _sample_pairs(folder, _SAMPLED_PAIRS):
         alpha = dataset[index]["rgba"][..., 3].numpy() > 0

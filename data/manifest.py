@@ -104,6 +104,24 @@ def decode_manifest(path: Path, content: bytes) -> Manifest:
         raise broken from None
 
 
+def check_present(path: Path, entry: ShardEntry) -> None:
+    """Refuse a shard that is missing, or that is not as long as its entry says, if it says.
+
+    Raises:
+        UserError: so it is.
+    """
+    try:
+        size = path.stat().st_size
+    except OSError:
+        raise UserError(
+            f"{path}: missing, though {MANIFEST_NAME} lists it: restore it, or run the same `render` again"
+        ) from None
+    if entry.bytes >= 0 and size != entry.bytes:
+        raise UserError(
+            f"{path}: damaged ({size} bytes instead of {entry.bytes}): restore it, or delete it and render again"
+        )
+
+
 def checksum_holds(content: bytes) -> bool:
     """Whether the manifest ends with the SHA-256 of itself (taken with the checksum's digits replaced by zeros)."""
     match = _CHECKSUM.search(content)

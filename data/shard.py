@@ -284,7 +284,7 @@ class ShardReader:
             # A chunk is read whole, once: caching it would only copy it.
             self._file = h5py.File(self.path, "r", rdcc_nbytes=0)
         except FileNotFoundError:
-            raise UserError(f"{self.path}: no such shard: restore it or render the dataset again") from None
+            raise UserError(f"{self.path}: no such shard: restore it, or run the same `render` again") from None
         except OSError as error:
             raise damaged(self.path, error) from None
 
@@ -466,7 +466,7 @@ def damaged(path: Path, error: Exception | None = None) -> UserError:
     if isinstance(error, OSError) and error.errno:
         reason = os.strerror(error.errno)  # the error's own text is HDF5's
         return UserError(f"{path}: cannot be read ({reason}): check its permissions, the disk, and `ulimit -n`")
-    return UserError(f"{path}: damaged (checksum or structure is wrong): restore it or render the dataset again")
+    return UserError(f"{path}: damaged (checksum or structure is wrong): restore it, or delete it and render again")
 
 
 def _check_model(model: ModelPairs, header: ShardHeader) -> None:

@@ -60,6 +60,7 @@ def _connect(address: str):
                 raise UserError(f"ray: {address}: no cluster answers there: {advice}") from None
     environment = {"py_modules": _PACKAGES, "excludes": ["__pycache__"]}
     quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL, "configure_logging": False}
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its warnings would drown our one line
     try:
         try:
             ray.init(address, runtime_env=environment, **quiet)

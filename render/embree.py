@@ -17,7 +17,19 @@ from numba import njit
 
 from render.compiled import compile_once, compiled
 from render.embree_api import (
-    DIRECTION, FAR, GEOMETRY, MISS, NORMAL, ORIGIN, PACKET, PRIMITIVE, Scene, U, V, intersect16, new_packet,
+    DIRECTION,
+    FAR,
+    GEOMETRY,
+    MISS,
+    NORMAL,
+    ORIGIN,
+    PACKET,
+    PRIMITIVE,
+    Scene,
+    U,
+    V,
+    intersect16,
+    new_packet,
 )  # fmt: skip
 from render.mesh import Mesh
 from render.shading import Light, lit_corners
@@ -327,4 +339,3 @@ def _refine(scene, packet, colors, camera, rgba, state, queue, count):
                             queue[count, 0], queue[count, 1] = near_row, near_column
                             count += 1
         start = end
-

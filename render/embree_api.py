@@ -106,4 +106,3 @@ class Scene:
         error = _device_error(_device)
         if error:
             raise MemoryError if error == _OUT_OF_MEMORY else RuntimeError(f"Embree: error {error}")
-

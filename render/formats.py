@@ -22,7 +22,9 @@ MAX_FACES = 5_000_000
 MAX_MATERIALS = 4096  # of an OBJ file
 MAX_DEPTH = 256  # of nodes in one another, glTF
 # Extensions of glTF that a file may require: they change neither shape nor base colour, or trimesh knows them.
-_HARMLESS = re.compile("KHR_materials_(?!pbrSpecularGlossiness)|KHR_lights_|KHR_xmp|KHR_texture_transform|EXT_texture_webp")
+_HARMLESS = re.compile(
+    "KHR_materials_(?!pbrSpecularGlossiness)|KHR_lights_|KHR_xmp|KHR_texture_transform|EXT_texture_webp"
+)
 _FLOAT, _UINT16 = 5126, 5123  # componentType of glTF
 _FAN = 6  # mode of a primitive
 _USED = ("POSITION", "TEXCOORD_0", "COLOR_0", "indices")  # of a primitive
@@ -171,7 +173,7 @@ def _has_odd_index(content: bytes) -> bool:
 
 
 def cut_concave(content: bytes) -> bytes:
-    """An OBJ file whose concave faces are cut into triangles where a fan, which trimesh makes of every face, is wrong."""
+    """An OBJ file with its concave faces cut into triangles where a fan, which trimesh makes of any, would be wrong."""
     lines = content.split(b"\n")
     vertices = np.array([line.split()[1:4] for line in lines if line[:2] in (b"v ", b"v\t")], np.float64)
     polygons: dict[int, list[tuple[int, list[bytes]]]] = {}  # by the number of corners: line, corners

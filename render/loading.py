@@ -25,9 +25,7 @@ MAX_COORDINATE = 1e9
 logging.getLogger("trimesh").addHandler(logging.NullHandler())  # what it has to say becomes a MeshError
 
 
-def load_mesh(
-    path: Path, root: Path | None = None, semantic_keypoints: dict[str, np.ndarray] | None = None
-) -> Mesh:
+def load_mesh(path: Path, root: Path | None = None, semantic_keypoints: dict[str, np.ndarray] | None = None) -> Mesh:
     """Read a mesh with its materials and textures, its axes taken as those of the object frame.
 
     Args:

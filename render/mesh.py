@@ -98,4 +98,3 @@ def unit_box(vertices: np.ndarray) -> tuple[np.ndarray, float]:
     if not side > 0:
         raise ValueError("all vertices coincide")
     return low + (high - low) / 2, 2 / side
-

@@ -110,7 +110,7 @@ def _death(status: int) -> str:
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """In a worker: its process ends, by SIGPROF, unless the block ends in time. A library that hangs hears nothing else.
+    """In a worker: its process ends, by SIGPROF, unless the block ends in time. A hanging library hears nothing else.
 
     Args:
         seconds: of processor time, so that neither a busy machine nor a stopped process counts; 0 for no limit.

@@ -8,8 +8,9 @@ from data.annotations import load_keypointnet_annotations
 from data.dataset import PairDataset
 from data.errors import UserError
 from data.manifest import load_manifest
+from render.config import RenderConfig
 from render.mesh import build_mesh
-from render.pipeline import RenderConfig, render_dataset
+from render.pipeline import render_dataset
 from render.views import ViewSettings
 
 

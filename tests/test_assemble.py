@@ -202,7 +202,7 @@ def test_a_merge_is_done_only_if_it_holds_the_same_shapes_and_all_its_shards(tmp
     shutil.rmtree(source)
     make_dataset(tmp_path / "a", range(4))
     (tmp_path / "m" / done.shards[-1].file).unlink()
-    with pytest.raises(UserError, match=f"{done.shards[-1].file}: damaged"):
+    with pytest.raises(UserError, match=f"{done.shards[-1].file}: missing"):
         merge(tmp_path / "m", [source])
 
 

@@ -12,10 +12,11 @@ from data.errors import UserError
 from render import doctor
 from render.backends import open_backend
 from render.compiled import compiled
+from render.config import RenderConfig
 from render.doctor import BackendReport, examine, resolve
 from render.loading import load_mesh
 from render.mesh import build_mesh
-from render.pipeline import RenderConfig, render_dataset
+from render.pipeline import render_dataset
 from render.shading import Light, decode_srgb, encode_srgb
 from render.shapes import CATEGORIES, generate
 from render.sources import discover
@@ -216,7 +217,6 @@ class TestAgreement:
         options = {"distance": (3, 5), "fov_degrees": (40, 50), "roll_degrees": 90, "elevation_degrees": (-90, 90)}
         mesh = generate("car", 0, 0)
         assert_agree(embree.render(mesh, *views(**options), SIZE), egl.render(mesh, *views(**options), SIZE))
-
 
     def test_object_cut_by_the_image_and_by_the_camera(self, embree, egl):
         mesh = generate("chair", 0, 0)

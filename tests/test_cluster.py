@@ -15,10 +15,18 @@ import pytest
 from data.errors import UserError
 from render import cluster
 from render.cluster import connected, run_tasks_on_ray
-from render.pipeline import _open_sender, render_dataset
+from render.pipeline import Job, _open_sender, render_dataset
 from render.workers import WorkerDied
 from tests.test_pipeline import (  # noqa: F401  meshes and reference are fixtures
-    ROOT, Diary, command, config, contents, meshes, reference, set_up, wait_for_a_part,
+    ROOT,
+    Diary,
+    command,
+    config,
+    contents,
+    meshes,
+    reference,
+    set_up,
+    wait_for_a_part,
 )  # fmt: skip
 
 
@@ -117,7 +125,7 @@ class NotThere:
 
 def test_a_node_without_the_meshes(tmp_path):
     with pytest.raises(UserError, match="is not there on node"):
-        _open_sender(config(tmp_path / "out", tmp_path / "absent"), {}, {})
+        _open_sender(Job(config(tmp_path / "out", tmp_path / "absent"), {}, {}))
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,8 @@ from data.manifest import load_manifest
 from data.schema import split_of
 from data.shard import read_models
 from data.verify import verify
-from render.pipeline import Interrupted, RenderConfig, check_config, pair_rng, parse_task, render_dataset
+from render.config import RenderConfig, check_config, parse_task
+from render.pipeline import Interrupted, pair_rng, render_dataset
 from render.sources import MeshError, Source
 from render.views import ViewSettings, sample_pair
 from render.workers import WorkerDied, _environment_of_workers, run_tasks, time_limit
@@ -81,7 +82,8 @@ if __name__ == "__main__":
     import sys
     from pathlib import Path
     from data.errors import UserError
-    from render.pipeline import RenderConfig, Interrupted, render_dataset
+    from render.config import RenderConfig
+    from render.pipeline import Interrupted, render_dataset
     from render.views import ViewSettings
     try:
         render_dataset(RenderConfig(Path({str(out)!r}), meshes=Path({str(meshes)!r}),
@@ -206,7 +208,6 @@ class TestDeterminism:
             np.testing.assert_array_equal(model.rgba, new[name].rgba)
             np.testing.assert_array_equal(model.object_to_camera, new[name].object_to_camera)
 
-
     def test_more_pairs_leave_the_first_ones_alone(self, tmp_path):
         dense = trimesh.creation.icosphere(5)  # one that the ray tracer thins out, by the view's resolution
         dense.export(tmp_path / "dense.ply")
@@ -313,6 +314,13 @@ class TestGrowing:
             render_dataset(config(few, meshes, **MORE, grow=True, task=(1, 2)))
         assert contents(few) == before
 
+    def test_a_shard_that_is_gone(self, few, grown, meshes, tmp_path):
+        out = Path(shutil.copytree(grown, tmp_path / "data"))
+        old = load_manifest(few).shards[0].file
+        (out / old).unlink()
+        with pytest.raises(UserError, match=f"{old}: missing, and model .* has pairs in other shards too"):
+            render_dataset(config(out, meshes, **MORE))
+
     def test_unfinished_growing_is_not_thrown_away(self, few, meshes, tmp_path, monkeypatch):
         out = Path(shutil.copytree(few, tmp_path / "data"))
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -331,6 +339,23 @@ class TestInterruption:
         assert render_dataset(config(reference, meshes)).rendered == 0
         assert contents(reference) == before
         assert {path: path.stat().st_mtime_ns for path in reference.iterdir()} == stamps
+
+    def test_a_shard_that_is_gone_is_rendered_again(self, reference, meshes, tmp_path):
+        out = Path(shutil.copytree(reference, tmp_path / "data"))
+        shards = load_manifest(out).shards
+        (out / shards[0].file).unlink()
+        assert render_dataset(config(out, meshes)).rendered == shards[0].models
+        assert contents(out) == contents(reference)
+
+    def test_a_shard_that_is_gone_with_its_meshes(self, reference, meshes, tmp_path):
+        out = Path(shutil.copytree(reference, tmp_path / "data"))
+        fewer = Path(shutil.copytree(meshes, tmp_path / meshes.name))
+        lost = load_manifest(out).shards[0]
+        (model, *_) = [entry for entry in load_manifest(out).models if entry.split == lost.split]
+        (out / lost.file).unlink()
+        (fewer / model.source).unlink()
+        with pytest.raises(UserError, match=f"{lost.file}: missing, and model {model.model_id} in it is not among"):
+            render_dataset(config(out, fewer))
 
     def test_killed_again_and_again(self, reference, meshes, tmp_path):
         out = tmp_path / "data"
@@ -399,12 +424,13 @@ class TestInterruption:
         render_dataset(config(tmp_path / "data", meshes))
         assert removed[-2:] == ["settings.json", "lock"] and sum(name.endswith(".h5") for name in removed) >= 8
 
-    def test_ctrl_c(self, meshes, tmp_path):
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_stopped(self, meshes, tmp_path, number):
         out = tmp_path / "data"
         process = command(out, meshes, workers=1, pairs_per_model=200)  # long enough not to be done before the signal
         wait_for_a_part(out, process)
         start = time.monotonic()
-        os.killpg(process.pid, signal.SIGINT)  # the terminal sends it to all of them
+        os.killpg(process.pid, number)  # terminals and schedulers send it to all of them
         errors = process.communicate()[1]
         assert time.monotonic() - start < 2
         assert "Interrupted: interrupted: " in errors and "run the same command again" in errors
@@ -477,8 +503,8 @@ class TestRefusals:
             lock.parent.mkdir()
             lock.touch()
 
-        clear = render.pipeline._clear
-        monkeypatch.setattr(render.pipeline, "_clear", begin)
+        clear = render.pipeline.clear
+        monkeypatch.setattr(render.pipeline, "clear", begin)
         render_dataset(config(tmp_path / "data", meshes))
         assert lock.exists()
 

@@ -18,7 +18,12 @@ from train.detector import Detections
 from train.eval import framing
 from train.eval import predict as predict_module
 from train.eval.framing import (
-    OBJECT_SHARE, frame_image, open_image, premultiply, remove_background, resample_square,
+    OBJECT_SHARE,
+    frame_image,
+    open_image,
+    premultiply,
+    remove_background,
+    resample_square,
 )  # fmt: skip
 from train.eval.inputs import expand, read_images
 from train.eval.predict import PredictOptions, predict
@@ -496,13 +501,13 @@ def test_every_frame_of_a_video(tmp_path):
             pixels = painted(320, 240, (60 + shift, 60, 180 + shift, 180), background=(255, 255, 255, 255))[..., :3]
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")))
         container.mux(stream.encode())
-    path.write_bytes(path.read_bytes().replace(b"cafXe", b"caf\xe9e"))  # as old cameras write it, not UTF-8
+    path.write_bytes(path.read_bytes().replace(b"cafXe", b"caf\xe9e"))  # of old cameras, not UTF-8
     results = predict("run", [path], tmp_path / "out")
     assert [r["frame"] for r in results] == [0, 1, 2]
     assert [r["overlay"] for r in results] == ["clip-000000.png", "clip-000001.png", "clip-000002.png"]
     left = [r["keypoints"][0][0] for r in results]
     assert left == pytest.approx([60, 100, 140], abs=5)
-    # the same as a phone stores it: to be turned by 90 degrees clockwise (ISO 14496-12, 8.3.2: a, b, u, c, d, v, x, y, w)
+    # the same as a phone stores it: to be turned by 90° clockwise (ISO 14496-12, 8.3.2: a, b, u, c, d, v, x, y, w)
     matrix, turned = (struct.pack(">9i", *(int(x * 65536) for x in m), 1 << 30) for m in (UPRIGHT, TURNED))
     content = path.read_bytes()
     place = content.index(matrix, content.index(b"tkhd"))

@@ -14,9 +14,10 @@ from data.errors import UserError
 from data.manifest import load_manifest
 from data.shard import read_models
 from render.backends import open_backend
+from render.config import RenderConfig, check_config, data_settings
 from render.mesh import build_mesh
 from render.normals import corner_normals
-from render.pipeline import RenderConfig, check_config, data_settings, pair_rng, render_dataset
+from render.pipeline import pair_rng, render_dataset
 from render.shading import Light, lit_corners
 from render.shapes import generate
 from render.variety import Variety, Warp, deform, jitter_colors, recolor, vary_images, vary_light, vary_object
@@ -142,9 +143,7 @@ def test_an_option_leaves_the_others_draws_alone(car):
 
 
 def test_recolor_a_share_of_the_pairs(car):
-    changed = [
-        (vary_object(car, Light(), Variety(recolor=0.5), draw)[0].colors != car.colors).any() for draw in DRAWS
-    ]
+    changed = [(vary_object(car, Light(), Variety(recolor=0.5), draw)[0].colors != car.colors).any() for draw in DRAWS]
     assert 10 < sum(changed) < 30
 
 

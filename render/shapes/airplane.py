@@ -594,8 +594,7 @@ def attacker(rng: np.random.Generator) -> Airplane:
         cockpit_at=(start, start + u(0.12, 0.2)),
         cockpit_height=d * u(0.2, 0.4),
         stores=[
-            (choice(rng, "bomb", "missile", "tank"), share)
-            for share in np.linspace(0.25, 0.7, int(rng.integers(1, 4)))
+            (choice(rng, "bomb", "missile", "tank"), share) for share in np.linspace(0.25, 0.7, int(rng.integers(1, 4)))
         ],
     )
     return plane

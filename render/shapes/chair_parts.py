@@ -172,7 +172,7 @@ def draw(builder: Builder, chair: Chair, finish: Finish) -> None:
 
 def _draw_seat(builder: Builder, chair: Chair, finish: Finish) -> None:
     seat = chair.seat
-    builder.mark("seat_center", [0, seat.top + seat.crown, 0])
+    builder.mark("seat_center", [0, seat.height + {"plate": seat.crown, "dished": -0.02}.get(seat.kind, 0.0), 0])
     front, rear = seat.corners()
     builder.mark_pair("seat_front", front)
     builder.mark_pair("seat_rear", rear)
@@ -191,6 +191,7 @@ def _draw_seat(builder: Builder, chair: Chair, finish: Finish) -> None:
     if seat.cushion:
         cushion = extrude(seat.outline(0.015), seat.height, seat.top - 0.01, 0.4 * seat.cushion, 0.25 * seat.cushion)
         builder.add(cushion, finish.accent)
+        builder.mark("seat_center", [0, seat.top - 0.01 + 0.25 * seat.cushion, 0])
 
 
 def _draw_slatted_seat(builder: Builder, seat: Seat, finish: Finish) -> None:

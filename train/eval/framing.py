@@ -211,8 +211,8 @@ def resample_square(picture: np.ndarray, box: tuple[float, float, float], size: 
     rows = slice(max(0, first[0]), min(height, last[0]))
     columns = slice(max(0, first[1]), min(width, last[1]))
     filter_ = Image.Resampling.BOX if side >= size else Image.Resampling.BILINEAR
-    # First along the rows, some at a time, then along the columns, as Pillow does it too: a long strip padded to a square
-    # at once would fill the memory. Channel by channel: colours are premultiplied already, Pillow would do it again.
+    # First along the rows, some at a time, then along the columns, as Pillow does it too: a long strip padded to a
+    # square at once would fill the memory. Channel by channel: colours are premultiplied, Pillow would do it again.
     tall = np.zeros((last[0] - first[0], size, 4), np.uint8)
     for start in range(rows.start, rows.stop, ROWS_AT_ONCE):
         part = picture[start : min(start + ROWS_AT_ONCE, rows.stop), columns]

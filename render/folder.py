@@ -1,0 +1,180 @@
+"""The folder of a dataset while it is rendered: parts, the lock, what is there already."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+
+from data.atomic import holding, is_at, write_bytes
+from data.errors import UserError
+from data.manifest import MANIFEST_NAME, MERGING, PARTS, SHARD_NAME, Manifest, load_manifest
+from data.shard import ShardReader, canonical_json, read_models
+from render.config import RenderConfig, category_of
+from render.sources import Source
+
+LOCK = "lock"
+SETTINGS = "settings.json"  # what the parts were rendered with
+_BLOCKED = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "a file got too big",
+}
+
+
+def existing_manifest(out: Path, config: RenderConfig, settings: dict) -> Manifest:
+    """The manifest to go on from; refuses a folder that holds anything else than this dataset."""
+    if (out / MERGING).exists():
+        raise UserError(f"{out}: holds an unfinished merge: run that merge again to end it, or choose a new folder")
+    marker = out / PARTS / SETTINGS
+    if marker.exists() and (unfinished := json.loads(marker.read_bytes())) != settings:
+        _require_same_settings(
+            out, unfinished, settings, f"; to give up the unfinished rendering, delete {out / PARTS}"
+        )
+    if (out / MANIFEST_NAME).exists():
+        manifest = load_manifest(out)
+        if not _grows(manifest.settings, settings):
+            _require_same_settings(out, manifest.settings, settings)
+        elif not config.grow:
+            _require_same_settings(
+                out, manifest.settings, settings, ", or --grow to keep its shards and add what is missing"
+            )
+    else:
+        manifest = Manifest(category_of(config), config.seed, settings)
+        if not marker.exists() and any(SHARD_NAME.fullmatch(path.name) for path in out.iterdir()):
+            raise UserError(f"{out}: holds shards but no {MANIFEST_NAME}: choose a new folder")
+    return manifest
+
+
+def claim(out: Path, settings: dict) -> None:
+    """Note what the parts are rendered with, and clear away what killed runs left."""
+    marker = out / PARTS / SETTINGS
+    if not marker.exists():
+        write_bytes(marker, canonical_json(settings).encode())
+    for remains in (out / PARTS).glob("run-*"):
+        _remove_tree(remains)
+
+
+def _grows(before: dict, after: dict) -> bool:
+    """Whether the second settings ask for the same dataset with more models or more pairs of each, or none of both."""
+    numbers = ("models", "pairs_per_model")
+    if any(before.get(name) != after.get(name) for name in (before.keys() | after.keys()) - set(numbers)):
+        return False
+    # No number of models: all there are.
+    pairs = [(before.get(name), after[name]) for name in numbers]
+    return all(more is None or (fewer is not None and fewer <= more) for fewer, more in pairs)
+
+
+def _require_same_settings(out: Path, theirs: dict, ours: dict, advice: str = "") -> None:
+    differ = sorted(name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name))
+    if differ:
+        raise UserError(
+            f"{out}: was rendered with other settings ({', '.join(differ)}): use the same ones to go on, or a new "
+            f"folder{advice}"
+        )
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold the only right to write in ``out``. The lock goes with the process, however that ends."""
+    parts = out / PARTS
+    busy = f"{out}: another run is writing to it: wait for it to end, or choose a new folder"
+    with holding(parts / LOCK, busy) as lock:
+        try:
+            yield
+        finally:
+            refused = is_at(lock, parts / LOCK) and not (parts / SETTINGS).exists()
+            if refused:  # leave the folder as it was
+                clear(parts)
+
+
+def clear(parts: Path) -> None:
+    """Remove the parts, then what they were rendered with, the lock last: until then no other run begins."""
+    for path in parts.iterdir():
+        if path.is_dir():
+            _remove_tree(path)
+        elif path.name not in (SETTINGS, LOCK):
+            path.unlink()
+    (parts / SETTINGS).unlink(missing_ok=True)
+    (parts / LOCK).unlink()
+    with suppress(OSError):  # another run has already begun to use the folder
+        parts.rmdir()
+
+
+def _remove_tree(folder: Path) -> None:
+    """Remove a folder even while a worker of a killed run, about to die, may still write in it."""
+    for _ in range(50):
+        shutil.rmtree(folder, ignore_errors=True)
+        if not folder.exists():
+            return
+        time.sleep(0.1)
+    shutil.rmtree(folder)
+
+
+@contextmanager
+def io_errors_named(out: Path) -> Iterator[None]:
+    """Turn what a disk can do to us into one clear line."""
+    try:
+        yield
+    except OSError as error:
+        why = _BLOCKED.get(error.errno) or error.strerror
+        if why is None:
+            raise
+        raise UserError(f"{out}: {why}: mend that and run the same command again to go on") from error
+
+
+def count_pairs(out: Path, manifest: Manifest) -> Counter[str]:
+    """How many pairs the dataset holds of each model."""
+    held: Counter[str] = Counter()
+    for shard in manifest.shards:
+        with ShardReader(out / shard.file) as reader:
+            held.update({model.model_id: len(reader.rows_of(slot)) for slot, model in enumerate(reader.models)})
+    return held
+
+
+def without_lost_shards(out: Path, manifest: Manifest, sources: list[Source]) -> Manifest:
+    """The manifest without shards that are gone, and without the models in them, which are to be rendered again.
+
+    Raises:
+        UserError: a model in them cannot be, or has pairs in other shards too.
+    """
+    shards = [shard for shard in manifest.shards if (out / shard.file).exists()]
+    if len(shards) == len(manifest.shards):
+        return manifest
+    lost = next(shard.file for shard in manifest.shards if shard not in shards)
+    held = count_pairs(out, replace(manifest, shards=shards))
+    known = {source.model_id for source in sources}
+    failed = {failure.source for failure in manifest.failures}
+    for entry in manifest.models:
+        if entry.model_id not in held and entry.model_id not in known:
+            why = f"model {entry.model_id} in it is not among the {len(sources)} to render"
+        elif entry.source not in failed and 0 < held[entry.model_id] < manifest.settings["pairs_per_model"]:
+            why = f"model {entry.model_id} has pairs in other shards too"
+        else:
+            continue
+        raise UserError(f"{out / lost}: missing, and {why}: restore it, or delete {out} and render it again")
+    return replace(manifest, shards=shards, models=[entry for entry in manifest.models if entry.model_id in held])
+
+
+def part_path(parts: Path, model_id: str) -> Path:
+    return parts / f"{hashlib.sha256(model_id.encode()).hexdigest()[:32]}.h5"
+
+
+def is_whole(part: Path) -> bool:
+    """Whether a part of an earlier run can be used. Parts are not forced to the disk one by one: a crash tears some."""
+    if not part.exists():
+        return False
+    try:
+        for _ in read_models(part):  # checks every byte
+            pass
+    except UserError:
+        part.unlink()
+        return False
+    return True
