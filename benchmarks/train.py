@@ -13,6 +13,7 @@ for so long, and --preset paper (--batch-size 16) for the time that took: python
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import signal
@@ -32,13 +33,13 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from data.dataset import PairDataset
-from render.pipeline import RenderConfig, render_dataset
+from render.config import RenderConfig
+from render.pipeline import render_dataset
 from render.views import ViewSettings
-from train import losses
+from train import losses, schedules
 from train.config import TrainConfig, make_config
-from train.detector import build_network
-from train.optimizer import make_optimizer
-from train.trainer import MovingAverage, descend, forward, make_pair_loader, prepare, uses_bfloat16, weights_at
+from train.loader import make_pair_loader
+from train.trainer import loss_terms, optimizer_step, prepare, start, uses_bfloat16
 
 GOAL_DEGREES = 10
 PHASES = ("loading", "augmentation", "forward, objective", "backward", "clip, optimiser", "average")
@@ -46,11 +47,8 @@ PHASES = ("loading", "augmentation", "forward, objective", "backward", "clip, op
 
 def steps(config: TrainConfig, pairs: PairDataset) -> Iterator[list[float]]:
     """Training steps as ``train.trainer`` takes them; gives the CPU seconds of each of ``PHASES``."""
-    torch.manual_seed(0)
-    network = build_network(config).to(memory_format=torch.channels_last)
-    network.bfloat16 = uses_bfloat16(config, "cpu")
-    average = MovingAverage(network, config.average_decay)
-    optimizer = make_optimizer(config, network)
+    precision = "bfloat16" if uses_bfloat16(config, "cpu") else "float32"
+    state = start(dataclasses.replace(config, device="cpu", precision=precision))
     loader = iter(make_pair_loader(pairs, config, 0, "cpu"))
     for step in count():
         marks = [time.process_time()]
@@ -58,14 +56,14 @@ def steps(config: TrainConfig, pairs: PairDataset) -> Iterator[list[float]]:
         marks.append(time.process_time())
         batch = prepare(stored, pairs, config, "cpu", step)
         marks.append(time.process_time())
-        terms = forward(network, batch, config, step)
-        loss = losses.objective(terms, weights_at(config, step)).mean()
+        terms = loss_terms(state.network, batch, config, step)
+        loss = losses.objective(terms, schedules.loss_weights(config, step)).mean()
         marks.append(time.process_time())
         loss.backward()
         marks.append(time.process_time())
-        descend(network, optimizer, config, step)
+        optimizer_step(state.network, state.optimizer, config, step)
         marks.append(time.process_time())
-        average.update(step)
+        state.average.update(step)
         marks.append(time.process_time())
         yield [after - before for before, after in zip(marks, marks[1:])]
 

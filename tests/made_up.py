@@ -97,10 +97,10 @@ class Oracle:
 
     def detect(self, rgba) -> Detections:
         self.calls += 1
-        size, side = rgba.shape[1], rgba.shape[1] // 2
+        leading, size, side = rgba.shape[:-3], rgba.shape[-2], rgba.shape[-2] // 2
         keypoints, ends, flags, maps = [], [], [], []
         grid = np.stack(np.meshgrid(*[np.arange(side) * 2 + 1.0] * 2), -1)
-        for image in np.asarray(rgba):
+        for image in np.asarray(rgba).reshape(-1, size, size, 4):
             balls, pose = self.poses[image.tobytes()]
             rng = np.random.default_rng(image.astype(np.uint64).sum())
             camera = balls @ pose[:3, :3].T + pose[:3, 3]
@@ -113,4 +113,5 @@ class Oracle:
             ends.append(np.zeros((len(columns), 2, 2)))
             bumps = np.exp(-0.1 * np.square(grid[None] - points[:, None, None, :2]).sum(-1))
             maps.append(bumps / bumps.sum((1, 2), keepdims=True))
-        return Detections(np.float32(keypoints), np.float32(maps), np.float32(ends), np.array(flags))
+        found = (np.float32(keypoints), np.float32(maps), np.float32(ends), np.array(flags))
+        return Detections(*(values.reshape(*leading, *values.shape[1:]) for values in found))

@@ -30,6 +30,12 @@ def random_images(count: int, size: int = 64) -> np.ndarray:
     return rgba
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_gpu_is_said_in_one_line():
+    with pytest.raises(UserError, match="no GPU here: use --device cpu"):
+        Detector.load("airplane", "cuda")
+
+
 def test_detections(run):
     found = Detector.load(run).detect(random_images(3, size=128))
     assert found.keypoints.shape == (3, 5, 3) and found.keypoints.dtype == np.float32

@@ -122,7 +122,7 @@ def test_confidence_is_measured_where_the_detector_has_one(dataset, tmp_path):
     def sure(sigma):
         oracle = Oracle(dataset, noise=0.1)  # in depth; much less across
         detect = oracle.detect
-        oracle.detect = lambda *a: replace(detect(*a), sigma=np.full((len(a[0]), 5), sigma, np.float32))
+        oracle.detect = lambda *a: replace(detect(*a), sigma=np.full((len(a[0]), 2, 5), sigma, np.float32))
         return predict_split(oracle, dataset, progress=False)
 
     silent = evaluation(dataset, predict_split(Oracle(dataset), dataset, progress=False)).metrics

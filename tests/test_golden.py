@@ -16,7 +16,8 @@ from train.batches import PairBatch
 from train.config import make_config
 from train.networks import PaperNetwork
 from train.optimizer import make_optimizer
-from train.trainer import descend, forward, weights_at
+from train.schedules import loss_weights as scheduled_weights
+from train.trainer import loss_terms, optimizer_step
 
 GOLDEN = Path(__file__).parent / "golden_paper.npz"
 TERMS = {
@@ -133,13 +134,13 @@ def test_two_steps_of_the_official_optimiser():
     optimizer = make_optimizer(config, network)
     step, norms = int(golden["in/global_step"]), []
     for i, expected in enumerate(golden["train64/step_losses"][:3], start=1):
-        terms = forward(network, batch, config, step)
-        total = losses.objective(terms, weights_at(config, step)).mean()
+        terms = loss_terms(network, batch, config, step)
+        total = losses.objective(terms, scheduled_weights(config, step)).mean()
         close(total, expected)
         total.backward()
         for group in optimizer.param_groups:  # TF adds epsilon before the bias correction, torch after it
             group["eps"] = 1e-8 / (1 - 0.999**i) ** 0.5
-        norms.append(descend(network, optimizer, config, step))
+        norms.append(optimizer_step(network, optimizer, config, step))
     close(norms[0], golden["train64/grad_global_norm"])
 
 

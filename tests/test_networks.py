@@ -14,9 +14,9 @@ from train.networks import (
     flags_from_axis_ends,
     mirror_axis_ends,
     mirror_flags,
+    mirror_permutation,
     pixel_grid,
     spatial_softmax,
-    twins,
 )
 
 
@@ -102,9 +102,9 @@ def assert_mirror_images(found: Prediction, mirrored: Prediction, axes: tuple[st
         torch.testing.assert_close(getattr(found, name), value, atol=1e-4, rtol=1e-4, msg=name)
 
 
-def test_twins():
-    assert twins(1) == [0] and twins(2) == [0, 1] and twins(3) == [1, 0, 2]
-    assert twins(10) == [1, 0, 3, 2, 5, 4, 7, 6, 8, 9]
+def test_mirror_permutation():
+    assert mirror_permutation(1) == [0] and mirror_permutation(2) == [0, 1] and mirror_permutation(3) == [1, 0, 2]
+    assert mirror_permutation(10) == [1, 0, 3, 2, 5, 4, 7, 6, 8, 9]
 
 
 def test_mirroring_twice_changes_nothing():

@@ -31,8 +31,7 @@ def views():
 def test_shipped_weights_know_their_category(category, views):
     detector, medians = Detector.load(category), {}
     for shown, (images, poses, cameras) in views.items():
-        found = detector.detect(images.reshape(-1, *images.shape[2:]))
-        points = metrics.camera_points(found.keypoints.reshape(20, 2, -1, 3), cameras)
-        rotation = metrics.relative_rotation(points, found.sigma.reshape(20, 2, -1))
+        found = detector.detect(images)
+        rotation = metrics.recover_rotation(found.keypoints, cameras, found.sigma)
         medians[shown] = np.median(metrics.angular_error(rotation, relative_motion(poses)[0]))
     assert medians.pop(category) < 10 and min(medians.values()) > 30

@@ -23,18 +23,21 @@ from data.assemble import assemble
 from data.dataset import PairDataset
 from data.errors import UserError
 from data.geometry import project, transform_points
-from render.pipeline import RenderConfig, render_dataset
+from render.config import RenderConfig
+from render.pipeline import render_dataset
 from render.views import ViewSettings
 from tests.made_up import Oracle
 from tests.made_up import make_dataset as make_balls
 from tests.made_up_pairs import make_dataset, make_manifest, make_model, write_part
-from train import losses, trainer
+from train import loader, losses, schedules, trainer
 from train.config import CHOICES, config_from_dict, make_config
 from train.detector import Detector
 from train.eval.evaluate import evaluate
+from train.eval.validation import open_validation, validate
+from train.logger import Logger
 from train.networks import Prediction
-from train.optimizer import make_optimizer
-from train.trainer import MovingAverage, descend, flag_anneal, forward, learning_rate, prepare, train, weights_at
+from train.optimizer import MovingAverage, make_optimizer
+from train.trainer import loss_terms, optimizer_step, prepare, train
 
 ROOT = Path(__file__).parents[1]
 STEPS = 8
@@ -84,7 +87,7 @@ def test_run_folder(finished_run):
     checkpoint = torch.load(finished_run / "checkpoint.pt", weights_only=True)
     assert checkpoint["step"] == STEPS
     rates = [group["lr"] for state in checkpoint["optimizer"] for group in state["param_groups"]]
-    assert rates == [learning_rate(small_config(), STEPS - 1)] * 2 and rates[0] == logged[-1]["learning_rate"]
+    assert rates == [schedules.learning_rate(small_config(), STEPS - 1)] * 2 and rates[0] == logged[-1]["learning_rate"]
     saved = weights(finished_run)
     assert torch.equal(saved["head.weight"], checkpoint["average"]["head.weight"])
     assert not torch.equal(saved["head.weight"], checkpoint["network"]["head.weight"])
@@ -104,15 +107,15 @@ def test_spatial_consistency_counts_in_the_second_half(finished_run):
     "stop_at, number", [(2, signal.SIGINT), (5, signal.SIGTERM)], ids=["before the first checkpoint", "after it"]
 )
 def test_interrupted_run_goes_on_to_the_same_weights(dataset, finished_run, tmp_path, monkeypatch, stop_at, number):
-    real_forward = trainer.forward
+    real_loss_terms = trainer.loss_terms
 
-    def interrupting_forward(network, batch, config, step):
+    def interrupting_loss_terms(network, batch, config, step):
         if step == stop_at:
             assert signal.getsignal(number) != signal.SIG_DFL  # which would end all tests
             os.kill(os.getpid(), number)
-        return real_forward(network, batch, config, step)
+        return real_loss_terms(network, batch, config, step)
 
-    monkeypatch.setattr(trainer, "forward", interrupting_forward)
+    monkeypatch.setattr(trainer, "loss_terms", interrupting_loss_terms)
     with pytest.raises(KeyboardInterrupt):
         train(small_config(), [dataset], tmp_path / "run")
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == stop_at + 1
@@ -123,6 +126,7 @@ def test_interrupted_run_goes_on_to_the_same_weights(dataset, finished_run, tmp_
 
 def test_killed_run_goes_on_to_the_same_weights(dataset, tmp_path):
     """kill -9 at a random moment: in a step, while a checkpoint is written (here after every step), mid-epoch."""
+    chance = random.Random(0)
     run, settings = tmp_path / "run", dict(steps=40, log_every=1, validate_every=1000)
     train(small_config(**settings), [dataset], tmp_path / "undisturbed")
     options = [
@@ -130,11 +134,11 @@ def test_killed_run_goes_on_to_the_same_weights(dataset, tmp_path):
     ]
     command = [sys.executable, ROOT / "cli.py", "train", dataset, run, "--preset", "cpu", *options]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        step = random.randint(1, 25)
+        step = chance.randint(1, 25)
         while not (run / "metrics.jsonl").exists() or (run / "metrics.jsonl").read_bytes().count(b"\n") < step:
             assert process.poll() is None
             time.sleep(0.005)
-        time.sleep(random.uniform(0, 0.05))
+        time.sleep(chance.uniform(0, 0.05))
         process.kill()
     assert process.returncode == -signal.SIGKILL
     train(small_config(**settings), [dataset], run, resume=True)
@@ -269,21 +273,21 @@ def current_umask() -> int:
 
 
 def test_available_memory_is_that_of_the_container_where_there_is_one(tmp_path):
-    assert 2**28 < trainer.available_memory() < 2**44
+    assert 2**28 < loader.available_memory() < 2**44
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/meminfo").write_text("MemTotal: 9000 kB\nMemFree: 10 kB\nMemAvailable:    5000 kB\n")
-    assert trainer.available_memory(tmp_path) == 5000 * 1024
+    assert loader.available_memory(tmp_path) == 5000 * 1024
     cgroup = tmp_path / "sys/fs/cgroup"
     cgroup.mkdir(parents=True)
     for name, text in {"max": "1000\n", "current": "900\n", "stat": "anon 500\ninactive_file 400\n"}.items():
         (cgroup / f"memory.{name}").write_text(text)
-    assert trainer.available_memory(tmp_path) == 500
+    assert loader.available_memory(tmp_path) == 500
     (cgroup / "memory.max").write_text("max\n")
-    assert trainer.available_memory(tmp_path) == 5000 * 1024
+    assert loader.available_memory(tmp_path) == 5000 * 1024
 
 
 def test_images_that_do_not_fit_in_memory_are_read_from_the_shards(dataset, finished_run, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, "available_memory", lambda: 1000)
+    monkeypatch.setattr(loader, "available_memory", lambda: 1000)
     monkeypatch.setattr(PairDataset, "load", lambda *_: pytest.fail("loaded all images"))
     train(small_config(), [dataset], tmp_path / "run")
     assert (tmp_path / "run/model.safetensors").read_bytes() == (finished_run / "model.safetensors").read_bytes()
@@ -291,13 +295,13 @@ def test_images_that_do_not_fit_in_memory_are_read_from_the_shards(dataset, fini
 
 @pytest.mark.parametrize("bad_step, log_step", [(4, 6), (5, 6), (7, 8)])
 def test_loss_that_is_not_finite_stops_the_run(dataset, tmp_path, monkeypatch, bad_step, log_step):
-    real_forward = trainer.forward
+    real_loss_terms = trainer.loss_terms
 
-    def exploding_forward(network, batch, config, step):
-        terms = real_forward(network, batch, config, step)
+    def exploding_loss_terms(network, batch, config, step):
+        terms = real_loss_terms(network, batch, config, step)
         return {**terms, "pose": terms["pose"] * (float("nan") if step == bad_step else 1)}
 
-    monkeypatch.setattr(trainer, "forward", exploding_forward)
+    monkeypatch.setattr(trainer, "loss_terms", exploding_loss_terms)
     with pytest.raises(UserError, match=f"the loss is nan by step {log_step}.*--learning-rate"):
         train(small_config(), [dataset], tmp_path / "run")
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 4
@@ -305,14 +309,14 @@ def test_loss_that_is_not_finite_stops_the_run(dataset, tmp_path, monkeypatch, b
 
 
 def test_gradient_that_is_not_finite_is_not_saved(dataset, tmp_path, monkeypatch):
-    real_forward = trainer.forward
+    real_loss_terms = trainer.loss_terms
 
-    def forward_with_a_pole(network, batch, config, step):
-        terms = real_forward(network, batch, config, step)
+    def loss_terms_with_a_pole(network, batch, config, step):
+        terms = real_loss_terms(network, batch, config, step)
         zero = terms["pose"] * 0
         return {**terms, "pose": terms["pose"] + (zero.sqrt() if step == 7 else 0)}
 
-    monkeypatch.setattr(trainer, "forward", forward_with_a_pole)
+    monkeypatch.setattr(trainer, "loss_terms", loss_terms_with_a_pole)
     with pytest.raises(UserError, match="the gradient_norm is nan by step 8.*--learning-rate"):
         train(small_config(), [dataset], tmp_path / "run")
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 4
@@ -382,21 +386,21 @@ def test_paper_preset_is_the_papers():
         spatial_consistency=0,
     )  # fmt: skip
     # annealed linearly between steps 30 000 and 60 000
-    assert [flag_anneal(config, step) for step in (0, 30_000, 45_000, 60_000, 199_999)] == [1, 1, 0.5, 0, 0]
-    assert learning_rate(config, 0) == learning_rate(config, 199_999) == 1e-3
+    assert [schedules.flag_anneal(config, step) for step in (0, 30_000, 45_000, 60_000, 199_999)] == [1, 1, 0.5, 0, 0]
+    assert schedules.learning_rate(config, 0) == schedules.learning_rate(config, 199_999) == 1e-3
 
 
 def test_learning_rate_warms_up_and_decays():
     config = small_config(steps=100, warmup_steps=10, learning_rate=1.0)
-    assert learning_rate(config, 0) == pytest.approx(0.1)
-    assert learning_rate(config, 50) == pytest.approx(0.5)
-    assert learning_rate(config, 99) < 1e-3
+    assert schedules.learning_rate(config, 0) == pytest.approx(0.1)
+    assert schedules.learning_rate(config, 50) == pytest.approx(0.5)
+    assert schedules.learning_rate(config, 99) < 1e-3
 
 
 def test_spatial_consistency_waits_for_the_flags():
     config = small_config(steps=100, anneal_start=0.2, anneal_end=0.5)
-    assert [weights_at(config, step).spatial_consistency for step in (0, 49, 50, 99)] == [0, 0, 2, 2]
-    assert weights_at(config, 0) == dataclasses.replace(config.weights, spatial_consistency=0)
+    assert [schedules.loss_weights(config, step).spatial_consistency for step in (0, 49, 50, 99)] == [0, 0, 2, 2]
+    assert schedules.loss_weights(config, 0) == dataclasses.replace(config.weights, spatial_consistency=0)
     assert config.weights.spatial_consistency == 2
 
 
@@ -405,7 +409,7 @@ def test_a_step_down_is_clipped_and_as_long_as_the_schedule_says():
     before = network.weight.detach().clone()
     network.weight.grad = torch.tensor([[30.0, 40.0]])
     config = small_config(steps=100, warmup_steps=60, learning_rate=0.1, gradient_clip=5.0)
-    assert descend(network, torch.optim.SGD(network.parameters(), lr=1.0), config, step=50) == 50
+    assert optimizer_step(network, torch.optim.SGD(network.parameters(), lr=1.0), config, step=50) == 50
     expected = 0.1 * 51 / 60 * 0.5 * torch.tensor([[3.0, 4.0]])
     torch.testing.assert_close(before - network.weight, expected)
     assert network.weight.grad is None
@@ -454,7 +458,7 @@ def knowing(dataset, config):
 def test_terms_of_a_network_that_knows_all(dataset):
     config = small_config(noise=0.0, noise_end=0.0, delta=0.01)
     network, batch = knowing(dataset, config)
-    terms = forward(network, batch, config, step=0)
+    terms = loss_terms(network, batch, config, step=0)
     centers = project(network.intrinsics, transform_points(network.poses, network.points))[..., :2].unflatten(0, (6, 2))
     spread = batch.zoom.square() * 2 / 3 * (1 - 1 / 36) - centers.square().sum(-1).mean(-1)
     expected = dict(
@@ -469,7 +473,7 @@ def test_terms_of_a_network_that_knows_all(dataset):
 
 def test_labels_are_those_of_each_view(dataset):
     config = small_config(supervised=True, mirror=False, keypoints=3)
-    terms = forward(*knowing(dataset, config), config, step=0)
+    terms = loss_terms(*knowing(dataset, config), config, step=0)
     assert terms["supervision"].max() < 1e-6
 
 
@@ -479,14 +483,14 @@ def test_noise_of_the_pose_term_fades(dataset):
     angles = []
     for step in (0, STEPS // 4):
         torch.manual_seed(0)
-        angles.append(forward(network, batch, config, step)["pose"].mean().item())
+        angles.append(loss_terms(network, batch, config, step)["pose"].mean().item())
     assert 0.001 < angles[0] < 0.1 and angles[1] / angles[0] == pytest.approx(3.5 / 4, rel=0.01)
 
 
 def test_predicted_flags_count_near_where_a_flag_changes(dataset):
     config = small_config(steps=100, anneal_start=0.4, anneal_end=0.5, flag_margin=0.3)
     network, batch = knowing(dataset, config)
-    forward(network, batch, config, step=45)
+    loss_terms(network, batch, config, step=45)
     rightward = network.poses[:, 0, [0, 2]]
     near = rightward.abs() < 0.3
     assert 0.2 < near.float().mean() < 0.8
@@ -499,7 +503,7 @@ def test_half_of_the_views_are_mirrored(dataset):
     for mirror in (True, False):
         config = small_config(mirror=mirror)
         network, batch = knowing(dataset, config)
-        forward(network, batch, config, step=0)
+        loss_terms(network, batch, config, step=0)
         if mirror:
             mirrored = network.mirrored.unflatten(0, (6, 2))
             assert mirrored.any() and not mirrored.all() and (mirrored[:, 0] != mirrored[:, 1]).any()
@@ -532,15 +536,14 @@ class Certain(Oracle):
 
     def detect(self, rgba):
         found = super().detect(rgba)
-        found.keypoints[:, 0] += 9
-        return dataclasses.replace(found, sigma=np.where(np.arange(5), 0.01, 1e3) * np.ones((len(rgba), 1)))
+        found.keypoints[..., 0, :] += 9
+        return dataclasses.replace(found, sigma=np.where(np.arange(5), 0.01, 1e3) * np.ones((len(rgba), 2, 1)))
 
 
 def test_validation_figures_of_a_detector_that_knows_all(tmp_path):
     pairs = PairDataset(make_balls(tmp_path / "pairs"), "test")
-    detector = Certain(pairs)
-    with trainer.Logger(tmp_path, 0, 1) as logger:
-        logger.write_validation(1, detector, pairs)
+    with Logger(tmp_path, 0, 1) as logger:
+        logger.write_validation(1, *validate(Certain(pairs), pairs))
     line = json.loads((tmp_path / "metrics.jsonl").read_text())
     assert line["step"] == 1 and line["validation_error_mean_deg"] < 0.01 > line["validation_error_median_deg"]
     assert line["validation_orientation_accuracy"] == 1
@@ -595,7 +598,7 @@ def test_a_damaged_validation_split_is_told(tmp_path):
     next(pairs.glob("val-*.h5")).write_bytes(b"damaged")
     with pytest.raises(UserError, match="val-00000.h5: damaged"):
         train(small_config(), [pairs], tmp_path / "run")
-    assert trainer.open_validation(PairDataset(make_dataset(tmp_path / "all", split="train"), "train")) is None
+    assert open_validation(PairDataset(make_dataset(tmp_path / "all", split="train"), "train")) is None
 
 
 def test_weights_of_another_network_say_which_option_is_missing(finished_run, dataset, tmp_path):
@@ -611,15 +614,15 @@ def test_weights_of_another_network_say_which_option_is_missing(finished_run, da
 
 def test_pairs_of_a_model_come_two_by_two(dataset):
     """Five models have three pairs each: a couple, and a rest of five of which the last comes twice."""
-    loader = trainer.make_pair_loader(PairDataset(dataset, "train"), small_config(batch_size=8), 0, "cpu")
-    epoch = torch.cat([stored["shape_index"] for stored, _ in zip(loader, range(2))]).view(-1, 2)
+    batches = loader.make_pair_loader(PairDataset(dataset, "train"), small_config(batch_size=8), 0, "cpu")
+    epoch = torch.cat([stored["shape_index"] for stored, _ in zip(batches, range(2))]).view(-1, 2)
     assert (epoch[:, 0] == epoch[:, 1]).sum() == 6
 
 
 def test_couples_of_pairs_are_not_cut_between_processes(dataset, monkeypatch):
-    monkeypatch.setattr(trainer.distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(loader.distributed, "world_size", lambda: 2)
     pairs = PairDataset(dataset, "train")
     with pytest.raises(UserError, match="batch size 6: 2 processes .* a multiple of 4, or --no-cross-pairs"):
-        trainer.make_pair_loader(pairs, small_config(batch_size=6), 0, "cpu")
-    trainer.make_pair_loader(pairs, small_config(batch_size=6, cross_pairs=False), 0, "cpu")
-    trainer.make_pair_loader(pairs, small_config(batch_size=8), 0, "cpu")
+        loader.make_pair_loader(pairs, small_config(batch_size=6), 0, "cpu")
+    loader.make_pair_loader(pairs, small_config(batch_size=6, cross_pairs=False), 0, "cpu")
+    loader.make_pair_loader(pairs, small_config(batch_size=8), 0, "cpu")

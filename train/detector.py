@@ -27,14 +27,14 @@ BATCH_SIZE = 8  # images per forward pass; speed only, the results do not depend
 
 @dataclass
 class Detections:
-    """Keypoints of B images. N keypoints, A orientation axes, maps of h×w; pixels are those of the input images.
+    """Keypoints of images. N keypoints, A orientation axes, maps of h×w; pixels are those of the input images.
 
     Attributes:
-        keypoints: float32 (B, N, 3) as (u, v, z): pixels, pixels, depth along the camera's +z in object units.
-        heatmaps: float32 (B, N, h, w), each summing to 1 over the image.
-        axis_ends: float32 (B, A, 2, 2), projections (u, v) of the + and − end of each axis.
-        flags: bool (B, A), the predicted flags that the keypoints were decoded with.
-        sigma: float32 (B, N), standard deviation of each coordinate that the network expects of a keypoint, object
+        keypoints: float32 (*, N, 3) as (u, v, z): pixels, pixels, depth along the camera's +z in object units.
+        heatmaps: float32 (*, N, h, w), each summing to 1 over the image.
+        axis_ends: float32 (*, A, 2, 2), projections (u, v) of the + and − end of each axis.
+        flags: bool (*, A), the predicted flags that the keypoints were decoded with.
+        sigma: float32 (*, N), standard deviation of each coordinate that the network expects of a keypoint, object
             units; None of a network that expects none.
     """
 
@@ -80,9 +80,13 @@ class Detector:
     def load(cls, run: str | Path, device: str = "cpu") -> Detector:
         """Load a run folder, or shipped weights by name.
 
+        Args:
+            device: "cpu" or "cuda".
+
         Raises:
-            UserError: no such run or name, or files that do not belong together.
+            UserError: no such run or name, files that do not belong together, or "cuda" where there is none.
         """
+        require_device(device)
         folder = find_run(run)
         config = load_config(folder)
         network = build_network(config)
@@ -94,15 +98,16 @@ class Detector:
         """Detect keypoints.
 
         Args:
-            rgba: uint8 (B, H, W, 4), colour premultiplied by alpha; square images framed like the training views.
+            rgba: uint8 (*, H, W, 4), colour premultiplied by alpha; square images framed like the training views.
 
         Returns:
             Detections, the same whatever else is in the batch.
         """
         rgba = torch.as_tensor(np.asarray(rgba))
-        height, width = rgba.shape[1:3]
-        parts = [self._forward(rgba[i : i + BATCH_SIZE]) for i in range(0, len(rgba), BATCH_SIZE)]
-        keypoints, heatmaps, ends, flags, *sigma = (torch.cat(part).cpu() for part in zip(*parts))
+        *leading, height, width, _ = rgba.shape
+        batches = rgba.flatten(0, -4).split(BATCH_SIZE)
+        parts = zip(*map(self._forward, batches))
+        keypoints, heatmaps, ends, flags, *sigma = (torch.cat(part).cpu().unflatten(0, leading) for part in parts)
         to_pixels = torch.tensor([width / 2, height / 2])
         keypoints[..., :2] = (keypoints[..., :2] + 1) * to_pixels
         return Detections(
@@ -149,6 +154,16 @@ class Detector:
             axis_ends=found.axis_ends + center.unsqueeze(1),
             heatmaps=heatmaps,
         )
+
+
+def require_device(name: str) -> None:
+    """Refuse "cuda" where there is none.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: PyTorch sees no GPU here: use --device cpu, or install a CUDA build of torch")
 
 
 def find_run(run: str | Path) -> Path:

@@ -74,7 +74,7 @@ def barrier() -> None:
         dist.all_reduce(torch.zeros(1))
 
 
-def anywhere(condition: bool) -> bool:
+def any_rank(condition: bool) -> bool:
     """Whether ``condition`` holds in any process."""
     if world_size() == 1:
         return condition
@@ -90,6 +90,11 @@ def mean(values: Tensor) -> Tensor:
     total = values.detach().clone()
     dist.all_reduce(total)
     return total / world_size()
+
+
+def batch_mean(values: Tensor) -> Tensor:
+    """Mean over the processes of ``values``, means over their shares of a batch; with gradient."""
+    return values if world_size() == 1 else _Gather.apply(values).mean(0)
 
 
 def rand(*shape: int, **options) -> Tensor:

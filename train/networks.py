@@ -38,14 +38,13 @@ class Prediction:
     flags: Tensor
     sigma: Tensor | None = None
 
-    def deal(self, views: int) -> list[Prediction]:
+    def split_views(self, views: int) -> list[Prediction]:
         """Of images whose views alternate, one prediction a view."""
         return [Prediction(**{k: v if v is None else v[i::views] for k, v in vars(self).items()}) for i in range(views)]
 
     def mirror(self, axes: tuple[str, ...]) -> Prediction:
-        """What this says of the mirrored images' objects, about the originals;
-        keypoints trade places with their twins."""
-        order = twins(self.keypoints.shape[1])
+        """What this says of mirrored images, about the originals: keypoints trade places with their mirror images."""
+        order = mirror_permutation(self.keypoints.shape[1])
 
         def exchange(values: Tensor) -> Tensor:
             # One slice a keypoint: a list of indices would be copied to the GPU,
@@ -100,9 +99,8 @@ def flags_from_axis_ends(axis_ends: Tensor) -> Tensor:
     return (axis_ends[..., 0, 0] > axis_ends[..., 1, 0]).to(axis_ends.dtype)
 
 
-def twins(num_keypoints: int) -> list[int]:
-    """The mirror image of each keypoint: 0 and 1, 2 and 3 and so on of each other,
-    the last one or two of themselves."""
+def mirror_permutation(num_keypoints: int) -> list[int]:
+    """The mirror image of each keypoint: 0 and 1, 2 and 3 and so on of each other, the last one or two their own."""
     paired = (num_keypoints - 1) // 2 * 2
     return [k ^ 1 if k < paired else k for k in range(num_keypoints)]
 
@@ -133,8 +131,8 @@ class KeypointNetwork(nn.Module):
         num_keypoints: N.
         camera_distance: depth that the depth maps are measured from, towards the camera.
         axes: object axes that have a flag, of "x", "y", "z".
-        mirror: whether keypoints are learned in pairs of mirror images, see :func:`twins`: then, in evaluation, the
-            network looks at each image and at its mirror image, and says the mean.
+        mirror: whether keypoints are learned in pairs of mirror images, see :func:`mirror_permutation`: then, in
+            evaluation, the network looks at each image and at its mirror image, and says the mean.
 
     Attributes:
         normalizes_views_apart: in training the two views of a pair pass one after the other, each with batch statistics
@@ -173,7 +171,7 @@ class KeypointNetwork(nn.Module):
             zoom: (B,) side of the square that the images show, over that of the image that coordinates are relative to;
                 1 by default. Keypoints and axis ends are in that image's scale, from the square's centre.
             mirrored: bool (B,), in training: of these the network sees the mirror image, and what it says is mirrored
-                back. So two views of one object agree only if keypoints are as :func:`twins` has them.
+                back. So two views of one object agree only if keypoints are as :func:`mirror_permutation` has them.
         """
         if mirrored is None:
             return self._detect(images, true_flags, anneal, zoom)
@@ -227,7 +225,7 @@ class KeypointNetwork(nn.Module):
     def encode(self, images: Tensor) -> tuple[Tensor | list[Tensor], Tensor]:
         raise NotImplementedError
 
-    def decode(self, features: Tensor | list[Tensor], flags: Tensor) -> tuple[Tensor, Tensor]:
+    def decode(self, features: Tensor | list[Tensor], flags: Tensor) -> tuple[Tensor, ...]:
         raise NotImplementedError
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -40,6 +42,7 @@ def muon(weights: list[nn.Parameter], **settings) -> torch.optim.Muon:
             matrix.grad = _as_matrix(weight.grad.contiguous(memory_format=_memory_format(weight)), weight)
 
     optimizer.register_step_pre_hook(lend_gradients)
+    optimizer.register_step_post_hook(lambda *_: optimizer.zero_grad())
     return optimizer
 
 
@@ -79,3 +82,29 @@ class Optimizers:
     def load_state_dict(self, states: list[dict]) -> None:
         for optimizer, state in zip(self._optimizers, states, strict=True):
             optimizer.load_state_dict(state)
+
+
+class MovingAverage:
+    """Exponential moving average of a network's weights and statistics, which forgets its start quickly.
+
+    Args:
+        decay: share that is kept in each step; 0 keeps the last weights.
+
+    Attributes:
+        network: one with the averages.
+    """
+
+    def __init__(self, network: nn.Module, decay: float):
+        self.network = copy.deepcopy(network).requires_grad_(False)
+        self._decay = decay
+        pairs = list(zip(self.network.state_dict().values(), network.state_dict().values()))
+        self._averaged = [(old, new) for old, new in pairs if old.is_floating_point()]
+        self._copied = [(old, new) for old, new in pairs if not old.is_floating_point()]
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Add the weights as they are after ``step`` (counted from 0)."""
+        keep = min(self._decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(*map(list, zip(*self._averaged)), 1 - keep)
+        for old, new in self._copied:
+            old.copy_(new)

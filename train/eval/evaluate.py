@@ -41,6 +41,7 @@ def evaluate(
         run: run folder, or name of shipped weights. datasets: one or more dataset folders.
         out: folder to write to; by default ``eval-SPLIT`` in the run folder, ``RUN-eval-SPLIT`` here for a shipped
             name.
+        device: "cpu" or "cuda".
         symmetry: "AXIS:ORDER", a declared symmetry of the objects, see :class:`train.eval.metrics.Symmetry`.
 
     Raises:
@@ -62,8 +63,8 @@ def evaluate(
     if predictions is None:
         predictions = predict_split(Detector.load(run, device), dataset, progress=progress)
         save_predictions(out / "predictions.h5", predictions, key)
-    category = "+".join(sorted({manifest.category for manifest in dataset.manifests}))
-    evaluation = Evaluation(Path(run).resolve().name, category, split, dataset, predictions, config.axes, declared)
+    name = Path(run).resolve().name
+    evaluation = Evaluation(name, dataset.category, split, dataset, predictions, config.axes, declared)
     write_bytes(out / "metrics.json", (json.dumps(_without_nan(evaluation.metrics), indent=1) + "\n").encode())
     write_overlays(evaluation, out / "overlays")
     write_report(evaluation, out / "report.html")
@@ -96,6 +97,7 @@ def evaluate_all(
     datasets: list[str | Path],
     split: str = "test",
     out: str | Path | None = None,
+    device: str = "cpu",
     progress: bool = True,
     symmetry: str | None = None,
 ) -> tuple[str, list[Path]]:
@@ -115,7 +117,7 @@ def evaluate_all(
         find_run(run)  # none is measured if one is missing
     folders = [None if out is None else Path(out) / name for name in _names_of(runs)]
     written = [
-        evaluate(run, datasets, split, folder, progress=progress, symmetry=symmetry)[1]
+        evaluate(run, datasets, split, folder, device, progress, symmetry)[1]
         for run, folder in zip(runs, folders, strict=True)
     ]
     page = Path(out or ".") / "comparison.html"

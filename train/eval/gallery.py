@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from data.atomic import replacing
+from data.sampling import evenly_spread
 from train.eval import overlays
 from train.eval.evaluation import Evaluation
 
@@ -50,7 +51,7 @@ def similar_views(
         azimuths - wanted_azimuth
     )
     model_index, models = evaluation.model_index, evaluation.models
-    chosen = models[np.unique(np.linspace(0, len(models) - 1, min(count, len(models))).round().astype(int))]
+    chosen = models[evenly_spread(len(models), count)]
     views = []
     for model in chosen:
         pairs = np.flatnonzero(model_index == model)

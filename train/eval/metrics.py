@@ -58,6 +58,19 @@ def relative_rotation(points: np.ndarray, sigma: np.ndarray | None = None) -> np
     return geometry.procrustes(both[..., 0, :, :], both[..., 1, :, :], weights).numpy()
 
 
+def recover_rotation(keypoints: np.ndarray, intrinsics: np.ndarray, sigma: np.ndarray | None = None) -> np.ndarray:
+    """:func:`relative_rotation` of detected keypoints.
+
+    Args:
+        keypoints: (*, 2, N, 3) as (u, v, z): pixels, pixels, depth. intrinsics: (*, 2, 3, 3), pixels.
+        sigma: see there.
+
+    Returns:
+        float64 (*, 3, 3).
+    """
+    return relative_rotation(camera_points(keypoints, intrinsics), sigma)
+
+
 def pair_weights(sigma: np.ndarray) -> np.ndarray:
     """Weights of keypoints that are known to σ in each of two views: (*, 2, N) -> float64 (*, N)."""
     return geometry.pair_weights(_tensor(sigma)).numpy()

@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data.atomic import write_bytes
+from data.sampling import evenly_spread
 from train.eval import metrics
 
 BATCH_SIZE = 32  # pairs; memory only, the numbers do not depend on it
@@ -72,10 +73,9 @@ def predict_split(detector, dataset, batch_size: int = BATCH_SIZE, progress: boo
     starts = range(0, len(dataset), batch_size)
     for start in tqdm(starts, desc="detecting", unit="batch", disable=None if progress else True, leave=False):
         pairs = np.arange(start, min(start + batch_size, len(dataset)))
-        batch = dataset.batch(pairs)
-        rgba = batch["rgba"].flatten(0, 1).numpy()
+        rgba = dataset.batch(pairs)["rgba"]
         found = detector.detect(rgba)
-        spread = heatmap_spread(found.heatmaps, found.keypoints, rgba.shape[1:3])
+        spread = heatmap_spread(found.heatmaps, found.keypoints, rgba.shape[2:4])
         for name, values in (
             ("keypoints", found.keypoints),
             ("axis_ends", found.axis_ends),
@@ -84,13 +84,12 @@ def predict_split(detector, dataset, batch_size: int = BATCH_SIZE, progress: boo
             ("confidence", None if found.sigma is None else 1 / found.sigma),
         ):
             if values is not None:
-                rows[name].append(values.reshape(len(pairs), 2, *values.shape[1:]))
-        maps = found.heatmaps.reshape(len(pairs), 2, *found.heatmaps.shape[1:])[np.isin(pairs, shown)]
+                rows[name].append(values)
+        maps = found.heatmaps[np.isin(pairs, shown)]
         heatmaps.append((maps / maps.max((-2, -1), keepdims=True)).astype(np.float16))
     joined = {name: np.concatenate(parts) for name, parts in rows.items()}
-    points = metrics.camera_points(joined["keypoints"], dataset.intrinsics.numpy())
-    confidence = joined.get("confidence")
-    estimated = metrics.relative_rotation(points, None if confidence is None else 1 / confidence)
+    sigma = 1 / joined["confidence"] if "confidence" in joined else None
+    estimated = metrics.recover_rotation(joined["keypoints"], dataset.intrinsics.numpy(), sigma)
     return Predictions(
         **joined,
         R_estimated=estimated,
@@ -103,18 +102,18 @@ def predict_split(detector, dataset, batch_size: int = BATCH_SIZE, progress: boo
 def sample_pairs(model_index: np.ndarray, count: int) -> np.ndarray:
     """The first pair of up to ``count`` models, evenly spread over the models: int64, ascending."""
     first = np.sort(np.unique(model_index, return_index=True)[1])
-    return first[np.unique(np.linspace(0, len(first) - 1, min(count, len(first))).round().astype(int))]
+    return first[evenly_spread(len(first), count)]
 
 
 def heatmap_spread(heatmaps: np.ndarray, keypoints: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
     """Standard deviation of heat maps about their keypoints, sqrt(E |x − u|²).
 
     Args:
-        heatmaps: (V, N, h, w), each summing to 1. keypoints: (V, N, 2 or 3), pixels of the image.
+        heatmaps: (*, N, h, w), each summing to 1. keypoints: (*, N, 2 or 3), pixels of the image.
         image_size: (H, W) of the image that the maps cover.
 
     Returns:
-        float32 (V, N), pixels of the image.
+        float32 (*, N), pixels of the image.
     """
     height, width = heatmaps.shape[-2:]
     u = (np.arange(width) + 0.5) * image_size[1] / width

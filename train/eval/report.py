@@ -234,8 +234,7 @@ def _pair(evaluation: Evaluation, pair: int) -> str:
     name, sentence = evaluation.name_failure(pair)
     rgba = evaluation.rgba(pair)
     views = "".join(
-        f'<img alt="view {v} with keypoints" src="{_view_uri(rgba[v], said.keypoints[pair, v])}">'
-        for v in range(2)
+        f'<img alt="view {v} with keypoints" src="{_view_uri(rgba[v], said.keypoints[pair, v])}">' for v in range(2)
     )
     points = metrics.camera_points(said.keypoints[pair], evaluation.intrinsics[pair])
     points = points - points.mean(1, keepdims=True)
