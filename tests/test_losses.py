@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from data.geometry import pair_transforms, project, transform_points
+from tests.test_geometry import random_rotation, rigid
 from train import losses
 from train.batches import PairBatch
 from train.networks import Prediction, pixel_grid
-from tests.test_geometry import random_rotation, rigid
 
 INTRINSICS = torch.diag(torch.tensor([22.0, 22, 1], dtype=torch.double)).expand(1, 2, 3, 3)
 
@@ -65,13 +65,27 @@ def test_spatial_consistency_sees_depth_from_anywhere():
     torch.testing.assert_close(*(losses.spatial_consistency(scale * points, rotation) for scale in (1, 0.1)))
 
 
+def test_canonical_consistency_compares_objects_in_their_own_frames():
+    torch.manual_seed(0)
+    poses = rigid(random_rotation(2, 2), [0.3, -0.2, 30])
+    shape = torch.randn(5, 3, dtype=torch.double)
+    points = transform_points(poses, shape.expand(2, 2, 5, 3))
+    points[0, 1] += 0.7  # where a set is does not count
+    torch.testing.assert_close(losses.canonical_consistency(points, poses), torch.zeros(2).double())
+    other = shape + torch.tensor([0.4, -0.4, 0, 0, 0], dtype=torch.double)[:, None]  # another object of the category
+    points[1] = transform_points(poses[1], other.expand(2, 5, 3))
+    size = (shape.var(0, correction=0).sum() + other.var(0, correction=0).sum()) / 2
+    expected = 2 * 3 * 0.2**2 / 5 / size  # two of five keypoints are 0.2 from the mean on all axes
+    found = losses.canonical_consistency(points, poses)
+    torch.testing.assert_close(found, expected.expand(2))
+    torch.testing.assert_close(losses.canonical_consistency(0.1 * points, poses), found)
+
+
 def test_pose_is_the_angle_between_true_and_recovered_rotation():
     rotation = random_rotation(3)
     points = torch.randn(3, 6, 3, dtype=torch.double)
     twenty = torch.tensor([math.radians(20), 0.0, 0.0], dtype=torch.double)
-    tilt = torch.linalg.matrix_exp(
-        torch.tensor([[0, 0, 0], [0, 0, -twenty[0]], [0, twenty[0], 0]], dtype=torch.double)
-    )
+    tilt = torch.linalg.matrix_exp(torch.tensor([[0, 0, 0], [0, 0, -twenty[0]], [0, twenty[0], 0]], dtype=torch.double))
     pair = torch.stack([points, points @ rotation.transpose(1, 2)], dim=1)
     torch.testing.assert_close(
         losses.relative_pose(pair, tilt @ rotation), torch.full((3,), math.radians(20), dtype=torch.double)
@@ -144,6 +158,7 @@ def test_gradients():
     check = torch.autograd.gradcheck
     assert check(lambda k: losses.consistency(k, transforms, INTRINSICS), keypoints)
     assert check(lambda p: losses.spatial_consistency(p, transforms[:, 0, :3, :3]), points.clone().requires_grad_())
+    assert check(lambda p: losses.canonical_consistency(p, transforms), points.clone().requires_grad_())
     assert check(lambda p: losses.relative_pose(p, transforms[:, 0, :3, :3]), points.clone().requires_grad_())
     assert check(lambda p: losses.separation(p * 0.1, 0.05), points.clone().requires_grad_())
     assert check(lambda x: losses.silhouette(soft(x), mask), logits)

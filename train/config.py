@@ -22,6 +22,7 @@ class LossWeights:
     supervision: float = 1.0  # with --supervised: squared distance to the semantic keypoints
     uncertainty: float = 0.0  # ours: likelihood of the residuals under the predicted uncertainties
     spatial_consistency: float = 0.0  # ours: consistency in space, over the size of the point set; from anneal_end on
+    canonical_consistency: float = 0.0  # ours: keypoints of all objects at one place of the object frame
 
 
 @dataclass
@@ -82,7 +83,9 @@ _COMPACT = dict(
     weight_decay=1e-4,
     cosine_decay=True,
     precision="auto",
-    weights=LossWeights(pose=2.0, silhouette=2.0, orientation=6.0, uncertainty=0.02, spatial_consistency=2.0),
+    weights=LossWeights(
+        pose=2.0, silhouette=2.0, orientation=6.0, uncertainty=0.02, spatial_consistency=2.0, canonical_consistency=2.0
+    ),
     delta=0.1,
     noise=0.05,
     noise_end=0.01,

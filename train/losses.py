@@ -2,9 +2,8 @@
 
 Shapes: B pairs, 2 views, N keypoints, A axes, maps of h×w. Keypoints are (u, v, z) in the image coordinates of
 ``intrinsics`` (normalised ones in training) with depth along the camera's +z; ``points`` are the same keypoints
-lifted to the camera frame. Every term returns (B,); all but the pose, which has one value a pair, sum over the two
-views, as the official code does.
-Equations are those of arXiv 1807.03146.
+lifted to the camera frame. Every term returns (B,). The paper's, but for the pose, which has one value a pair, sum
+over the two views, as the official code does. Equations are those of arXiv 1807.03146.
 """
 
 from __future__ import annotations
@@ -62,6 +61,25 @@ def spatial_consistency(points: Tensor, rotation: Tensor) -> Tensor:
     """
     size = (points - points.mean(-2, keepdim=True)).square().sum(-1).mean((-2, -1))
     return residuals(points, rotation).square().sum(-1).mean(-1) / size.clamp(min=1e-3)
+
+
+def canonical_consistency(points: Tensor, object_to_camera: Tensor) -> Tensor:
+    """Canonical consistency (ours): a keypoint lies at the same place in the object frame, whatever the object.
+
+    What 3D-SE measures. Point sets are centred first, see :func:`residuals`, and compared relative to their size, or
+    keypoints would move together.
+
+    Args:
+        points: (B, 2, N, 3) camera-frame keypoints. object_to_camera: (B, 2, 4, 4).
+
+    Returns:
+        (B,) mean squared distance of keypoints from their means over the batch / the batch's mean squared distance of
+        keypoints from their sets' centres.
+    """
+    centered = (points - points.mean(-2, keepdim=True)) @ object_to_camera[..., :3, :3]
+    mean = distributed.batch_mean(centered.mean((0, 1)))
+    size = distributed.batch_mean(centered.square().sum(-1).mean())
+    return (centered - mean).square().sum(-1).mean((-2, -1)) / size.clamp(min=1e-3)
 
 
 def relative_pose(points: Tensor, rotation: Tensor, noise: float = 0.0, sigma: Tensor | None = None) -> Tensor:
@@ -222,6 +240,7 @@ def pair_terms(
     terms = {
         "consistency": consistency(with_mates(keypoints, mates), batch.transforms, with_mates(intrinsics, mates)),
         "spatial_consistency": spatial_consistency(compared, rotation),
+        "canonical_consistency": canonical_consistency(points, batch.object_to_camera),
         "pose": relative_pose(compared, rotation, noise, sigma),
         "separation": separation(points, delta),
         "silhouette": silhouette(heatmaps, F.adaptive_avg_pool2d(batch.mask, heatmaps.shape[-2:])),
