@@ -1,6 +1,6 @@
 """The command line: ``python cli.py COMMAND``, or ``keypointnet COMMAND`` once installed.
 
-Every command is a few lines: it collects its options and calls the room that does the work. That code is imported
+Every command is a few lines: it collects its options and calls the package that does the work. That code is imported
 when the command runs, so that ``--help`` answers at once.
 """
 
@@ -22,6 +22,9 @@ from data.interchange import FORMATS
 
 DEBUG_VARIABLE = "KEYPOINTNET_DEBUG"
 PATH = click.Path(path_type=Path)
+DEVICE = click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="where the network runs"
+)
 
 
 class Run(click.ParamType):
@@ -52,7 +55,30 @@ class Joined(click.ParamType):
         return tuple(self.item.convert(part.strip(), param, ctx) for part in parts)
 
 
-def options_of(settings: str, prefix: str = "", part: str = "", leave_out: tuple[str, ...] = ()) -> Callable:
+class Setting(click.Option):
+    """An option that is listed under a heading of its own."""
+
+    def __init__(self, *args, heading: str, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.heading = heading
+
+
+class SettingsCommand(click.Command):
+    """Lists options under their headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list] = {}
+        for param in self.get_params(ctx):
+            if row := param.get_help_record(ctx):
+                sections.setdefault(getattr(param, "heading", "Options"), []).append(row)
+        for heading, rows in sections.items():
+            with formatter.section(heading):
+                formatter.write_dl(rows)
+
+
+def options_of(
+    settings: str, prefix: str = "", part: str = "", leave_out: tuple[str, ...] = (), heading: str = "Options"
+) -> Callable:
     """Decorator: an option for every field of a settings dataclass, its comment as the help text.
 
     Names, types, defaults and texts stand in the dataclass alone. They are read from its source text, where the
@@ -63,6 +89,7 @@ def options_of(settings: str, prefix: str = "", part: str = "", leave_out: tuple
         settings: ``FILE:CLASS``.
         prefix: begins the options' names.
         part: name of this dataclass as a field of another one; empty for the command's own settings.
+        heading: what the options are listed under, by a :class:`SettingsCommand`.
     """
     file, name = settings.split(":")
     source = (Path(__file__).parent / file).read_bytes()
@@ -78,25 +105,26 @@ def options_of(settings: str, prefix: str = "", part: str = "", leave_out: tuple
             if field not in leave_out:
                 value = ast.literal_eval(node.value) if node.value else None
                 comment = lines[node.end_lineno - 1][node.end_col_offset :].decode().strip(" #")
-                option = _option(f"{prefix}{field}", f"{part}__{field}" if part else field, annotation, value, comment)
-                command = option(command)
+                argument = f"{part}__{field}" if part else field
+                command = _option(f"{prefix}{field}", argument, annotation, value, comment, heading)(command)
         return command
 
     return decorate
 
 
-def _option(name: str, argument: str, annotation: str, default: object, comment: str) -> Callable:
+def _option(name: str, argument: str, annotation: str, default: object, comment: str, heading: str) -> Callable:
     flag = "--" + name.replace("_", "-")
     kind = annotation.removesuffix(" | None")
     shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
     text = comment if default is None or default is False else f"{comment} [default: {shown}]".lstrip()
     if kind == "bool":
-        return click.option(f"{flag}/--no-{flag[2:]}", argument, default=None, help=text)
+        flags = f"{flag}/--no-{flag[2:]}"
+        return click.option(flags, argument, default=None, help=text, cls=Setting, heading=heading)
     types = {"int": int, "float": float, "str": str, "Path": PATH}
     if items := re.fullmatch(r"tuple\[(.+)\]", kind):
         parts = items[1].split(", ")
         types[kind] = Joined(types[parts[0]], None if parts[-1] == "..." else len(parts))
-    return click.option(flag, argument, type=types[kind], help=text)
+    return click.option(flag, argument, type=types[kind], help=text, cls=Setting, heading=heading)
 
 
 def given(options: dict) -> dict:
@@ -128,13 +156,13 @@ def commands() -> None:
     """
 
 
-@commands.command()
+@commands.command(cls=SettingsCommand)
 @click.argument("out", type=PATH)
-@options_of("render/pipeline.py:RenderConfig", leave_out=("out", "task", "progress"))
+@options_of("render/config.py:RenderConfig", leave_out=("out", "task", "progress"))
 @click.option("--task", metavar="I/N", help="do the I-th of N equal parts of the work; `merge` joins them")
-@options_of("render/views.py:ViewSettings", part="views")
-@options_of("render/shading.py:Light", part="light")
-@options_of("render/variety.py:Variety", part="variety")
+@options_of("render/views.py:ViewSettings", part="views", heading="Cameras")
+@options_of("render/shading.py:Light", part="light", heading="Light")
+@options_of("render/variety.py:Variety", part="variety", heading="Domain randomisation, off by default")
 def render(out: Path, task: str | None, **options) -> None:
     """Render pairs of views into a dataset.
 
@@ -147,7 +175,8 @@ def render(out: Path, task: str | None, **options) -> None:
       keypointnet render planes --category airplane --models 2000 --grow
       keypointnet render chairs --meshes ShapeNetCore.v2/03001627 --workers 8
     """
-    from render.pipeline import RenderConfig, parse_task, render_dataset
+    from render.config import RenderConfig, parse_task
+    from render.pipeline import render_dataset
     from render.shading import Light
     from render.variety import Variety
     from render.views import ViewSettings
@@ -162,12 +191,12 @@ def render(out: Path, task: str | None, **options) -> None:
         click.echo(f"  {failure.source}: {failure.reason}")
 
 
-@commands.command()
+@commands.command(cls=SettingsCommand)
 @click.argument("datasets", metavar="DATASET...", type=PATH, nargs=-1, required=True)
 @click.argument("run", type=PATH)
 @click.option("--preset", type=click.Choice(["paper", "cpu", "gpu"]), help="settings [default: cpu]")
 @options_of("train/config.py:TrainConfig", leave_out=("preset", "camera_distance", "focal_length"))
-@options_of("train/config.py:LossWeights", prefix="weight-", part="weights")
+@options_of("train/config.py:LossWeights", prefix="weight-", part="weights", heading="Weights of the objective's terms")
 @click.option("--resume", is_flag=True, help="go on with the run in RUN, from its last checkpoint, with its settings")
 def train(datasets: tuple[Path, ...], run: Path, preset: str | None, resume: bool, **options) -> None:
     """Train a detector on datasets.
@@ -202,8 +231,11 @@ def train(datasets: tuple[Path, ...], run: Path, preset: str | None, resume: boo
     help="folder for the figures, overlays and the report, of several runs also the comparison [default: "
     "RUN/eval-SPLIT; of shipped weights NAME-eval-SPLIT, of several comparison.html, both in the working folder]",
 )
+@DEVICE
 @click.option("--symmetry", metavar="AXIS:ORDER", help="of the objects, as y:2 or y:inf: adds the error under it")
-def evaluate(run: str, others: tuple[str, ...], split: str, out: Path | None, symmetry: str | None) -> None:
+def evaluate(
+    run: str, others: tuple[str, ...], split: str, out: Path | None, device: str, symmetry: str | None
+) -> None:
     """Measure a detector on a dataset, or several to compare them.
 
     RUN is a run folder or the name of shipped weights. Several give one table, and a page with their error curves over
@@ -220,16 +252,16 @@ def evaluate(run: str, others: tuple[str, ...], split: str, out: Path | None, sy
 
     more, datasets = runs_and_datasets(others)
     if more:
-        table, paths = evaluate_all([run, *more], datasets, split, out, symmetry=symmetry)
+        table, paths = evaluate_all([run, *more], datasets, split, out, device, symmetry=symmetry)
         click.echo("\n".join([table, *map(str, paths)]))
         return
-    evaluation, folder = evaluate(run, datasets, split, out, symmetry=symmetry)
+    evaluation, folder = evaluate(run, datasets, split, out, device, symmetry=symmetry)
     click.echo(headline_table(evaluation.metrics))
     click.echo(f"{folder}: metrics.json, report.html, overlays/")
 
 
 def runs_and_datasets(arguments: Sequence[str]) -> tuple[list[str], list[Path]]:
-    """What follows the first run of `eval`: more runs, then datasets, which are told by their manifest."""
+    """What follows the first run of `eval`: more runs, then datasets, which are recognised by their manifest."""
     from data.manifest import MANIFEST_NAME
     from train.detector import find_run
 
@@ -295,8 +327,9 @@ def image_options(command: Callable) -> Callable:
 @click.argument("run", type=Run())
 @click.argument("images", metavar="IMAGE...", type=PATH, nargs=-1, required=True)
 @click.option("--out", type=PATH, required=True, help="folder for predictions.json, .csv, .npz and the overlays")
+@DEVICE
 @image_options
-def predict(run: str, images: tuple[Path, ...], out: Path, **options) -> None:
+def predict(run: str, images: tuple[Path, ...], out: Path, device: str, **options) -> None:
     """Detect keypoints in images of your own.
 
     RUN is a run folder or the name of shipped weights. IMAGE is an image, a video, a folder, a quoted pattern, or - for
@@ -310,7 +343,7 @@ def predict(run: str, images: tuple[Path, ...], out: Path, **options) -> None:
     """
     from train.eval.predict import parse_options, predict
 
-    found = predict(run, list(images), out, options=parse_options(**given(options)))
+    found = predict(run, list(images), out, device, parse_options(**given(options)))
     click.echo(f"{out}: predictions.json, predictions.csv, predictions.npz and overlays of {len(found)} images")
 
 
@@ -536,6 +569,11 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise
+        if isinstance(error, ModuleNotFoundError):
+            _fail(
+                f"{sys.executable}: has no package {error.name!r}: `. .venv/bin/activate` after `make setup`, or "
+                "`pip install .`"
+            )
         if isinstance(error, OSError) and error.strerror:
             advice = _ADVICE.get(error.errno, "mend that and run the same command again")
             _fail(f"{error.filename or 'file system'}: {error.strerror}: {advice}")

@@ -66,6 +66,14 @@ def test_help_has_an_example(command, capsys):
     assert re.search(rf"^  Examples?:\n    keypointnet {command}\b", capsys.readouterr().out, re.MULTILINE)
 
 
+def test_settings_are_listed_under_headings(capsys):
+    run("render", "--help")
+    text = capsys.readouterr().out
+    for heading, first in ("Cameras", "--image-size"), ("Light", "--sky"), ("Domain randomisation.*", "--recolor"):
+        assert re.search(rf"\n\n{heading}:\n  {first} ", text)
+    assert text.count("\n\nOptions:\n") == 1 and text.count("\n  --sky ") == 1
+
+
 @pytest.mark.parametrize("command", CONTRACT)
 def test_contract(command, capsys):
     arguments, options = CONTRACT[command]
@@ -89,7 +97,7 @@ assert not heavy, heavy
 
 
 def settings_classes():
-    from render.pipeline import RenderConfig
+    from render.config import RenderConfig
     from render.shading import Light
     from render.variety import Variety
     from render.views import ViewSettings
@@ -212,6 +220,12 @@ def test_bad_input_is_one_line(tmp_path, capsys):
             ValueError("odd\nsecond line"),
             1,
             "error: unexpected ValueError: odd (a bug; with KEYPOINTNET_DEBUG=1 set, the same command shows where)\n",
+        ),
+        (
+            ModuleNotFoundError("No module named 'h5py'", name="h5py"),
+            1,
+            f"error: {sys.executable}: has no package 'h5py': `. .venv/bin/activate` after `make setup`, or "
+            "`pip install .`\n",
         ),
         (KeyboardInterrupt(), 130, "\ninterrupted\n"),
         (KeyboardInterrupt("3 of 4 models are done"), 130, "\n3 of 4 models are done\n"),
