@@ -295,40 +295,12 @@ def compare(evaluations: tuple[Path, ...], out: Path) -> None:
     click.echo(f"{out}: the table and the curves")
 
 
-def image_options(command: Callable) -> Callable:
-    """Decorator: what a user may tell about images of their own, the fields of ``PredictOptions``."""
-    options = (
-        click.option(
-            "--mask",
-            type=PATH,
-            help="image that is bright where the object is, or a folder of them under the images' names",
-        ),
-        click.option(
-            "--background", metavar="COLOR", help="colour to remove where there is no alpha [default: the border's]"
-        ),
-        click.option(
-            "--intrinsics",
-            type=Joined(float, 4),
-            metavar="FX,FY,CX,CY",
-            help="of the camera, pixels: gives points in 3D",
-        ),
-        click.option(
-            "--object-length",
-            type=float,
-            help="longest side of the object, in the unit that points shall have [default: 2]",
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
 @commands.command()
 @click.argument("run", type=Run())
 @click.argument("images", metavar="IMAGE...", type=PATH, nargs=-1, required=True)
 @click.option("--out", type=PATH, required=True, help="folder for predictions.json, .csv, .npz and the overlays")
 @DEVICE
-@image_options
+@options_of("train/eval/predict.py:PredictOptions")
 def predict(run: str, images: tuple[Path, ...], out: Path, device: str, **options) -> None:
     """Detect keypoints in images of your own.
 
@@ -341,9 +313,9 @@ def predict(run: str, images: tuple[Path, ...], out: Path, device: str, **option
       keypointnet predict airplane clip.mp4 --background "#00ff00" --out found
       keypointnet predict airplane shots --intrinsics 1400,1400,960,540 --object-length 37.6 --out found
     """
-    from train.eval.predict import parse_options, predict
+    from train.eval.predict import PredictOptions, predict
 
-    found = predict(run, list(images), out, device, parse_options(**given(options)))
+    found = predict(run, list(images), out, device, PredictOptions(**given(options)))
     click.echo(f"{out}: predictions.json, predictions.csv, predictions.npz and overlays of {len(found)} images")
 
 
@@ -351,7 +323,7 @@ def predict(run: str, images: tuple[Path, ...], out: Path, device: str, **option
 @click.argument("run", type=Run())
 @click.argument("first", type=PATH, metavar="A")
 @click.argument("second", type=PATH, metavar="B")
-@image_options
+@options_of("train/eval/predict.py:PredictOptions")
 def pose(run: str, first: Path, second: Path, **options) -> None:
     """Print how an object moved between two images, as JSON.
 
@@ -362,9 +334,9 @@ def pose(run: str, first: Path, second: Path, **options) -> None:
     Example:
       keypointnet pose airplane before.png after.png
     """
-    from train.eval.predict import parse_options, pose
+    from train.eval.predict import PredictOptions, pose
 
-    click.echo(pose(run, first, second, parse_options(**given(options))))
+    click.echo(pose(run, first, second, PredictOptions(**given(options))))
 
 
 @commands.command()

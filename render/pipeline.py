@@ -76,17 +76,13 @@ class RenderSummary:
     failures: list[Failure]
 
 
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM; the message says how far it got and how to go on."""
-
-
 def render_dataset(config: RenderConfig) -> RenderSummary:
     """Render a dataset, or what is missing of it.
 
     Raises:
         UserError: options that make no sense, another run at work on the folder, a folder made with other settings,
             a full disk, or, if ``strict``, a mesh that cannot be used.
-        Interrupted: Ctrl-C or SIGTERM; the same call goes on where it stopped.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the same call goes on where it stopped, as the message says.
     """
     check_config(config)
     config = replace(with_absolute_paths(config), backend=_backend(config))
@@ -285,7 +281,7 @@ def _finish(job: Job, manifest: Manifest, sources: list[Source], everything: Set
         try:
             manifest = assemble(out, ready, complete)
         except KeyboardInterrupt:
-            raise Interrupted(
+            raise KeyboardInterrupt(
                 "interrupted: all models are rendered and kept: run the same command again to write the shards"
             ) from None
     clear(parts)
@@ -339,7 +335,7 @@ def _render_missing(job: Job, parts: Path, missing: list[Source], total: int) ->
         except KeyboardInterrupt:
             bar.close()
             done = total - sum(not part_path(parts, source.model_id).exists() for source in missing)
-            raise Interrupted(
+            raise KeyboardInterrupt(
                 f"interrupted: {done} of {total} models are done and kept: run the same command again to go on"
             ) from None
         finally:

@@ -102,6 +102,7 @@ def settings_classes():
     from render.variety import Variety
     from render.views import ViewSettings
     from train.config import LossWeights, TrainConfig
+    from train.eval.predict import PredictOptions
 
     return [
         ("render", "", RenderConfig, {"out", "task", "progress", "views", "light", "variety"}),
@@ -110,10 +111,11 @@ def settings_classes():
         ("render", "variety__", Variety, set()),
         ("train", "", TrainConfig, {"preset", "camera_distance", "focal_length", "weights"}),
         ("train", "weights__", LossWeights, set()),
+        ("predict", "", PredictOptions, set()),
     ]
 
 
-@pytest.mark.parametrize("index", range(6))
+@pytest.mark.parametrize("index", range(7))
 def test_every_setting_is_an_option(index):
     command, part, settings, others = settings_classes()[index]
     for field in dataclasses.fields(settings):

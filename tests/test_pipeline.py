@@ -28,7 +28,7 @@ from data.schema import split_of
 from data.shard import read_models
 from data.verify import verify
 from render.config import RenderConfig, check_config, parse_task
-from render.pipeline import Interrupted, pair_rng, render_dataset
+from render.pipeline import pair_rng, render_dataset
 from render.sources import MeshError, Source
 from render.views import ViewSettings, sample_pair
 from render.workers import WorkerDied, _environment_of_workers, run_tasks, time_limit
@@ -83,12 +83,12 @@ if __name__ == "__main__":
     from pathlib import Path
     from data.errors import UserError
     from render.config import RenderConfig
-    from render.pipeline import Interrupted, render_dataset
+    from render.pipeline import render_dataset
     from render.views import ViewSettings
     try:
         render_dataset(RenderConfig(Path({str(out)!r}), meshes=Path({str(meshes)!r}),
                        views=ViewSettings(image_size=32), {arguments}))
-    except (UserError, Interrupted) as error:
+    except (UserError, KeyboardInterrupt) as error:
         sys.exit(f"{{type(error).__name__}}: {{error}}")
 """
     script = Path(out).parent / "command.py"
@@ -404,7 +404,7 @@ class TestInterruption:
         assert contents(out) == contents(reference)
 
     def test_ctrl_c_while_assembling_says_how_to_go_on(self, meshes, tmp_path, monkeypatch):
-        with monkeypatch.context() as patch, pytest.raises(Interrupted, match="all models are rendered.*run the same"):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match="all models.*run the same"):
             patch.setattr(render.pipeline, "assemble", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             render_dataset(config(tmp_path / "data", meshes, models=1))
 
@@ -433,7 +433,7 @@ class TestInterruption:
         os.killpg(process.pid, number)  # terminals and schedulers send it to all of them
         errors = process.communicate()[1]
         assert time.monotonic() - start < 2
-        assert "Interrupted: interrupted: " in errors and "run the same command again" in errors
+        assert "KeyboardInterrupt: interrupted: " in errors and "run the same command again" in errors
         assert "Traceback" not in errors
         undisturbed = tmp_path / "undisturbed"
         for folder in (out, undisturbed):

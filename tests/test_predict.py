@@ -254,10 +254,10 @@ def test_grey_pictures_of_16_bits_are_those_of_8(tmp_path):
 @pytest.mark.parametrize("numbers", [(700, 700, np.nan, 32), (np.inf, 700, 32, 32), (0, 700, 32, 32)])
 def test_numbers_that_make_no_sense(numbers):
     with pytest.raises(UserError, match="intrinsics .*: give FX,FY,CX,CY"):
-        predict_module.camera_matrix(numbers)
+        PredictOptions(intrinsics=numbers)
     for length in (0.0, -1.0, np.nan, np.inf):
         with pytest.raises(UserError, match="object_length .*: give a length above 0"):
-            predict_module.parse_options(object_length=length)
+            PredictOptions(object_length=length)
 
 
 def test_what_was_done_before_an_interruption_is_kept(tmp_path, monkeypatch):
@@ -540,11 +540,11 @@ def test_pose_is_printed_as_json(tmp_path, capfd):
 
 
 def test_colours_are_parsed():
-    assert predict_module.parse_options("white").background == (255, 255, 255)
-    assert predict_module.parse_options("#00ff00", object_length=3.0).background == (0, 255, 0)
-    assert predict_module.parse_options().background is None
+    assert PredictOptions(background="white").color == (255, 255, 255)
+    assert PredictOptions(background="#00ff00").color == (0, 255, 0)
+    assert PredictOptions().color is None
     with pytest.raises(UserError, match="no colour"):
-        predict_module.parse_options("greenish blue")
+        PredictOptions(background="greenish blue")
 
 
 def test_overlays_are_no_input_unless_named(tmp_path):

@@ -34,49 +34,42 @@ IMAGES_AT_ONCE = 8  # kept in memory; the results do not depend on it
 class PredictOptions:
     """What a user tells about the images.
 
-    Attributes:
-        mask: an image, bright where the object is, or a folder with one for each image under the image's name.
-        background: sRGB colour to remove where there is neither mask nor alpha; None for the border's.
-        intrinsics: (fx, fy, cx, cy) of the images' camera, pixels, for 3D points in its frame.
-        object_length: longest side of the object's bounding box, in the unit that points shall have; 2 gives object
-            units.
-    """
-
-    mask: Path | None = None
-    background: tuple[int, int, int] | None = None
-    intrinsics: tuple[float, float, float, float] | None = None
-    object_length: float = 2.0
-
-
-def camera_matrix(intrinsics: tuple[float, float, float, float] | None) -> np.ndarray | None:
-    """K (3, 3) of (fx, fy, cx, cy); None of None.
-
     Raises:
-        UserError: focal lengths that are not positive, or numbers that are not finite.
+        UserError: no such colour, a mask that is no picture, or a length or focal length that is not positive and
+            finite.
     """
-    if intrinsics is None:
-        return None
-    fx, fy, cx, cy = intrinsics
-    if not (fx > 0 and fy > 0 and np.isfinite(intrinsics).all()):
-        raise UserError(f"intrinsics {fx:g},{fy:g},{cx:g},{cy:g}: give FX,FY,CX,CY in pixels, focal lengths above 0")
-    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
 
+    mask: Path | None = None  # image that is bright where the object is, or a folder of them under the images' names
+    background: str | None = None  # colour to remove where there is no alpha; by default the border's
+    intrinsics: tuple[float, float, float, float] | None = None  # fx,fy,cx,cy in pixels: gives points in 3D
+    object_length: float = 2.0  # longest side of the object, in the unit that points shall have
 
-def parse_options(background: str | None = None, **others) -> PredictOptions:
-    """Options from the command line: a colour by its CSS name or as "#rrggbb".
+    def __post_init__(self):
+        if not 0 < self.object_length < math.inf:
+            raise UserError(f"object_length {self.object_length}: give a length above 0")
+        if self.mask and not self.mask.is_dir():
+            open_image(self.mask)
+        _ = self.color, self.camera_matrix  # both raise
 
-    Raises:
-        UserError: no such colour, a mask that is no picture, or a length that is not positive and finite.
-    """
-    if not 0 < others.get("object_length", 1) < math.inf:
-        raise UserError(f"object_length {others['object_length']}: give a length above 0")
-    if (mask := others.get("mask")) and not mask.is_dir():
-        open_image(mask)
-    try:
-        color = ImageColor.getcolor(background, "RGB") if background else None
-    except ValueError:
-        raise UserError(f"background: {background!r} is no colour: give one like white or '#00ff00'") from None
-    return PredictOptions(background=color, **others)
+    @property
+    def color(self) -> tuple[int, int, int] | None:
+        """``background``, a CSS name or "#rrggbb", as sRGB."""
+        try:
+            return ImageColor.getcolor(self.background, "RGB") if self.background else None
+        except ValueError:
+            raise UserError(f"background: {self.background!r} is no colour: give one like white or '#00ff00'") from None
+
+    @property
+    def camera_matrix(self) -> np.ndarray | None:
+        """K (3, 3) of ``intrinsics``."""
+        if self.intrinsics is None:
+            return None
+        fx, fy, cx, cy = self.intrinsics
+        if not (fx > 0 and fy > 0 and np.isfinite(self.intrinsics).all()):
+            raise UserError(
+                f"intrinsics {fx:g},{fy:g},{cx:g},{cy:g}: give FX,FY,CX,CY in pixels, focal lengths above 0"
+            )
+        return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
 
 
 def predict(
@@ -98,7 +91,6 @@ def predict(
         UserError: the run cannot be used, or some images cannot be read (after all others are done; each is named on
             its own line first).
     """
-    camera = camera_matrix(options.intrinsics)
     paths = expand(images)
     detector = Detector.load(run, device)
     out = Path(out)
@@ -108,7 +100,8 @@ def predict(
     warned: set[tuple[Path, str]] = set()  # of a video, once
     try:
         for batch in _batches(_frame_all(paths, detector, options, failures)):
-            found = detect_framed(detector, [framed for *_, framed in batch], camera, options.object_length)
+            shown = [framed for *_, framed in batch]
+            found = detect_framed(detector, shown, options.camera_matrix, options.object_length)
             for (path, number, framed), keypoints in zip(batch, found, strict=True):
                 overlay = out / _free_name(out, path.stem if number is None else f"{path.stem}-{number:06d}", names)
                 draw_overlay(framed, keypoints.keypoints).save(overlay, pnginfo=_mark())
@@ -132,15 +125,14 @@ def pose(run: str | Path, first: Path, second: Path, options: PredictOptions = P
     Raises:
         UserError: the run or an image cannot be used.
     """
-    camera = camera_matrix(options.intrinsics)
     detector = Detector.load(run)
     framed = []
     for path in (first, second):
         mask = _mask_of(path, options.mask)
-        framed.append(frame_for(detector, open_image(path), mask, options.background, str(path)))
+        framed.append(frame_for(detector, open_image(path), mask, options.color, str(path)))
         if warning := WARNINGS[framed[-1].mask]:
             print(f"{path}: {warning}", file=sys.stderr)
-    found = relative_pose(*detect_framed(detector, framed, camera, options.object_length))
+    found = relative_pose(*detect_framed(detector, framed, options.camera_matrix, options.object_length))
     document = {
         "rotation": found.rotation.tolist(),
         "angle_degrees": found.angle_degrees,
@@ -169,7 +161,7 @@ def _frame_all(
         try:
             mask = _mask_of(path, options.mask)
             for number, image in read_images(path):
-                background = options.background
+                background = options.color
                 if number and background and not border_has(np.asarray(image), background):
                     background = None  # of a video only the first frame must have it: an object may fill a later one
                 yield path, number, frame_for(detector, image, mask, background, str(path))
