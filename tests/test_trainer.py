@@ -384,6 +384,7 @@ def test_paper_preset_is_the_papers():
     assert dataclasses.asdict(config.weights) == dict(
         consistency=1, pose=0.2, separation=1, silhouette=1, variance=0.5, orientation=1, supervision=1, uncertainty=0,
         spatial_consistency=0,
+        canonical_consistency=0,
     )  # fmt: skip
     # annealed linearly between steps 30 000 and 60 000
     assert [schedules.flag_anneal(config, step) for step in (0, 30_000, 45_000, 60_000, 199_999)] == [1, 1, 0.5, 0, 0]
@@ -461,8 +462,11 @@ def test_terms_of_a_network_that_knows_all(dataset):
     terms = loss_terms(network, batch, config, step=0)
     centers = project(network.intrinsics, transform_points(network.poses, network.points))[..., :2].unflatten(0, (6, 2))
     spread = batch.zoom.square() * 2 / 3 * (1 - 1 / 36) - centers.square().sum(-1).mean(-1)
+    shapes = network.points[::2] - network.points[::2].mean(1, keepdim=True)
+    apart = (shapes - shapes.mean(0)).square().sum(-1).mean(1) / shapes.square().sum(-1).mean()
     expected = dict(
-        consistency=0, spatial_consistency=0, pose=0, orientation=0, separation=0.01, variance=spread.sum(1),
+        consistency=0, spatial_consistency=0, canonical_consistency=apart, pose=0, orientation=0, separation=0.01,
+        variance=spread.sum(1),
         silhouette=-batch.mask.mean((2, 3)).log().sum(1), uncertainty=1.5 * math.log(2 * 0.1**2),
     )  # fmt: skip
     assert terms.keys() == expected.keys()
