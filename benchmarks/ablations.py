@@ -58,6 +58,7 @@ VARIANTS = {
     "constant-noise": "--noise-end 0.05",
     "no-uncertainty": "--weight-uncertainty 0",
     "no-spatial-consistency": "--weight-spatial-consistency 0",
+    "no-canonical-consistency": "--weight-canonical-consistency 0",
     "no-cross-pairs": "--no-cross-pairs",
     "without-consistency": "--weight-consistency 0",
     "without-pose": "--weight-pose 0",
