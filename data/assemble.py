@@ -7,8 +7,6 @@ rendering in one go, in parts that are merged, or with interruptions gives the s
 from __future__ import annotations
 
 import json
-import signal
-import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -36,6 +34,7 @@ from data.manifest import (
 )
 from data.schema import PAIRS_PER_SHARD, SPLITS
 from data.shard import ModelEntry, ShardHeader, ShardReader, ShardWriter, canonical_json, damaged
+from data.signals import STOPS, handled_by
 
 Progress = Callable[[int], None]
 
@@ -304,22 +303,14 @@ def _deferred_interrupt() -> Iterator[Callable[[], None]]:
 
     In the callbacks of h5py Python would swallow it now and then.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
-        return
     requested = []
 
     def check() -> None:
         if requested:
             raise KeyboardInterrupt
 
-    stops = (signal.SIGINT, signal.SIGTERM)
-    previous = {number: signal.signal(number, lambda *_: requested.append(True)) for number in stops}
-    try:
+    with handled_by(lambda *_: requested.append(True), *STOPS):
         yield check
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
     check()
 
 

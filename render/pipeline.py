@@ -13,10 +13,8 @@ import os
 import signal
 import socket
 import tempfile
-import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Set
-from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,6 +29,7 @@ from data.errors import UserError
 from data.manifest import MANIFEST_NAME, PARTS, Failure, Manifest, load_manifest
 from data.schema import ModelPairs, split_of
 from data.shard import write_shard
+from data.signals import handled_by
 from render.backends import Backend, open_backend
 from render.cluster import connected, run_tasks_on_ray
 from render.config import DEFAULT_MODELS, RenderConfig, check_config, data_settings, with_absolute_paths
@@ -91,7 +90,8 @@ def render_dataset(config: RenderConfig) -> RenderSummary:
     sources = _for_task(everything, config.task)
     settings = data_settings(config)
     out = Path(config.out)
-    with connected(config.ray), _sigterm_as_ctrl_c(), io_errors_named(out), locked(out):
+    stop_on_sigterm = handled_by(signal.default_int_handler, signal.SIGTERM)
+    with connected(config.ray), stop_on_sigterm, io_errors_named(out), locked(out):
         manifest = existing_manifest(out, config, settings)
         manifest = without_lost_shards(out, manifest, sources)
         held = count_pairs(out, manifest)
@@ -99,19 +99,6 @@ def render_dataset(config: RenderConfig) -> RenderSummary:
         _require_common_models(config, held, everything)
         claim(out, settings)
         return _finish(Job(config, settings, held), manifest, sources, {source.name for source in everything})
-
-
-@contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Stop on SIGTERM, which schedulers send, as on Ctrl-C."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _backend(config: RenderConfig) -> str:

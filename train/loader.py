@@ -10,6 +10,7 @@ import torch
 
 from data.dataset import PairDataset, PairLoader, PairSampler, couples, make_loader
 from data.errors import UserError
+from data.signals import STOPS
 from train import distributed
 from train.config import TrainConfig
 
@@ -56,5 +57,5 @@ def make_pair_loader(pairs: PairDataset, config: TrainConfig, step: int, device:
 
 def ignore_signals(worker: int) -> None:
     """Leave what a terminal or a scheduler sends to all processes to the one that trains, which writes a checkpoint."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOPS:
         signal.signal(number, signal.SIG_IGN)

@@ -20,7 +20,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -32,6 +31,7 @@ from data.atomic import holding
 from data.dataset import PairDataset
 from data.errors import UserError
 from data.geometry import transform_points
+from data.signals import STOPS, handled_by
 from train import distributed, losses, schedules
 from train.batches import PairBatch, find_mates, jitter_colors, make_batch
 from train.checkpoint import (
@@ -323,9 +323,5 @@ def stop_on_interrupt() -> Iterator[Interrupt]:
             raise KeyboardInterrupt
         interrupt.requested = True
 
-    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handled_by(request, *STOPS):
         yield interrupt
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
