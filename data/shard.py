@@ -283,6 +283,7 @@ class ShardReader:
         try:
             # A chunk is read whole, once: caching it would only copy it.
             self._file = h5py.File(self.path, "r", rdcc_nbytes=0)
+            self._datasets: dict[str, h5py.Dataset] = {}
         except FileNotFoundError:
             raise UserError(f"{self.path}: no such shard: restore it, or run the same `render` again") from None
         except OSError as error:
@@ -297,13 +298,20 @@ class ShardReader:
         self.close()
 
     def close(self) -> None:
+        self._datasets.clear()  # HDF5 takes long to close a file whose datasets are open
         self._file.close()
 
     def dataset(self, name: str) -> h5py.Dataset:
         try:
-            return self._file[name]
+            return self._dataset(name)
         except (KeyError, OSError, RuntimeError) as error:
             raise damaged(self.path, error) from None
+
+    def _dataset(self, name: str) -> h5py.Dataset:
+        # By h5py's lower level, and once: of a shard of few pairs, finding the datasets takes longest.
+        if name not in self._datasets:
+            self._datasets[name] = h5py.Dataset(h5py.h5d.open(self._file.id, name.encode()), readonly=True)
+        return self._datasets[name]
 
     def read_chunk(self, dataset: h5py.Dataset, corner: tuple[int, ...]) -> tuple[int, bytes]:
         """A chunk as it is stored: which of the dataset's filters it went without, and its bytes, unchecked."""
@@ -315,12 +323,12 @@ class ShardReader:
     @property
     def codec(self) -> str:
         """That of the images, one of ``CODECS``."""
-        return "gzip" if h5py.h5z.FILTER_DEFLATE in _filters(self._file["rgba"]) else "zstd"
+        return "gzip" if h5py.h5z.FILTER_DEFLATE in _filters(self.dataset("rgba")) else "zstd"
 
     def read(self, name: str, rows=()) -> np.ndarray:
         """Rows of a dataset (all by default); checksums are checked on the way."""
         try:
-            return self._file[name][rows]
+            return self._dataset(name)[rows]
         except (KeyError, OSError, RuntimeError) as error:
             raise damaged(self.path, error) from None
 
@@ -349,8 +357,8 @@ class ShardReader:
     def _read_header(self) -> None:
         attributes = self._file.attrs
         check_format(self.path, attributes["format"], int(attributes["format_version"]))
-        depth = self._file["depth"].attrs
-        points = self._file["semantic_keypoints"] if self.holds("semantic_keypoints") else None
+        depth = self._dataset("depth").attrs
+        points = self._dataset("semantic_keypoints") if self.holds("semantic_keypoints") else None
         self.header = ShardHeader(
             str(attributes["split"]),
             canonical_json(dict(json.loads(attributes["settings"]))),
@@ -360,27 +368,27 @@ class ShardReader:
         )
         if self.header.split not in SPLITS:
             raise ValueError("unknown split")
-        rgba = self._file["rgba"]
+        rgba = self._dataset("rgba")
         require_filters(rgba, self.path)
         self.num_pairs, _, height, width, _ = rgba.shape
         self.image_size = (height, width)
-        self._model_index = self._file["model_index"][:]
-        names = list(self._file["model_id"].asstr()[:])
+        self._model_index = self._dataset("model_index")[:]
+        names = list(self._dataset("model_id").asstr()[:])
         sources = self._optional_strings("model_source", len(names))
         geometry = self._optional_strings("model_geometry", len(names))
-        faces = self._file["model_faces"][:] if self.holds("model_faces") else np.zeros(len(names), np.int64)
+        faces = self._dataset("model_faces")[:] if self.holds("model_faces") else np.zeros(len(names), np.int64)
         self.models = [
             ModelEntry(name, self.header.split, source, int(count), digest)
             for name, source, count, digest in zip(names, sources, faces, geometry, strict=True)
         ]
         for name in (*_POSE_FIELDS, "depth", "model_index"):
-            if len(self._file[name]) != self.num_pairs:
+            if len(self._dataset(name)) != self.num_pairs:
                 raise ValueError(f"{name} does not have a row for every pair")
         if self.num_pairs and not 0 <= self._model_index.min() <= self._model_index.max() < len(names):
             raise ValueError("model_index points outside model_id")
 
     def _optional_strings(self, name: str, count: int) -> list[str]:
-        return list(self._file[name].asstr()[:]) if self.holds(name) else [""] * count
+        return list(self._dataset(name).asstr()[:]) if self.holds(name) else [""] * count
 
 
 class ImageReader:
