@@ -14,8 +14,12 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import click
-from click.shell_completion import CompletionItem
+NO_PACKAGE = f"{sys.executable}: has no package {{!r}}: `. .venv/bin/activate` after `make setup`, or `pip install .`"
+try:
+    import click
+    from click.shell_completion import CompletionItem
+except ModuleNotFoundError as error:
+    sys.exit("error: " + NO_PACKAGE.format(error.name))
 
 from data.errors import UserError
 from data.interchange import FORMATS
@@ -542,10 +546,7 @@ def main(arguments: list[str] | None = None) -> None:
         if os.environ.get(DEBUG_VARIABLE):
             raise
         if isinstance(error, ModuleNotFoundError):
-            _fail(
-                f"{sys.executable}: has no package {error.name!r}: `. .venv/bin/activate` after `make setup`, or "
-                "`pip install .`"
-            )
+            _fail(NO_PACKAGE.format(error.name))
         if isinstance(error, OSError) and error.strerror:
             advice = _ADVICE.get(error.errno, "mend that and run the same command again")
             _fail(f"{error.filename or 'file system'}: {error.strerror}: {advice}")

@@ -11,6 +11,7 @@ case $category in
     airplane) meshes=$(realpath "$2/02691156") pairs=60 varied_pairs=60 ;;
     car) meshes=$(realpath "$2/02958343") pairs=200 varied_pairs=400 ;;
     chair) meshes=$(realpath "$2/03001627") pairs=200 varied_pairs=300 ;;
+    *) echo "$category: choose airplane, car or chair" >&2 && exit 2 ;;
 esac
 vary="--recolor 0.5 --color-jitter 0.5 --stretch 0.2 --warp 0.6 --sun-spread-degrees 45 --light-tint 0.1
     --ambient 0.6,1.1 --brightness 0.15 --contrast 0.15"

@@ -243,6 +243,13 @@ def test_failures(raised, code, line, monkeypatch, capsys):
     assert capsys.readouterr() == ("", line)
 
 
+def test_python_without_packages():
+    result = subprocess.run([sys.executable, "-S", "cli.py", "train"], cwd=ROOT, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("error: ") and "no package 'click'" in result.stderr and "activate" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
 def test_debug_shows_where(monkeypatch):
     def fail(*args, **kwargs):
         raise ValueError("odd")
