@@ -477,10 +477,14 @@ def merge(out: Path, datasets: tuple[Path, ...], **options) -> None:
     from tqdm import tqdm
 
     from data.assemble import merge
+    from data.manifest import load_manifest
 
     with tqdm(desc="merge", unit="pair", disable=None) as bar:
         manifest = merge(out, list(datasets), bar.update, **given(options))
-    click.echo(f"{out}: {len(manifest.models)} models, {sum(shard.pairs for shard in manifest.shards)} pairs")
+    pairs = sum(shard.pairs for shard in manifest.shards)
+    repeated = sum(shard.pairs for dataset in datasets for shard in load_manifest(dataset).shards) - pairs
+    note = f"; left out {repeated} that occur twice (same model, cameras, light and variety)" if repeated else ""
+    click.echo(f"{out}: {len(manifest.models)} models, {pairs} pairs{note}")
 
 
 @commands.command()

@@ -70,7 +70,7 @@ def assemble(
 
     Args:
         out: the dataset folder. Shards in it that ``manifest`` does not list are remains of a killed run and go.
-        sources: shards, in any order.
+        sources: shards, in any order, in other folders.
         manifest: category, seed, settings and failures of the result. Shards and models that it already lists are
             kept as they are, and new shards take the first free names.
         pairs_per_shard: a shard holds whole models and is closed at this many pairs.
@@ -81,9 +81,13 @@ def assemble(
         The manifest as saved.
 
     Raises:
-        UserError: a model is in two splits, or one name stands for two shapes, or image sizes differ.
+        UserError: a model is in two splits, or one name stands for two shapes, or image sizes differ, or a source lies
+            in ``out``.
     """
-    out = Path(out)
+    out, sources = Path(out), list(sources)
+    for path in sources:
+        if Path(path).parent.resolve() == out.resolve():
+            raise UserError(f"{path}: lies in the folder that is to be written: move it to another one first")
     out.mkdir(parents=True, exist_ok=True)
     shards = list(manifest.shards)
     with _deferred_interrupt() as check_interrupt:

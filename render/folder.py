@@ -48,8 +48,12 @@ def existing_manifest(out: Path, config: RenderConfig, settings: dict) -> Manife
             )
     else:
         manifest = Manifest(category_of(config), config.seed, settings)
-        if not marker.exists() and any(SHARD_NAME.fullmatch(path.name) for path in out.iterdir()):
-            raise UserError(f"{out}: holds shards but no {MANIFEST_NAME}: choose a new folder")
+    listed = {shard.file for shard in manifest.shards}
+    foreign = sorted(path.name for path in out.iterdir() if SHARD_NAME.fullmatch(path.name) and path.name not in listed)
+    if foreign and not marker.exists():  # with the marker they are what a killed run left
+        raise UserError(
+            f"{out}: holds {foreign[0]}, but no {MANIFEST_NAME} that lists it: choose a new folder, or move it away"
+        )
     return manifest
 
 

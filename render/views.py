@@ -23,7 +23,7 @@ class ViewSettings:
 
 def check_views(views: ViewSettings) -> None:
     """Raise :class:`UserError` for the first setting that makes no sense."""
-    reach = 1 + np.sqrt(3) * views.shift  # from within it, a camera could stand in the object
+    reach = np.sqrt(3) * (1 + views.shift)  # from within it, a camera could stand in the object
     for name, (low, high), unit in (
         ("image_size", (8, 4096), "pixels"),
         ("shift", (0, 1), "object units"),

@@ -47,6 +47,14 @@ def undisturbed(parts, tmp_path_factory):
     return folder_bytes(out)
 
 
+def test_sources_in_the_folder_itself_are_refused_and_stay(tmp_path):
+    shard = write_part(tmp_path, make_model(0)).rename(tmp_path / "train-00000.h5")
+    before = shard.read_bytes()
+    with pytest.raises(UserError, match="train-00000.h5: lies in the folder that is to be written"):
+        assemble(tmp_path, [shard], make_manifest())
+    assert shard.read_bytes() == before
+
+
 def test_everything_arrives_sorted_in_shards_of_whole_models(parts, tmp_path):
     manifest = assemble(tmp_path / "out", parts, make_manifest(), pairs_per_shard=8)
     assert load_manifest(tmp_path / "out") == manifest

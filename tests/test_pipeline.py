@@ -520,6 +520,13 @@ class TestRefusals:
             render_dataset(config(tmp_path, meshes))
         assert (tmp_path / "train-00000.h5").read_bytes() == b"precious"
 
+    def test_a_foreign_shard_beside_ours(self, meshes, tmp_path):
+        render_dataset(config(tmp_path, meshes))
+        (tmp_path / "train-00007.h5").write_bytes(b"precious")
+        with pytest.raises(UserError, match="holds train-00007.h5, but no dataset.json that lists it"):
+            render_dataset(config(tmp_path, meshes, pairs_per_model=5, grow=True))
+        assert (tmp_path / "train-00007.h5").read_bytes() == b"precious" and not (tmp_path / ".parts").exists()
+
     @pytest.mark.parametrize(
         "options",
         [
