@@ -15,12 +15,14 @@ import numpy as np
 import trimesh
 
 from render.assets import MAX_FILE_BYTES, Assets, own_folder
+from render.coincidence import Coincidence
 from render.formats import MAX_FACES, check_gltf, check_ply, cut_concave, prepare_obj
 from render.mesh import Mesh, build_mesh
-from render.painting import Painted, Textures, paint
+from render.painting import Painted, Textures, paint, texture_of
 from render.sources import MeshError
 
 MAX_COORDINATE = 1e9
+_Placed = tuple[trimesh.Trimesh, np.ndarray]  # a mesh of a scene, and its transform (4, 4)
 
 logging.getLogger("trimesh").addHandler(logging.NullHandler())  # what it has to say becomes a MeshError
 
@@ -81,13 +83,15 @@ def _read_parts(path: Path, assets: Assets) -> list[Painted]:
         del cut
     del content
     linear = kind in ("glb", "gltf")  # glTF gives factors and vertex colours in linear light
-    size = _longest_side(meshes)
-    textures = Textures()
+    low, high = _bounds(meshes)
+    size, textures = float((high - low).max()), Textures()
+    if size > 0:
+        meshes = _without_backs_of_pictures(meshes, (low + high) / 2, 2 / size)
     return [_paint_part(geometry, transform, size, linear, textures) for geometry, transform in meshes]
 
 
-def _meshes_of(content: bytes, kind: str, assets: Assets) -> list[tuple[trimesh.Trimesh, np.ndarray]]:
-    """The meshes of a file's scene, each with its transform (4, 4)."""
+def _meshes_of(content: bytes, kind: str, assets: Assets) -> list[_Placed]:
+    """The meshes of a file's scene."""
     scene = trimesh.load_scene(io.BytesIO(content), file_type=kind, resolver=assets, process=False)
     placed = ((scene.geometry[name], transform) for transform, name in map(scene.graph.get, scene.graph.nodes_geometry))
     return [(mesh, transform) for mesh, transform in placed if isinstance(mesh, trimesh.Trimesh) and len(mesh.faces)]
@@ -104,8 +108,8 @@ def _read(path: Path) -> bytes:
     return content
 
 
-def _longest_side(meshes: list[tuple[trimesh.Trimesh, np.ndarray]]) -> float:
-    """Longest side of the scene's bounding box, in its own units; refuses coordinates and indices out of range."""
+def _bounds(meshes: list[_Placed]) -> tuple[np.ndarray, np.ndarray]:
+    """Corners of the scene's bounding box, in its own units; refuses coordinates and indices out of range."""
     low, high = np.full(3, np.inf), np.full(3, -np.inf)
     for geometry, transform in meshes:
         faces, vertices = np.asarray(geometry.faces), np.asarray(geometry.vertices)
@@ -119,7 +123,39 @@ def _longest_side(meshes: list[tuple[trimesh.Trimesh, np.ndarray]]) -> float:
         if np.abs(corners).max() > MAX_COORDINATE:
             raise MeshError(f"has coordinates beyond {MAX_COORDINATE:.0e}")
         low, high = np.minimum(low, corners.min(0)), np.maximum(high, corners.max(0))
-    return float((high - low).max())
+    return low, high
+
+
+def _without_backs_of_pictures(meshes: list[_Placed], center: np.ndarray, scale: float) -> list[_Placed]:
+    """Of faces that lie on each other and of which one has a texture, that one alone.
+
+    ``build_mesh`` joins the two sides of a surface, but not once textured faces are cut into pieces.
+    """
+    textured = [texture_of(geometry.visual) is not None for geometry, _ in meshes]
+    if not any(textured):
+        return meshes
+    order = sorted(range(len(meshes)), key=lambda i: not textured[i])  # so that a textured face is first of its group
+    parts = [meshes[i] for i in order]
+    vertices = [(trimesh.transform_points(geometry.vertices, placed) - center) * scale for geometry, placed in parts]
+    offsets = np.cumsum([0] + [len(points) for points in vertices])
+    faces = np.concatenate([geometry.faces + offset for (geometry, _), offset in zip(parts, offsets)])
+    shows = np.repeat([textured[i] for i in order], [len(geometry.faces) for geometry, _ in parts])
+    groups = Coincidence(np.concatenate(vertices), faces)
+    first = groups.first[groups.group]
+    keep = (first == np.arange(len(faces))) | ~shows[first]
+    if keep.all():
+        return meshes
+    ends = np.cumsum([len(geometry.faces) for geometry, _ in parts])
+    kept = dict(zip(order, np.split(keep, ends[:-1]), strict=True))
+    return [_with_faces(placed, kept[i]) for i, placed in enumerate(meshes) if kept[i].any()]
+
+
+def _with_faces(placed: _Placed, keep: np.ndarray) -> _Placed:
+    geometry, transform = placed
+    if not keep.all():
+        geometry = geometry.copy()  # it may stand in the scene more than once
+        geometry.update_faces(keep)
+    return geometry, transform
 
 
 def _paint_part(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
+
+from render.coincidence import Coincidence
 
 
 @dataclass(frozen=True)
@@ -14,11 +16,12 @@ class Mesh:
 
     Attributes:
         vertices: float64 (V, 3), object units (longest side of the bounding box = 2).
-        faces: int64 (F, 3), indices into ``vertices``; the winding carries no meaning.
+        faces: int64 (F, 3), indices into ``vertices``; the winding tells which side is which, no more.
         colors: uint8 (F, 3, 3), sRGB colour at each corner of each face.
         normals: float32 (F, 3, 3), unit shading normal at each corner; only its axis matters, renderers
             turn it towards the viewer.
         semantic_keypoints: name -> float64 (3,) in the object frame; NaN where the object has no such part.
+        back_colors: as ``colors``, of the side that the winding normal points away from; None if both are alike.
     """
 
     vertices: np.ndarray
@@ -26,13 +29,20 @@ class Mesh:
     colors: np.ndarray
     normals: np.ndarray
     semantic_keypoints: dict[str, np.ndarray] = field(default_factory=dict)
+    back_colors: np.ndarray | None = None
 
     @cached_property
     def palette(self) -> tuple[np.ndarray, np.ndarray]:
-        """The distinct colours, uint8 (U, 3), and which of them each corner has, int64 (F, 3)."""
-        red, green, blue = np.moveaxis(self.colors.astype(np.int64), -1, 0)
+        """The distinct colours, uint8 (U, 3), and which of them each corner has, int64 (1 or 2 sides, F, 3)."""
+        sides = [self.colors] if self.back_colors is None else [self.colors, self.back_colors]
+        red, green, blue = np.moveaxis(np.stack(sides).astype(np.int64), -1, 0)
         codes, index = np.unique((red << 16) | (green << 8) | blue, return_inverse=True)
         return np.stack([codes >> 16, codes >> 8 & 255, codes & 255], -1).astype(np.uint8), index.reshape(red.shape)
+
+    def repainted(self, palette: np.ndarray) -> Mesh:
+        """The mesh with other colours, uint8 (U, 3), in place of those of :attr:`palette`."""
+        colors, *back = palette[self.palette[1]]
+        return replace(self, colors=colors, back_colors=back[0] if back else None)
 
 
 def build_mesh(
@@ -45,7 +55,8 @@ def build_mesh(
 
     Args:
         vertices: (V, 3) positions, axes already those of the object frame, any size and origin.
-        faces: (F, 3) vertex indices. Faces without area are dropped.
+        faces: (F, 3) vertex indices. Faces without area are dropped. Of faces that lie on each other the first stays;
+            the first one that is wound the other way round gives the colours of its back.
         colors: uint8 (F, 3) per face or (F, 3, 3) per corner, sRGB.
         semantic_keypoints: name -> (3,) in the same coordinates as ``vertices``.
 
@@ -68,9 +79,28 @@ def build_mesh(
         raise ValueError("no face has an area")
     from render.normals import corner_normals  # takes a moment to import, and only what builds meshes needs it
 
-    faces, colors = faces[keep], colors[whole][keep]
+    faces, colors, back = _two_sided(vertices, faces[keep], colors[whole][keep])
     keypoints = {name: (np.asarray(p, np.float64) - center) * scale for name, p in (semantic_keypoints or {}).items()}
-    return Mesh(vertices, faces, colors, corner_normals(vertices, faces), keypoints)
+    return Mesh(vertices, faces, colors, corner_normals(vertices, faces), keypoints, back)
+
+
+def _two_sided(
+    vertices: np.ndarray, faces: np.ndarray, colors: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Faces without those that lie on an earlier one, their colours (F, 3, 3), and those of their backs.
+
+    Some exporters write either side of a surface as a face of its own; drawn both, which one is seen were chance.
+    """
+    groups = Coincidence(vertices, faces)
+    first, other = groups.first, groups.turned
+    if len(first) == len(faces):
+        return faces, colors, None
+    back = colors.copy()
+    turned = first[other >= 0], other[other >= 0]
+    corners, shown = (groups.order[of][..., None] for of in turned)
+    back[turned[0][:, None, None], corners, np.arange(3)] = np.take_along_axis(colors[turned[1]], shown, 1)
+    keep = np.sort(first)
+    return faces[keep], colors[keep], back[keep] if len(turned[0]) else None
 
 
 def _have_area(vertices: np.ndarray, faces: np.ndarray, least: float = 0.0) -> np.ndarray:

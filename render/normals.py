@@ -7,6 +7,7 @@ import math
 import numpy as np
 from numba import njit
 
+from render.coincidence import merge_by_position
 from render.compiled import compile_once, compiled
 
 HARD_EDGE_DEGREES = 40.0
@@ -27,17 +28,11 @@ def corner_normals(vertices: np.ndarray, faces: np.ndarray, hard_edge_degrees: f
     Returns:
         float32 (F, 3, 3) unit vectors.
     """
-    positions = _merge_by_position(vertices)
+    positions = merge_by_position(vertices)
     return _smooth(
         np.ascontiguousarray(vertices, np.float64), np.ascontiguousarray(faces, np.int64), positions,
         math.cos(math.radians(hard_edge_degrees)),
     )  # fmt: skip
-
-
-def _merge_by_position(vertices: np.ndarray) -> np.ndarray:
-    """int64 (V,): an index per distinct position (to 1e-6 of an object unit)."""
-    x, y, z = (np.round(vertices * 1e6).astype(np.int64) + 2**20).T  # 21 bits each: coordinates are in [-1, 1]
-    return np.unique((x << 42) | (y << 21) | z, return_inverse=True)[1].ravel()
 
 
 @njit

@@ -60,9 +60,8 @@ def paint(
     """
     if isinstance(visual, ColorVisuals):
         return Painted(vertices, faces, _encoded(_plain_colors(visual, faces), linear))
-    material = visual.material
+    material, image = visual.material, texture_of(visual)
     is_pbr = isinstance(material, PBRMaterial)
-    image = material.baseColorTexture if is_pbr else getattr(material, "image", None)
     factor = _factor(material) if is_pbr else None
     if image is not None and (visual.uv is None or len(visual.uv) != len(vertices)):
         mean = textures.levels(image)[-1][0, 0, :3]  # where on the picture its faces lie is not said
@@ -78,6 +77,14 @@ def paint(
         color = material.baseColorFactor if is_pbr else material.main_color
         colors = np.broadcast_to(_DEFAULT if color is None else color[:3], (len(faces), 3, 3))
     return Painted(vertices, faces, _encoded(colors, linear))
+
+
+def texture_of(visual: ColorVisuals | TextureVisuals) -> Image.Image | None:
+    """The picture that gives a surface its colours, if one does."""
+    if isinstance(visual, ColorVisuals):
+        return None
+    material = visual.material
+    return material.baseColorTexture if isinstance(material, PBRMaterial) else getattr(material, "image", None)
 
 
 _DEFAULT = np.full(3, DEFAULT_GREY, np.uint8)

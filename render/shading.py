@@ -44,13 +44,14 @@ def lit_corners(mesh: Mesh, light: Light) -> tuple[np.ndarray, np.ndarray]:
         Two float32 (F, 3, 3), sRGB-encoded in [0, 255], per corner: seen from the side that the face's winding
         normal points to, and from the other.
     """
-    albedo = _LINEAR_OF_SRGB8[mesh.colors]
+    front = _LINEAR_OF_SRGB8[mesh.colors]
+    back = front if mesh.back_colors is None else _LINEAR_OF_SRGB8[mesh.back_colors]
     up = mesh.normals[..., 1:2]
     sun_direction = np.asarray(light.sun_direction, np.float32)
     towards_sun = mesh.normals @ (sun_direction / np.linalg.norm(sun_direction))[:, None]
     sky, ground, sun = (np.asarray(x, np.float32) for x in (light.sky, light.ground, light.sun))
     sides = []
-    for sign in (1, -1):
+    for sign, albedo in ((1, front), (-1, back)):
         irradiance = ground + (sky - ground) * (0.5 + 0.5 * sign * up) + sun * np.maximum(sign * towards_sun, 0)
         sides.append(255 * encode_srgb(albedo * irradiance))
     return sides[0], sides[1]

@@ -107,12 +107,12 @@ def variety_settings(variety: Variety) -> dict:
 
 def vary_object(mesh: Mesh, light: Light, variety: Variety, draws: Draws) -> tuple[Mesh, Light]:
     """The object of one pair, and the light on it. What is off stays the same Python object."""
-    colors, index = mesh.palette
+    colors, _ = mesh.palette
     rng = draws("recolor")
     if rng.random() < variety.recolor:
-        mesh = replace(mesh, colors=recolor(colors, rng)[index])
+        mesh = mesh.repainted(recolor(colors, rng))
     elif variety.color_jitter:
-        mesh = replace(mesh, colors=jitter_colors(colors, variety.color_jitter, draws("color_jitter"))[index])
+        mesh = mesh.repainted(jitter_colors(colors, variety.color_jitter, draws("color_jitter")))
     if variety.deforms:
         mesh = deform(mesh, variety, draws)
     return mesh, vary_light(light, variety, draws)
@@ -239,7 +239,9 @@ def deform(mesh: Mesh, variety: Variety, draws: Draws) -> Mesh:
     cofactors = _cofactors(linear @ (np.eye(3) + warp.jacobian(mesh.vertices)))
     normals = np.einsum("fcij,fcj->fci", cofactors.astype(np.float32)[mesh.faces], mesh.normals)
     keypoints = {name: (moved(point) - center) * scale for name, point in mesh.semantic_keypoints.items()}
-    return Mesh((vertices - center) * scale, mesh.faces, mesh.colors, _unit(normals), keypoints)
+    return replace(
+        mesh, vertices=(vertices - center) * scale, normals=_unit(normals), semantic_keypoints=keypoints
+    )
 
 
 def _cofactors(matrices: np.ndarray) -> np.ndarray:

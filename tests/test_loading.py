@@ -189,6 +189,16 @@ class TestColors:
         assert len(load_mesh(path, tmp_path).faces) > 1000
         assert len(load_mesh(path).faces) > 1000
 
+    def test_of_two_sides_the_one_with_a_picture_is_seen(self, tmp_path):
+        path = textured_quad(tmp_path)
+        alone = load_mesh(path)
+        back = "newmtl plain\nKd 0.5 0.5 0.5\n"
+        write(tmp_path / "quad.mtl", back + (tmp_path / "quad.mtl").read_text())
+        text = path.read_text().replace("usemtl m", "usemtl plain\nf 3 2 1\nusemtl m")
+        both = load_mesh(write(path, text))
+        np.testing.assert_array_equal(both.vertices[both.faces], alone.vertices[alone.faces])
+        np.testing.assert_array_equal(both.colors, alone.colors)
+
     def test_many_textured_parts_share_one_bound(self, tmp_path, monkeypatch):
         monkeypatch.setattr(painting, "MAX_PIECES_OF_ALL", 1000)
         path = textured_quad(tmp_path)

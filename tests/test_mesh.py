@@ -42,6 +42,18 @@ def test_a_face_without_area_far_away_does_not_shrink_the_object():
     assert (mesh.colors == 2).all()
 
 
+def test_two_faces_on_each_other_are_the_sides_of_one():
+    square = np.array([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0.0]])
+    vertices = np.concatenate([square, square])  # the second skin has vertices of its own
+    faces = np.array([[0, 1, 2], [0, 2, 3], [6, 5, 4], [5, 6, 4], [4, 6, 7]])
+    colors = np.arange(45, dtype=np.uint8).reshape(5, 3, 3)
+    mesh = build_mesh(vertices, faces, colors)
+    np.testing.assert_array_equal(mesh.faces, faces[:2])
+    np.testing.assert_array_equal(mesh.colors, colors[:2])  # the last face is the second, wound alike: not seen
+    np.testing.assert_array_equal(mesh.back_colors, [colors[2][::-1], colors[1]])
+    assert build_mesh(vertices, faces[[0, 1, 4]], colors[[0, 1, 4]]).back_colors is None
+
+
 def test_hard_edges_stay_hard():
     mesh = build(trimesh.creation.box((1, 2, 3)))
     np.testing.assert_allclose(mesh.normals, np.repeat(face_normals(mesh)[:, None], 3, axis=1), atol=1e-6)

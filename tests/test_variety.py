@@ -171,7 +171,7 @@ def test_shades_of_a_picture_stay_in_order():
 
 def test_a_mesh_knows_its_palette(car):
     colors, index = car.palette
-    np.testing.assert_array_equal(colors[index], car.colors)
+    np.testing.assert_array_equal(colors[index], [car.colors])
     assert len(np.unique(colors, axis=0)) == len(colors)
 
 
