@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -30,6 +31,7 @@ class Assets(Resolver):
         self._roots = [root.resolve()]
         self._no_images: set[str] = set()
         self._libraries: list[str] = []
+        self._plain: Callable[[bytes], bytes]
         if not real.is_relative_to(self._roots[0]):
             self._roots.append(own_folder(real))
         self._problem: str | None = None
@@ -38,9 +40,13 @@ class Assets(Resolver):
         """A file of this name, whatever its suffix, is no image."""
         self._no_images.add(name)
 
-    def expect_libraries(self, names: list[str]) -> None:
-        """The material libraries of an OBJ file; who asks for the first gets all of them, for trimesh reads one."""
-        self._libraries = names
+    def expect_libraries(self, names: list[str], plain: Callable[[bytes], bytes]) -> None:
+        """The material libraries of an OBJ file; who asks for the first gets all of them, for trimesh reads one.
+
+        Args:
+            plain: puts what a library holds in terms that trimesh reads; may raise :class:`MeshError`.
+        """
+        self._libraries, self._plain = names, plain
         self._no_images.update(names)
 
     def get(self, name: str) -> bytes:
@@ -55,10 +61,14 @@ class Assets(Resolver):
             is_one = len(several) == 1 or self._find(name).is_file()
         except (OSError, ValueError):  # too long for one
             is_one = False
-        if is_one:
-            return self._get(name)
-        self._no_images.update(several)
-        return b"\n".join(map(self._get, several))
+        names = [name] if is_one else several
+        self._no_images.update(names)
+        contents = [self._get(each) for each in names]
+        self._folders += [self._find(each).parent for each in names]  # their textures may lie beside them
+        try:
+            return b"\n".join(map(self._plain, contents))
+        except MeshError as error:
+            self._fail(str(error))
 
     def _find(self, name: str) -> Path:
         for folder in self._folders:
@@ -73,8 +83,7 @@ class Assets(Resolver):
 
     def _get(self, name: str) -> bytes:
         is_image = name not in self._no_images and Path(name).suffix.lower() not in (".mtl", ".bin")
-        # Some exporters write options before a texture's name, quote it, or use back slashes.
-        name = name.split()[-1] if name.lstrip().startswith("-") else name.strip().strip('"')
+        name = name.strip().strip('"')  # some exporters quote it
         shown = repr(name if len(name) <= 100 else name[:100] + "…")
         try:
             path = self._find(name)

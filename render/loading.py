@@ -16,7 +16,7 @@ import trimesh
 
 from render.assets import MAX_FILE_BYTES, Assets, own_folder
 from render.coincidence import Coincidence
-from render.formats import MAX_FACES, check_gltf, check_ply, cut_concave, prepare_obj
+from render.formats import MAX_FACES, check_gltf, check_off, cut_concave, prepare_obj, prepare_ply, prepare_stl
 from render.mesh import Mesh, build_mesh
 from render.painting import Painted, Textures, paint, texture_of
 from render.sources import MeshError
@@ -53,7 +53,8 @@ def load_mesh(path: Path, root: Path | None = None, semantic_keypoints: dict[str
     except Exception as error:  # parsers meet bad files with whatever exception their bugs make
         assets.raise_problem()
         text = str(error).strip().partition("\n")[0][:200]
-        raise MeshError(f"cannot be read ({type(error).__name__}{': ' * bool(text)}{text})") from None
+        advice = ": triangulate it, or save it as OBJ or GLB" * (path.suffix.lower() == ".ply")  # see troubleshooting
+        raise MeshError(f"cannot be read ({type(error).__name__}{': ' * bool(text)}{text}){advice}") from None
 
 
 def _read_parts(path: Path, assets: Assets) -> list[Painted]:
@@ -68,9 +69,13 @@ def _read_parts(path: Path, assets: Assets) -> list[Painted]:
     if kind in ("glb", "gltf"):
         check_gltf(content, assets)
     elif kind == "ply":
-        check_ply(content)
+        content = prepare_ply(content)
     elif kind == "obj":
         content = prepare_obj(content, assets)
+    elif kind == "stl":
+        content = prepare_stl(content)
+    elif kind == "off":
+        check_off(content)
     meshes = _meshes_of(content, kind, assets)
     faces = sum(len(geometry.faces) for geometry, _ in meshes)
     if not meshes:

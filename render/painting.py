@@ -58,24 +58,24 @@ def paint(
         vertices: (V, 3). faces: (F, 3). size: longest side of the whole object in the same unit.
         linear: colour factors and vertex colours are linear light (glTF), not sRGB.
     """
+    blank = np.full(3, 255 if linear else DEFAULT_GREY, np.uint8)  # glTF says what has no colour is white
     if isinstance(visual, ColorVisuals):
-        return Painted(vertices, faces, _encoded(_plain_colors(visual, faces), linear))
+        return Painted(vertices, faces, _encoded(_plain_colors(visual, faces, blank), linear))
     material, image = visual.material, texture_of(visual)
     is_pbr = isinstance(material, PBRMaterial)
-    factor = _factor(material) if is_pbr else None
+    tint = _tint(material, visual, len(vertices)) if is_pbr else None
     if image is not None and (visual.uv is None or len(visual.uv) != len(vertices)):
         mean = textures.levels(image)[-1][0, 0, :3]  # where on the picture its faces lie is not said
-        return Painted(vertices, faces, np.broadcast_to(_multiplied(mean, factor), (len(faces), 3, 3)))
+        tints = None if tint is None else tint[faces]
+        return Painted(vertices, faces, np.broadcast_to(_multiplied(mean, tints), (len(faces), 3, 3)))
     if image is not None:
         cut_out = not is_pbr or material.alphaMode in ("MASK", "BLEND")
-        return _paint_texture(vertices, faces, np.nan_to_num(visual.uv), image, textures, size, factor, cut_out)
-    if is_pbr and "color" in visual.vertex_attributes:
-        colors = _as_bytes(visual.vertex_attributes["color"])[faces, :3]
-        if factor is not None:
-            colors = np.rint(colors * factor).astype(np.uint8)
+        return _paint_texture(vertices, faces, visual.uv, image, textures, size, tint, cut_out)
+    if tint is not None:
+        colors = np.rint(255 * tint[faces]).astype(np.uint8)
     else:
-        color = material.baseColorFactor if is_pbr else material.main_color
-        colors = np.broadcast_to(_DEFAULT if color is None else color[:3], (len(faces), 3, 3))
+        color = None if is_pbr else material.main_color
+        colors = np.broadcast_to(blank if color is None else color[:3], (len(faces), 3, 3))
     return Painted(vertices, faces, _encoded(colors, linear))
 
 
@@ -87,16 +87,13 @@ def texture_of(visual: ColorVisuals | TextureVisuals) -> Image.Image | None:
     return material.baseColorTexture if isinstance(material, PBRMaterial) else getattr(material, "image", None)
 
 
-_DEFAULT = np.full(3, DEFAULT_GREY, np.uint8)
-
-
-def _plain_colors(visual: ColorVisuals, faces: np.ndarray) -> np.ndarray:
+def _plain_colors(visual: ColorVisuals, faces: np.ndarray, blank: np.ndarray) -> np.ndarray:
     """uint8 (F, 3, 3)."""
     if visual.kind == "vertex":
         return visual.vertex_colors[faces, :3]
     if visual.kind == "face":
         return np.repeat(visual.face_colors[:, None, :3], 3, axis=1)
-    return np.full((len(faces), 3, 3), DEFAULT_GREY, np.uint8)
+    return np.broadcast_to(blank, (len(faces), 3, 3))
 
 
 def _as_bytes(colors: np.ndarray) -> np.ndarray:
@@ -114,16 +111,19 @@ def _encoded(colors: np.ndarray, linear: bool) -> np.ndarray:
 _SRGB_OF_LINEAR8 = np.rint(255 * encode_srgb(np.arange(256) / 255)).astype(np.uint8)
 
 
-def _factor(material: PBRMaterial) -> np.ndarray | None:
-    """Linear factor (3,) of a textured glTF material, None for white."""
-    color = material.baseColorFactor
-    return None if color is None or (color[:3] == 255).all() else color[:3] / 255
+def _tint(material: PBRMaterial, visual: TextureVisuals, count: int) -> np.ndarray | None:
+    """Linear colour (count, 3) in [0, 1] that glTF gives a surface's vertices, times its picture; None for white."""
+    factor, colors = material.baseColorFactor, visual.vertex_attributes.get("color")
+    if colors is None and (factor is None or (factor[:3] == 255).all()):
+        return None
+    tint = np.ones((count, 3)) if colors is None else _as_bytes(colors)[:, :3] / 255
+    return tint if factor is None else tint * (factor[:3] / 255)
 
 
-def _multiplied(srgb: np.ndarray, factor: np.ndarray | None) -> np.ndarray:
-    """sRGB colours (*, 3) in [0, 255] times a linear factor, as uint8."""
-    if factor is not None:
-        srgb = encode_srgb(decode_srgb(srgb / 255) * factor) * 255
+def _multiplied(srgb: np.ndarray, tint: np.ndarray | None) -> np.ndarray:
+    """sRGB colours (*, 3) in [0, 255] times linear ones, as uint8."""
+    if tint is not None:
+        srgb = encode_srgb(decode_srgb(srgb / 255) * tint) * 255
     return np.rint(srgb).astype(np.uint8)
 
 
@@ -146,15 +146,18 @@ def _mip_maps(image: Image.Image) -> list[np.ndarray]:
 
 def _paint_texture(
     vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray, image: Image.Image, textures: Textures, size: float,
-    factor: np.ndarray | None, cut_out: bool,
+    tint: np.ndarray | None, cut_out: bool,
 ) -> Painted:  # fmt: skip
     levels = textures.levels(image)
     corners, corner_uv = vertices[faces], uv[faces]
+    bare = ~np.isfinite(corner_uv).all((1, 2))
+    corner_uv[bare] = 0
     texels = corner_uv * np.array(levels[0].shape[1::-1])
     texel_edge = _longest_edge(texels)
     cuts = _cuts(_longest_edge(corners) * (2 / size), texel_edge, min(MAX_PIECES, textures.pieces_left))
     textures.pieces_left -= int((cuts[cuts > 1] ** 2).sum())
     level = np.log2(np.maximum(texel_edge / cuts, 1)).astype(np.int64).clip(0, len(levels) - 1)
+    level[bare] = len(levels) - 1  # where on the picture they lie is not said: its mean
     points, triangles, colors = [], [], []
     count = 0
 
@@ -171,6 +174,9 @@ def _paint_texture(
         group = np.flatnonzero(cuts == n)
         weights, pieces = _lattice(n)
         sampled = _sample(levels, level[group], np.einsum("kc,fcd->fkd", weights, corner_uv[group]))
+        if tint is not None:
+            tints = np.einsum("kc,fcd->fkd", weights, tint[faces[group]])
+            sampled[..., :3] = _multiplied(sampled[..., :3], tints)
         varied = np.ptp(sampled, axis=1).max(1) > _FLAT
         add(corners[group[varied]], (weights, pieces), sampled[varied])
         add(corners[group[~varied]], _lattice(1), sampled[~varied][:, [0, n, -1]])
@@ -178,7 +184,7 @@ def _paint_texture(
     if cut_out:
         solid = rgba[..., 3].mean(1) > 127
         faces, rgba = faces[solid], rgba[solid]
-    return Painted(vertices, faces, _multiplied(rgba[..., :3], factor))
+    return Painted(vertices, faces, np.rint(rgba[..., :3]).astype(np.uint8))
 
 
 def _longest_edge(corners: np.ndarray) -> np.ndarray:

@@ -239,9 +239,7 @@ def deform(mesh: Mesh, variety: Variety, draws: Draws) -> Mesh:
     cofactors = _cofactors(linear @ (np.eye(3) + warp.jacobian(mesh.vertices)))
     normals = np.einsum("fcij,fcj->fci", cofactors.astype(np.float32)[mesh.faces], mesh.normals)
     keypoints = {name: (moved(point) - center) * scale for name, point in mesh.semantic_keypoints.items()}
-    return replace(
-        mesh, vertices=(vertices - center) * scale, normals=_unit(normals), semantic_keypoints=keypoints
-    )
+    return replace(mesh, vertices=(vertices - center) * scale, normals=_unit(normals), semantic_keypoints=keypoints)
 
 
 def _cofactors(matrices: np.ndarray) -> np.ndarray:

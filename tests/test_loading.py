@@ -347,6 +347,133 @@ def test_obj_files_as_the_format_allows_them(tmp_path, text):
     np.testing.assert_allclose(mesh.vertices[mesh.faces], [[[-1, -1, 0], [1, -1, 0], [-1, 1, 0]]])
 
 
+RED_MATERIAL = "newmtl red\nKd 1 0 0\n"
+RED_QUAD = "mtllib red.mtl\n" + QUAD + "usemtl red\nf 1 2 3 4\n"
+
+
+@pytest.mark.parametrize(
+    "library, text",
+    [
+        (RED_MATERIAL + "Ks 0.5\nNs\nillum 2\n", RED_QUAD),
+        ("newmtl red\nKd 1 0 0 # not so dark\n", RED_QUAD),
+        ("\ufeff" + RED_MATERIAL, RED_QUAD),
+        ("\tnewmtl\tred\r\n\tKD\t1\t0\t0\r\n", RED_QUAD),
+        (RED_MATERIAL + "newmtl unused\nmap_Kd missing.png\nKd spectral a.rfl\n", RED_QUAD),
+        (RED_MATERIAL, RED_QUAD.replace(" ", "\t")),
+        (
+            ("# größer\n" + RED_MATERIAL.replace("red", "Tür")).encode("latin-1"),
+            RED_QUAD.replace("usemtl red", "usemtl Tür").encode("latin-1"),
+        ),
+        ("", QUAD.replace(" 0\nv", " 0 1 0 0\nv").replace("0 1 0\nvt", "0 1 0 1 0 0\nvt") + "f 1/1/ 2/2/ 3/3/ 4/4/\n"),
+    ],
+)  # fmt: skip
+def test_colours_of_obj_files_as_the_format_allows_them(tmp_path, library, text):
+    write(tmp_path / "red.mtl", library)
+    mesh = load_mesh(write(tmp_path / "a.obj", text))
+    assert len(mesh.faces) == 2 and (mesh.colors == (255, 0, 0)).all()
+
+
+def test_one_number_stands_for_three(tmp_path):
+    write(tmp_path / "red.mtl", "newmtl red\nKd 0.2\n")
+    assert (load_mesh(write(tmp_path / "a.obj", RED_QUAD)).colors == 51).all()
+
+
+@pytest.mark.parametrize(
+    "library, reason",
+    [
+        ("newmtl red\nKd 1 0\n", "Kd '1 0', which are not three numbers"),
+        ("newmtl red\nKd spectral a.rfl\n", "not three numbers"),
+        ("newmtl red\nmap_Kd -s 2 2 2 a.png\n", "a texture that is moved or scaled .-s."),
+        ("newmtl red\nmap_Kd -o 0 0.5 a.png\n", "a texture that is moved or scaled .-o."),
+    ],
+)
+def test_materials_that_would_be_misread_are_refused(tmp_path, library, reason):
+    write(tmp_path / "red.mtl", library)
+    with pytest.raises(MeshError, match=reason):
+        load_mesh(write(tmp_path / "a.obj", RED_QUAD))
+
+
+def test_a_texture_with_options_beside_its_library(tmp_path):
+    path = textured_quad(tmp_path / "library", "my texture.png")
+    plain = load_mesh(path)
+    write(tmp_path / "library/quad.mtl", "newmtl m\nmap_Kd -clamp on -s 1 1.0 -o 0 -bm 1 my texture.png\n")
+    moved = load_mesh(write(tmp_path / "a.obj", path.read_text().replace("mtllib ", "mtllib library/")), tmp_path)
+    np.testing.assert_array_equal(moved.colors, plain.colors)
+
+
+@pytest.mark.parametrize("bare", ["f 2 5 3", "f 2//1 5//1 3//1", "f -4 -1 -3"])
+def test_one_face_without_texture_coordinates_leaves_the_others_their_picture(tmp_path, bare):
+    path = textured_quad(tmp_path)
+    whole = load_mesh(path)
+    mesh = load_mesh(write(path, path.read_text().replace("vt 0 0", "v 1 0.5 0.1\nvn 0 0 1\nvt 0 0", 1) + bare))
+    assert len(mesh.faces) == len(whole.faces) + 1
+    np.testing.assert_allclose(mesh.colors[(np.ptp(mesh.vertices[mesh.faces][..., 2], axis=1) > 0)], 127, atol=2)
+    np.testing.assert_allclose(color_at(mesh, -0.5, 0.5), (255, 0, 0), atol=5)
+
+
+def ply(properties, rows, comment="", faces=("property list uchar int vertex_indices", "3 0 1 2")):
+    head = "".join(f"property {name}\n" for name in properties)
+    lines = "".join(f"{row}\n" for row in rows)
+    return (
+        f"ply\nformat ascii 1.0\n{comment}element vertex {len(rows)}\n{head}element face 1\n{faces[0]}\nend_header\n"
+        f"{lines}{faces[1]}\n"
+    )
+
+
+XYZ = ["float x", "float y", "float z"]
+RED_CORNERS = ["0 0 0 0 0 255 0 0", "1 0 0 1 0 255 0 0", "0 1 0 0 1 255 0 0"]
+
+
+def test_ply_colours_beside_texture_coordinates(tmp_path):
+    names = [*XYZ, "float s", "float t", "uchar red", "uchar green", "uchar blue"]
+    assert (load_mesh(write(tmp_path / "a.ply", ply(names, RED_CORNERS))).colors == (255, 0, 0)).all()
+
+
+def test_ply_colours_by_another_name(tmp_path):
+    names = [*XYZ, "float a", "float b", "uchar diffuse_red", "uchar diffuse_green", "uchar diffuse_blue"]
+    text = ply(names, RED_CORNERS, "comment größer\n").encode("latin-1")
+    assert (load_mesh(write(tmp_path / "a.ply", text)).colors == (255, 0, 0)).all()
+
+
+def test_ply_with_several_textures_is_refused(tmp_path):
+    comment = "comment TextureFile a.png\ncomment TextureFile b.png\n"
+    with pytest.raises(MeshError, match="several textures"):
+        load_mesh(write(tmp_path / "a.ply", ply(XYZ, ["0 0 0", "1 0 0", "0 1 0"], comment)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "COFF\n3 1 0\n0 0 0 255 0 0 255\n1 0 0 255 0 0 255\n0 1 0 255 0 0 255\n3 0 1 2\n",
+        "OFF 3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2 255 0 0\n",
+        "OFF3 1 0\n# a face\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2 1.0 0 0\n",
+    ],
+)
+def test_off_colours_are_refused(tmp_path, text):
+    with pytest.raises(MeshError, match="colours, which are not read from OFF"):
+        load_mesh(write(tmp_path / "a.off", text))
+    plain = text.replace(" 255", "").replace(" 1.0 0 0", "").replace("2 0 0", "2").replace("COFF", "OFF")
+    assert (load_mesh(write(tmp_path / "a.off", plain)).colors == painting.DEFAULT_GREY).all()
+
+
+def test_bytes_behind_the_last_face_of_an_stl_file(tmp_path):
+    content = CUBE.export(file_type="stl")
+    assert len(load_mesh(write(tmp_path / "a.stl", content + b"\n")).faces) == 12
+
+
+def test_gltf_without_a_colour_is_white(tmp_path):
+    for material in (None, {}, {"pbrMetallicRoughness": {"metallicFactor": 0}}):
+        assert (load_mesh(write(tmp_path / "a.glb", triangle(material=material))).colors == 255).all()
+
+
+def test_gltf_colours_multiply_a_texture(tmp_path):
+    save_image(tmp_path / "grey.png", np.full((2, 2, 3), 188, np.uint8))  # half of all light
+    extra = {"images": [{"uri": "grey.png"}], "textures": [{"source": 0}]}
+    colors = np.array([[1, 0.5, 0]] * 3, np.float32)
+    content = triangle({"TEXCOORD_0": UV, "COLOR_0": colors}, BY_TEXTURE, extra=extra)
+    np.testing.assert_allclose(load_mesh(write(tmp_path / "a.glb", content)).colors[0], [[188, 137, 0]] * 3, atol=1)
+
+
 def test_a_linked_mesh_finds_what_lies_beside_the_real_one(tmp_path):
     path = textured_quad(tmp_path / "real")
     (tmp_path / "some").mkdir()
