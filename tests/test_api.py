@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from data.errors import UserError
 from tests.test_metrics import rotation
@@ -86,9 +86,13 @@ def test_detect_takes_paths_pictures_and_arrays(tmp_path):
     found.append(detect(CornerDetector(), Image.fromarray(pixels)))
     found.append(detect(CornerDetector(), pixels[..., :3], mask=pixels[..., 3]))
     found.append(detect(CornerDetector(), pixels[..., :3], mask=pixels[..., 3] > 0))
-    for wrong in (pixels / 255.0, pixels[..., :1]):
+    for mask in ((pixels[..., 3:] > 0).astype(np.int64), pixels[..., 3] / np.float32(255)):
+        found.append(detect(CornerDetector(), pixels[..., :3], mask=mask))
+    for wrong in (pixels / 255.0, pixels[..., :1], pixels[..., 0] / 255.0):
         with pytest.raises(UserError, match="an array of .*give uint8"):
             detect(CornerDetector(), wrong)
+    with pytest.raises(UserError, match="object_length: 0"):
+        detect(CornerDetector(), pixels, object_length=0)
     for each in found:
         assert np.abs(each.keypoints[:, :2] - [[100, 100], [200, 100]]).max() < 1
         assert not each.calibrated
@@ -100,6 +104,19 @@ def test_detect_takes_paths_pictures_and_arrays(tmp_path):
         detect(CornerDetector(), np.zeros((9, 9, 4), np.uint8))
     with pytest.raises(UserError, match="mask"):
         detect(CornerDetector(), pixels, mask=pixels[:50])
+
+
+def test_a_pil_image_is_turned_upright_as_its_file_is(tmp_path):
+    pixels = np.zeros((200, 300, 4), np.uint8)
+    pixels[80:120, 100:200] = (200, 100, 50, 255)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    by_path, by_image = (
+        detect(CornerDetector(), each) for each in (tmp_path / "a.png", Image.open(tmp_path / "a.png"))
+    )
+    assert by_path.framed.picture.shape == (300, 200, 4)
+    np.testing.assert_array_equal(by_image.keypoints, by_path.keypoints)
 
 
 def test_load_and_detect_with_a_network(tmp_path):

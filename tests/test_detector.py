@@ -44,6 +44,8 @@ def test_detections(run):
     assert found.axis_ends.shape == (3, 2, 2, 2) and found.flags.shape == (3, 2) and found.flags.dtype == bool
     right = found.axis_ends[..., 0, 0] > found.axis_ends[..., 1, 0]
     assert (right == found.flags).all()
+    alone = Detector.load(run).detect(random_images(3, size=128)[0])
+    np.testing.assert_array_equal(alone.keypoints, found.keypoints[0])
 
 
 class Fixed(KeypointNetwork):

@@ -109,6 +109,9 @@ def test_error_under_a_declared_symmetry(dataset):
     assert declared.metrics["symmetry"] == "y:2"
     assert declared.metrics["symmetric_angular_error_mean_deg"] < 1e-3
     assert declared.metrics["add_mean"] > 0.5
+    figures = declared.metrics | {"run": "oracle"}
+    assert "\nunder symmetry y:2: mean 0.00° · median 0.00° · flips 0.0%" in headline_table(figures)
+    assert "symmetry" not in headline_table(plain.metrics | {"run": "oracle"})
 
 
 def test_no_semantic_figures_without_semantic_keypoints(dataset, monkeypatch):
@@ -176,7 +179,7 @@ def test_evaluate_writes_the_contract(run, folder, dataset, tmp_path):
     assert not list(out.rglob("*.tmp"))
 
 
-def test_predictions_are_reused_only_for_the_same_weights_and_data(run, folder, tmp_path, monkeypatch):
+def test_predictions_are_reused_only_for_the_same_weights_and_data(run, folder, tmp_path, monkeypatch, capfd):
     run_folder, oracle = run
     out = tmp_path / "out"
     evaluate(run_folder, [folder], out=out, progress=False)
@@ -185,15 +188,17 @@ def test_predictions_are_reused_only_for_the_same_weights_and_data(run, folder, 
         patch.setattr(evaluation_module.Detector, "load", None)  # no network is made
         evaluate(run_folder, [folder], out=out, progress=False)
     assert oracle.calls == calls
-    assert (out / "metrics.json").read_bytes() == before
+    assert (out / "metrics.json").read_bytes() == before and not capfd.readouterr().err
     (run_folder / "model.safetensors").write_bytes(b"other weights")
     evaluate(run_folder, [folder], out=out, progress=False)
     assert oracle.calls > calls
     calls = oracle.calls
     other = make_dataset(tmp_path / "other", models=3, pairs=5, seed=1)
     oracle.poses.update(Oracle(PairDataset(other, "test")).poses)
+    capfd.readouterr()
     evaluate(run_folder, [other], out=out, progress=False)
     assert oracle.calls > calls
+    assert "out: replaces what was there, of other data or weights" in capfd.readouterr().err
 
 
 def test_a_broken_cache_is_made_anew(dataset, tmp_path):

@@ -130,6 +130,33 @@ def test_images_are_framed_like_the_views_of_the_detectors_own_camera(tmp_path, 
     assert result["framing"] == ("as given" if focal < 11 else "cut out")
 
 
+@pytest.mark.parametrize("size, speck", [(300, 1), (3000, 9)])
+@pytest.mark.parametrize("background", [(0, 0, 0, 0), (255, 255, 255, 255)])
+def test_specks_beside_the_object_change_nothing(size, speck, background):
+    pixels = painted(size, size * 3 // 4, (size // 2, size // 4, size * 3 // 4, size // 2), background)
+    pixels[size // 4 - size // 50 : size // 2, size * 3 // 5 : size * 3 // 5 + speck] = (200, 120, 40, 255)  # an aerial
+    clean = frame_image(Image.fromarray(pixels), SIZE)
+    pixels[5 : 5 + speck, 5 : 5 + speck] = (90, 90, 90, 255)
+    dusty = frame_image(Image.fromarray(pixels), SIZE)
+    assert dusty.box == clean.box
+    np.testing.assert_array_equal(dusty.rgba, clean.rgba)
+    assert (clean.picture[size // 4 - 1, :, 3] > 0).any()  # what sticks out of the object is no speck
+
+
+def test_parts_of_an_object_that_stand_apart_are_kept():
+    pixels = painted(400, 300, (50, 60, 250, 180))
+    pixels[200:215, 100:120] = (200, 120, 40, 255)  # 1.25 % of the area
+    assert (frame_image(Image.fromarray(pixels), SIZE).picture[200:215, 100:120, 3] == 255).all()
+
+
+def test_a_few_pixels_that_are_not_quite_opaque_hide_nothing():
+    pixels = CASES["opaque_alpha.png"].copy()
+    expected = frame_image(Image.fromarray(pixels), SIZE)
+    pixels[0, 0, 3], pixels[100, 100, 3], pixels[200, 7, 3] = 254, 128, 0
+    framed = frame_image(Image.fromarray(pixels), SIZE)
+    assert framed.mask == expected.mask == "background" and framed.box == expected.box
+
+
 def test_an_object_in_a_corner_is_cut_out(tmp_path):
     framed = load_image(write(tmp_path / "view.png", painted(64, 64, (0, 0, 30, 30))), SIZE)
     assert framed.framing == "cut out" and framed.box[:2] == (15 - framed.box[2] / 2,) * 2
@@ -535,6 +562,8 @@ def test_pose_is_printed_as_json(tmp_path, capfd):
     found = json.loads(predict_module.pose("run", a, b))
     assert np.linalg.det(found["rotation"]) == pytest.approx(1) and found["translation"] is None
     assert "on_white.png: the background was removed" in capfd.readouterr().err
+    with pytest.raises(UserError, match="one mask for two images"):
+        predict_module.pose("run", a, b, PredictOptions(mask=write(tmp_path / "mask.png", CASES["wide.png"])))
     options = PredictOptions(intrinsics=(900, 900, 320, 180), object_length=1.5)
     assert len(json.loads(predict_module.pose("run", a, b, options))["translation"]) == 3
 

@@ -209,6 +209,15 @@ def test_resume_refuses_other_settings_data_and_folders(dataset, finished_run, t
     assert json.loads((finished_run / "config.json").read_text())["steps"] == STEPS
 
 
+def test_resume_keeps_the_precision_of_the_machine_that_began(dataset, tmp_path, monkeypatch):
+    for bfloat16 in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bfloat16)
+        train(
+            small_config(precision="auto", steps=2 if bfloat16 else 3), [dataset], tmp_path / "run", resume=not bfloat16
+        )
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["precision"] == "bfloat16"
+
+
 @pytest.mark.parametrize("damage", ["cut off", "a bit flipped", "of another network", "not a checkpoint"])
 def test_damaged_checkpoint_gets_one_clear_line_and_the_one_before_serves(dataset, finished_run, tmp_path, damage):
     run = tmp_path / "run"

@@ -26,7 +26,7 @@ from data.images import to_8_bits
 from train.config import TrainConfig
 from train.detector import Detector
 from train.eval import metrics
-from train.eval.framing import FramedImage, apparent_size, frame_image, open_image
+from train.eval.framing import FramedImage, apparent_size, frame_image, open_image, upright
 
 ImageLike = str | Path | Image.Image | np.ndarray
 
@@ -107,7 +107,9 @@ def detect(
         UserError: the image cannot be used.
     """
     name = str(image) if isinstance(image, (str, Path)) else "image"
-    mask = None if mask is None else _image(mask)
+    if not 0 < object_length < np.inf:
+        raise UserError(f"object_length: {object_length}: give a length above 0")
+    mask = None if mask is None else _image(_whole_numbers(mask))
     framed = frame_for(detector, _image(image), mask, background, name)
     return detect_framed(detector, [framed], intrinsics, object_length)[0]
 
@@ -196,11 +198,24 @@ def lift(
     return rays * (along / (rays @ axis))[:, None]
 
 
+def _whole_numbers(mask: ImageLike) -> ImageLike:
+    """An array as segmentation code has it, float or (H, W, 1), as uint8 (H, W)."""
+    if not isinstance(mask, np.ndarray):
+        return mask
+    mask = mask[..., 0] if mask.ndim == 3 and mask.shape[2] == 1 else mask
+    return np.rint(mask * (255 / max(mask.max(), 1e-9))).astype(np.uint8) if mask.dtype.kind == "f" else mask
+
+
 def _image(image: ImageLike) -> Image.Image:
     if isinstance(image, (str, Path)):
         return open_image(image)
     if not isinstance(image, np.ndarray):
-        return to_8_bits(image)
-    if image.ndim != 2 and (image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (3, 4)):
-        raise UserError(f"image: an array of {image.dtype} {image.shape}: give uint8 (H, W, 3) or (H, W, 4)")
+        return to_8_bits(upright(image))
+    if image.ndim == 2 and image.dtype.kind in "biu":  # a mask: labels, of whatever type
+        return to_8_bits(Image.fromarray(image.astype(np.int32)))
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (3, 4):
+        raise UserError(
+            f"image: an array of {image.dtype} {image.shape}: give uint8 (H, W, 3) or (H, W, 4), or (H, W) of whole "
+            "numbers for a mask"
+        )
     return Image.fromarray(image)

@@ -105,9 +105,10 @@ class Detector:
         """
         rgba = torch.as_tensor(np.asarray(rgba))
         *leading, height, width, _ = rgba.shape
-        batches = rgba.flatten(0, -4).split(BATCH_SIZE)
+        batches = rgba.reshape(-1, height, width, 4).split(BATCH_SIZE)
         parts = zip(*map(self._forward, batches))
-        keypoints, heatmaps, ends, flags, *sigma = (torch.cat(part).cpu().unflatten(0, leading) for part in parts)
+        found = (torch.cat(part).cpu() for part in parts)
+        keypoints, heatmaps, ends, flags, *sigma = (part.reshape(*leading, *part.shape[1:]) for part in found)
         to_pixels = torch.tensor([width / 2, height / 2])
         keypoints[..., :2] = (keypoints[..., :2] + 1) * to_pixels
         return Detections(

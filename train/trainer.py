@@ -83,6 +83,8 @@ def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = F
     pairs = PairDataset(datasets, "train")
     validation = open_validation(pairs)
     distance, focal_length = pairs.typical_camera()
+    if resume and config.precision == "auto" and (run / CONFIG_NAME).exists():  # another machine might choose another
+        config = dataclasses.replace(config, precision=load_config(run).precision)
     precision = "bfloat16" if uses_bfloat16(config, device) else "float32"
     config = dataclasses.replace(
         config, device=device, precision=precision, camera_distance=distance, focal_length=focal_length
@@ -202,6 +204,8 @@ def load_initial_weights(network: KeypointNetwork, config: TrainConfig) -> None:
                 advice = f"--{option}" if value else f"--no-{option}"
             else:
                 advice = f"--{option} {','.join(value) if name == 'axes' else value}"
+            if name == "keypoints" and config.supervised:
+                advice = "weights of a supervised run on the same labels, whose number is that of keypoints"
             raise UserError(f"init-from {config.init_from}: a network of another {name}: add {advice}")
     load_weights(network, folder / WEIGHTS_NAME)
 

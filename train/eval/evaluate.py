@@ -59,8 +59,11 @@ def evaluate(
     out = Path(out)
     key = {"weights": weights_fingerprint(run), "data": dataset.fingerprint()}
     out.mkdir(parents=True, exist_ok=True)
+    replaced = (out / "predictions.h5").exists()
     predictions = load_predictions(out / "predictions.h5", key)
     if predictions is None:
+        if replaced:
+            print(f"{out}: replaces what was there, of other data or weights: --out keeps both", file=sys.stderr)
         predictions = predict_split(Detector.load(run, device), dataset, progress=progress)
         save_predictions(out / "predictions.h5", predictions, key)
     name = Path(run).resolve().name
@@ -170,4 +173,9 @@ def headline_table(figures: dict) -> str:
         f"inside the mask {figures['silhouette_hit_rate']:.1%} · "
         f"3D-SE within a model {figures['keypoint_3d_se_within_model']:.3f}"
     )
+    if "symmetry" in figures:
+        lines.append(
+            f"under symmetry {figures['symmetry']}: mean {figures['symmetric_angular_error_mean_deg']:.2f}° · median "
+            f"{figures['symmetric_angular_error_median_deg']:.2f}° · flips {figures['symmetric_flip_rate']:.1%}"
+        )
     return "\n".join(lines)

@@ -4,7 +4,7 @@ A detector knows one camera, far away with a narrow view, and objects on black. 
 
 1. The object is told from the background by a mask given with the image, else by alpha. Without either, a background of
    one colour (the one given, or that of the image's border) is removed; failing that, the whole image is taken for the
-   object, and accuracy suffers.
+   object, and accuracy suffers. Specks beside the object are cleared.
 2. A square image whose object is as large and as central as in the training views is taken as it is. Otherwise a
    square about the object's bounding box is cut out (or padded) such that the box's longer side fills ``OBJECT_SHARE``
    of it, about the median of the training views.
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image
+from scipy import ndimage
 
 from data.errors import UserError
 from data.images import to_8_bits
@@ -29,7 +30,10 @@ OBJECT_SHARE = 0.72  # of the square's side that the longer side of the object's
 TRAINING_SHARES = (0.4, 0.95)  # what training views span
 TRAINING_OFFSET = 0.2  # of the side; how far the box's centre strays from the image's in training views
 SOLID_ALPHA = 26  # a pixel of at least this alpha, of 255, belongs to the box
+HIDDEN_SHARE = 0.001  # of an image at least, that alpha hides where it tells an object
+SPECK_SHARE = 0.01  # of the area of the largest part; what is smaller and stands apart is no part of the object
 LONGEST_SIDE = 2**15  # pixels; an image is padded to a square
+SPECK_GRID = 256  # cells along the longer side, in which parts are told apart: those in neighbouring cells are one
 ROWS_AT_ONCE = 256
 MAX_TOLERANCE = 24  # of 255; a border that varies more is not of one colour
 MIN_BORDER = 0.05  # of the border must have the background's colour, if one is given
@@ -77,7 +81,7 @@ def open_image(path: str | Path) -> Image.Image:
             warnings.simplefilter("ignore")  # of metadata that do not matter here
             if max(opened.size) > LONGEST_SIDE:
                 raise ValueError(f"{opened.width} x {opened.height} pixels, at most {LONGEST_SIDE} a side")
-            image = to_8_bits(_upright(opened))
+            image = to_8_bits(upright(opened))
             has_alpha = "A" in image.getbands() or "transparency" in image.info
             return image.convert("RGBA" if has_alpha else "RGB")
     except FileNotFoundError:
@@ -94,7 +98,7 @@ def open_image(path: str | Path) -> Image.Image:
         raise UserError(f"{path}: {reason}: give PNG or JPEG files") from None
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
     """Turned as its EXIF orientation says. Pillow's own function writes the EXIF anew, and fails on odd ones."""
     method = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
     return image if method is None else image.transpose(method)
@@ -140,7 +144,7 @@ def frame_image(
         raise UserError(f"{name}: fully transparent: nothing to detect")
     if mask is not None:
         found, picture = "given", premultiply(straight)
-    elif straight[..., 3].min() < 255:  # an alpha channel that hides nothing says nothing
+    elif _hides(straight[..., 3]):
         found, picture = "alpha", premultiply(straight)
     elif background is not None and not border_has(straight[..., :3], background):
         raise UserError(
@@ -150,7 +154,31 @@ def frame_image(
         found, picture = "background", removed
     else:
         found, picture = "none", straight
+    if found != "none":
+        _clear_specks(picture)
     return frame(picture, found, size, size_in_view)
+
+
+def _hides(alpha: np.ndarray) -> bool:
+    """Whether an alpha channel (H, W) hides anything; one that does not says nothing of the object."""
+    return (alpha < SOLID_ALPHA).mean() >= HIDDEN_SHARE
+
+
+def _clear_specks(picture: np.ndarray) -> None:
+    """Make transparent what stands apart from the object and is tiny beside it, in place: dust, remains of a cut-out.
+
+    Args:
+        picture: uint8 (H, W, 4).
+    """
+    height, width = picture.shape[:2]
+    cell = -(-max(height, width) // SPECK_GRID)
+    solid = np.pad(picture[..., 3] > 0, ((0, -height % cell), (0, -width % cell)))
+    counts = solid.reshape(solid.shape[0] // cell, cell, -1, cell).sum((1, 3))
+    parts, number = ndimage.label(counts > 0, np.ones((3, 3)))
+    areas = ndimage.sum_labels(counts, parts, np.arange(number + 1))
+    specks = areas < SPECK_SHARE * areas.max()
+    if specks[1:].any():
+        picture[np.kron(specks[parts] & (counts > 0), np.ones((cell, cell), bool))[:height, :width]] = 0
 
 
 def apparent_size(config: TrainConfig) -> float:
@@ -164,7 +192,7 @@ def mask_channel(mask: Image.Image) -> np.ndarray:
     The brightest value counts as 255, for labels are small numbers or dark colours.
     """
     alpha = np.asarray(mask.convert("RGBA").getchannel("A"))
-    channel = alpha if alpha.min() < 255 else np.asarray(mask.convert("L"))
+    channel = alpha if _hides(alpha) else np.asarray(mask.convert("L"))
     return (channel * (255.0 / max(1, channel.max()))).round().astype(np.uint8)
 
 

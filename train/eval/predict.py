@@ -125,6 +125,8 @@ def pose(run: str | Path, first: Path, second: Path, options: PredictOptions = P
     Raises:
         UserError: the run or an image cannot be used.
     """
+    if options.mask is not None and not Path(options.mask).is_dir():
+        raise UserError(f"{options.mask}: one mask for two images: give a folder with a mask for each")
     detector = Detector.load(run)
     framed = []
     for path in (first, second):
