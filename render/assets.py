@@ -30,6 +30,7 @@ class Assets(Resolver):
         self._folders = [path.parent, real.parent]
         self._roots = [root.resolve()]
         self._no_images: set[str] = set()
+        self._unseen: set[str] = set()
         self._libraries: list[str] = []
         self._plain: Callable[[bytes], bytes]
         if not real.is_relative_to(self._roots[0]):
@@ -39,6 +40,10 @@ class Assets(Resolver):
     def expect_data(self, name: str) -> None:
         """A file of this name, whatever its suffix, is no image."""
         self._no_images.add(name)
+
+    def expect_unseen(self, name: str) -> None:
+        """An image that gives no colour: it may be missing, or of a kind that cannot be read."""
+        self._unseen.add(name)
 
     def expect_libraries(self, names: list[str], plain: Callable[[bytes], bytes]) -> None:
         """The material libraries of an OBJ file; who asks for the first gets all of them, for trimesh reads one.
@@ -82,7 +87,8 @@ class Assets(Resolver):
         return path
 
     def _get(self, name: str) -> bytes:
-        is_image = name not in self._no_images and Path(name).suffix.lower() not in (".mtl", ".bin")
+        is_unseen = name in self._unseen
+        is_image = not is_unseen and name not in self._no_images and Path(name).suffix.lower() not in (".mtl", ".bin")
         name = name.strip().strip('"')  # some exporters quote it
         shown = repr(name if len(name) <= 100 else name[:100] + "…")
         try:
@@ -92,6 +98,8 @@ class Assets(Resolver):
             self._fail(f"refers to {shown}, which is no name of a file")
         if not any(path.is_relative_to(root) for root in self._roots):
             self._fail(f"refers to {shown}, outside the folder that was given")
+        if not is_file and is_unseen:
+            return b""
         if not is_file:
             self._fail(f"refers to {shown}, which is missing")
         if path.stat().st_size > MAX_FILE_BYTES:

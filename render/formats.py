@@ -52,10 +52,12 @@ def check_gltf(content: bytes, assets: Assets) -> None:
     numbers = sum(accessor["count"] * components[accessor["type"]] for accessor in header.get("accessors", []))
     if numbers > 16 * MAX_FACES:
         raise MeshError(f"declares {numbers} numbers, more than {16 * MAX_FACES}")
-    views = header.get("bufferViews", [])
+    views, unseen = header.get("bufferViews", []), _unseen_images(header)
     for number, image in enumerate(header.get("images", [])):
         uri = image.get("uri", "")
-        if "bufferView" in image and binary:
+        if number in unseen:
+            assets.expect_unseen(uri)
+        elif "bufferView" in image and binary:
             view = views[image["bufferView"]]
             start = view.get("byteOffset", 0)
             assets.check_image(binary[start : start + view["byteLength"]], str(number))
@@ -63,6 +65,19 @@ def check_gltf(content: bytes, assets: Assets) -> None:
             assets.check_image(base64.b64decode(uri.partition(",")[2]), str(number))
     for buffer in header.get("buffers", []):
         assets.expect_data(buffer.get("uri", ""))
+
+
+def _unseen_images(header: dict) -> set[int]:
+    """Numbers of images that textures have for something else than colour, as normal maps, or in other formats too."""
+    materials = [material.get("pbrMetallicRoughness", {}) for material in header.get("materials", [])]
+    shown = {material["baseColorTexture"].get("index") for material in materials if "baseColorTexture" in material}
+    seen, used = set(), set()
+    for number, texture in enumerate(header.get("textures", [])):
+        extensions = texture.get("extensions", {})
+        readable = {source.get("source") for source in (texture, extensions.get("EXT_texture_webp", {}))}
+        used |= readable | {extension.get("source") for extension in extensions.values()}
+        seen |= readable if number in shown else set()
+    return used - seen - {None}
 
 
 def _refuse_misread(header: dict) -> None:

@@ -178,6 +178,17 @@ class TestLight:
         assert rgba[0, 16, 16, 0] > rgba[1, 16, 16, 0] + 50
 
 
+    def test_either_side_has_its_colour(self, backend):
+        square = np.array([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]])  # wound to be seen from +z
+        faces = [[0, 1, 2], [0, 2, 3], [2, 1, 0], [3, 2, 0]]
+        skin = build_mesh(square, np.array(faces), np.array([[250, 0, 0]] * 2 + [[0, 0, 250]] * 2))
+        before, behind = (look_at(np.array([0.0, 1.0, z])) for z in (30, -30))
+        rgba, _ = backend.render(skin, np.stack([before, behind]), np.stack([intrinsics(32, 3)] * 2), 32)
+        inside = rgba[:, 4:28, 4:28, :3]
+        assert (inside[0, ..., 0] > 99).all() and (inside[0, ..., 2] == 0).all()
+        assert (inside[1, ..., 2] > 99).all() and (inside[1, ..., 0] == 0).all()
+
+
 def assert_agree(first, second):
     """Stated tolerances between backends, over all views of a mesh."""
     (rgba_1, z_1), (rgba_2, z_2) = first, second

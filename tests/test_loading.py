@@ -474,6 +474,22 @@ def test_gltf_colours_multiply_a_texture(tmp_path):
     np.testing.assert_allclose(load_mesh(write(tmp_path / "a.glb", content)).colors[0], [[188, 137, 0]] * 3, atol=1)
 
 
+def test_gltf_images_that_give_no_colour_may_be_missing_or_of_another_kind(tmp_path):
+    save_image(tmp_path / "red.png", np.full((2, 2, 3), (255, 0, 0), np.uint8))
+    write(tmp_path / "red.ktx2", "no image that Pillow knows")
+    extra = {
+        "images": [{"uri": name} for name in ("red.png", "red.ktx2", "gone.png")],
+        "textures": [{"source": 0, "extensions": {"KHR_texture_basisu": {"source": 1}}}, {"source": 2}],
+    }
+    content = triangle({"TEXCOORD_0": UV}, BY_TEXTURE | {"normalTexture": {"index": 1}}, extra)
+    assert (load_mesh(write(tmp_path / "a.glb", content)).colors == (255, 0, 0)).all()
+    extra["images"][2]["uri"] = "../gone.png"
+    with pytest.raises(MeshError, match="outside the folder"):
+        load_mesh(
+            write(tmp_path / "a.glb", triangle({"TEXCOORD_0": UV}, BY_TEXTURE | {"normalTexture": {"index": 1}}, extra))
+        )
+
+
 def test_a_linked_mesh_finds_what_lies_beside_the_real_one(tmp_path):
     path = textured_quad(tmp_path / "real")
     (tmp_path / "some").mkdir()
