@@ -16,10 +16,11 @@ import trimesh
 
 from render.assets import MAX_FILE_BYTES, Assets, own_folder
 from render.coincidence import Coincidence
-from render.formats import MAX_FACES, check_gltf, check_off, cut_concave, prepare_obj, prepare_ply, prepare_stl
+from render.formats import MAX_FACES, check_gltf, check_off, prepare_ply, prepare_stl
 from render.mesh import Mesh, build_mesh
 from render.painting import Painted, Textures, paint, texture_of
 from render.sources import MeshError
+from render.wavefront import cut_concave, prepare_obj
 
 MAX_COORDINATE = 1e9
 _Placed = tuple[trimesh.Trimesh, np.ndarray]  # a mesh of a scene, and its transform (4, 4)
