@@ -106,6 +106,22 @@ def test_detect_takes_paths_pictures_and_arrays(tmp_path):
         detect(CornerDetector(), pixels, mask=pixels[:50])
 
 
+def test_the_distance_does_not_depend_on_whether_the_image_is_square():
+    pixels = np.zeros((200, 200, 4), np.uint8)
+    pixels[80:120, 50:150] = (200, 100, 50, 255)  # taken as it is, half as long as the image
+    wide = np.pad(pixels, ((0, 0), (0, 1), (0, 0)))
+    for focal in (300, 11.4519 * 200):
+        k = np.array([[focal, 0, 100], [0, focal, 100], [0, 0, 1.0]])
+        square, padded = (detect(CornerDetector(), each, intrinsics=k) for each in (pixels, wide))
+        assert (square.framed.framing, padded.framed.framing) == ("as given", "cut out")
+        distance = np.linalg.norm(square.points, axis=1).mean()
+        if focal == 300:
+            assert distance == pytest.approx(np.linalg.norm(padded.points, axis=1).mean(), rel=0.02)
+            np.testing.assert_allclose(project(square.points, k), square.keypoints[:, :2])
+        else:  # the training's camera: the object is small
+            assert distance == pytest.approx(30, rel=0.01)
+
+
 def test_a_pil_image_is_turned_upright_as_its_file_is(tmp_path):
     pixels = np.zeros((200, 300, 4), np.uint8)
     pixels[80:120, 100:200] = (200, 100, 50, 255)

@@ -177,7 +177,6 @@ class TestLight:
         assert np.ptp(rgba[0, 4:28, 4:28, 0]) <= 1 and np.ptp(rgba[1, 4:28, 4:28, 0]) <= 1  # whatever the winding
         assert rgba[0, 16, 16, 0] > rgba[1, 16, 16, 0] + 50
 
-
     def test_either_side_has_its_colour(self, backend):
         square = np.array([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]])  # wound to be seen from +z
         faces = [[0, 1, 2], [0, 2, 3], [2, 1, 0], [3, 2, 0]]

@@ -159,11 +159,24 @@ def detect_framed(
             left, top, side = framed[i].box
             keypoints = found.keypoints[row].astype(np.float64)
             keypoints[:, :2] = keypoints[:, :2] * (side / size) + (left, top)
-            unit = object_length / 2
+            unit = object_length / 2 * _nearness(framed[i], detector.config, intrinsics)
             points = lift(keypoints, framed[i].box, detector.config, intrinsics) * unit
             sigma = None if found.sigma is None else found.sigma[row].astype(np.float64) * unit
             results[i] = Keypoints(keypoints, points, sigma, found.flags[row], intrinsics is not None, framed[i])
     return [results[i] for i in range(len(framed))]
+
+
+def _nearness(framed: FramedImage, config: TrainConfig, intrinsics: np.ndarray | None) -> float:
+    """Distance of the object over the one that :func:`lift` takes.
+
+    That is the training's distance for an image that was taken as it is, in which the object may be of any size. It
+    is so for the training's camera, but any other one stands where the object appears as large as it does.
+    """
+    if intrinsics is None:
+        return 1.0
+    focal = np.asarray(intrinsics)[[0, 1], [0, 1]] / framed.picture.shape[1]
+    same = framed.framing == "as given" and np.allclose(focal, config.focal_length, rtol=0.02)
+    return 1.0 if same else framed.box[2] / framed.object_box[2]
 
 
 def lift(

@@ -56,6 +56,7 @@ class FramedImage:
         rgba: uint8 (S, S, 4), premultiplied, what the detector is given.
         picture: uint8 (H, W, 4), premultiplied, the whole image.
         box: (left, top, side) of the square in pixels of the image; may lie partly outside.
+        object_box: the square that would be cut out for the object's size; ``box`` where that is not known.
         mask: how the object was found, a key of ``WARNINGS``.
         framing: "as given" or "cut out".
     """
@@ -63,6 +64,7 @@ class FramedImage:
     rgba: np.ndarray
     picture: np.ndarray
     box: tuple[float, float, float]
+    object_box: tuple[float, float, float]
     mask: str
     framing: str
 
@@ -207,7 +209,8 @@ def frame(picture: np.ndarray, mask: str, size: int, size_in_view: float = 1.0) 
     height, width = picture.shape[:2]
     if mask == "none":
         side = max(height, width)
-        box, framing = ((width - side) / 2, (height - side) / 2, float(side)), "as given"
+        box = object_box = ((width - side) / 2, (height - side) / 2, float(side))
+        framing = "as given"
     else:
         solid = picture[..., 3] >= min(SOLID_ALPHA, int(picture[..., 3].max()))
         rows, columns = np.flatnonzero(solid.any(1)), np.flatnonzero(solid.any(0))
@@ -216,14 +219,15 @@ def frame(picture: np.ndarray, mask: str, size: int, size_in_view: float = 1.0) 
         center = np.array([(left + right) / 2, (top + bottom) / 2])
         offset = np.abs(center / (width, height) - 0.5).max()
         share = extent / max(width, height)
+        side = extent / min(OBJECT_SHARE * size_in_view, TRAINING_SHARES[1])  # all of it, even if trained on parts
+        object_box = (float(center[0] - side / 2), float(center[1] - side / 2), float(side))
         if width == height and least <= share <= most and offset <= TRAINING_OFFSET:
             box, framing = (0.0, 0.0, float(width)), "as given"
             if width <= 2 * size:  # more of them would fill the memory
-                return FramedImage(picture, picture, box, mask, framing)
+                return FramedImage(picture, picture, box, object_box, mask, framing)
         else:
-            side = extent / min(OBJECT_SHARE * size_in_view, TRAINING_SHARES[1])  # all of it, even if trained on parts
-            box, framing = (float(center[0] - side / 2), float(center[1] - side / 2), float(side)), "cut out"
-    return FramedImage(resample_square(picture, box, size), picture, box, mask, framing)
+            box, framing = object_box, "cut out"
+    return FramedImage(resample_square(picture, box, size), picture, box, object_box, mask, framing)
 
 
 def resample_square(picture: np.ndarray, box: tuple[float, float, float], size: int) -> np.ndarray:
