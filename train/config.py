@@ -32,7 +32,7 @@ class TrainConfig:
     preset: str = "paper"
     # Network
     network: str = "paper"  # "paper" or "compact"
-    keypoints: int = 10
+    keypoints: int = 10  # N; a supervised run takes as many as there are labels
     image_size: int = 128  # side of the network's input
     margin: float = 0.0  # side of the square around the object that the network sees, over the object's; 0: whole image
     reduction: int = 4  # the compact network's maps are so many times smaller than its input: 2, 4 or 8
