@@ -72,7 +72,7 @@ class Assets(Resolver):
         self._folders += [self._find(each).parent for each in names]  # their textures may lie beside them
         try:
             return b"\n".join(map(self._plain, contents))
-        except MeshError as error:
+        except MeshError as error:  # trimesh would swallow it
             self._fail(str(error))
 
     def _find(self, name: str) -> Path:

@@ -49,10 +49,12 @@ def check_gltf(content: bytes, assets: Assets) -> None:
     if numbers > 16 * MAX_FACES:
         raise MeshError(f"declares {numbers} numbers, more than {16 * MAX_FACES}")
     views, unseen = header.get("bufferViews", []), _unseen_images(header)
+    seen = {image.get("uri") for number, image in enumerate(header.get("images", [])) if number not in unseen}
     for number, image in enumerate(header.get("images", [])):
         uri = image.get("uri", "")
         if number in unseen:
-            assets.expect_unseen(uri)
+            if uri not in seen:
+                assets.expect_unseen(uri)
         elif "bufferView" in image and binary:
             view = views[image["bufferView"]]
             start = view.get("byteOffset", 0)

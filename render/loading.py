@@ -18,7 +18,7 @@ from render.assets import MAX_FILE_BYTES, Assets, own_folder
 from render.coincidence import Coincidence
 from render.formats import MAX_FACES, check_gltf, check_off, prepare_ply, prepare_stl
 from render.mesh import Mesh, build_mesh
-from render.painting import Painted, Textures, paint, texture_of
+from render.painting import Painted, Textures, hides_all, paint
 from render.sources import MeshError
 from render.wavefront import cut_concave, prepare_obj
 
@@ -133,11 +133,11 @@ def _bounds(meshes: list[_Placed]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _without_backs_of_pictures(meshes: list[_Placed], center: np.ndarray, scale: float) -> list[_Placed]:
-    """Of faces that lie on each other and of which one has a texture, that one alone.
+    """Of faces that lie on each other and of which one has a texture that hides all, that one alone.
 
     ``build_mesh`` joins the two sides of a surface, but not once textured faces are cut into pieces.
     """
-    textured = [texture_of(geometry.visual) is not None for geometry, _ in meshes]
+    textured = [hides_all(geometry.visual) for geometry, _ in meshes]
     if not any(textured):
         return meshes
     order = sorted(range(len(meshes)), key=lambda i: not textured[i])  # so that a textured face is first of its group
@@ -158,10 +158,13 @@ def _without_backs_of_pictures(meshes: list[_Placed], center: np.ndarray, scale:
 
 def _with_faces(placed: _Placed, keep: np.ndarray) -> _Placed:
     geometry, transform = placed
-    if not keep.all():
-        geometry = geometry.copy()  # it may stand in the scene more than once
-        geometry.update_faces(keep)
-    return geometry, transform
+    if keep.all():
+        return placed
+    visual = geometry.visual  # a new mesh, for this one may stand in the scene more than once; pictures are shared
+    if isinstance(visual, trimesh.visual.ColorVisuals):
+        visual = visual.copy()
+        visual.update_faces(keep)
+    return trimesh.Trimesh(geometry.vertices, geometry.faces[keep], visual=visual, process=False), transform
 
 
 def _paint_part(

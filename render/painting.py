@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 from trimesh.visual import ColorVisuals, TextureVisuals
-from trimesh.visual.material import PBRMaterial
+from trimesh.visual.material import Material, PBRMaterial
 
 from data.images import to_8_bits
 from render.shading import decode_srgb, encode_srgb
@@ -61,7 +61,7 @@ def paint(
     blank = np.full(3, 255 if linear else DEFAULT_GREY, np.uint8)  # glTF says what has no colour is white
     if isinstance(visual, ColorVisuals):
         return Painted(vertices, faces, _encoded(_plain_colors(visual, faces, blank), linear))
-    material, image = visual.material, texture_of(visual)
+    material, image = visual.material, _texture_of(visual)
     is_pbr = isinstance(material, PBRMaterial)
     tint = _tint(material, visual, len(vertices)) if is_pbr else None
     if image is not None and (visual.uv is None or len(visual.uv) != len(vertices)):
@@ -69,8 +69,7 @@ def paint(
         tints = None if tint is None else tint[faces]
         return Painted(vertices, faces, np.broadcast_to(_multiplied(mean, tints), (len(faces), 3, 3)))
     if image is not None:
-        cut_out = not is_pbr or material.alphaMode in ("MASK", "BLEND")
-        return _paint_texture(vertices, faces, visual.uv, image, textures, size, tint, cut_out)
+        return _paint_texture(vertices, faces, visual.uv, image, textures, size, tint, _is_cut_out(material))
     if tint is not None:
         colors = np.rint(255 * tint[faces]).astype(np.uint8)
     else:
@@ -79,7 +78,22 @@ def paint(
     return Painted(vertices, faces, _encoded(colors, linear))
 
 
-def texture_of(visual: ColorVisuals | TextureVisuals) -> Image.Image | None:
+def hides_all(visual: ColorVisuals | TextureVisuals) -> bool:
+    """Whether a surface shows a picture that lets nothing through."""
+    image = _texture_of(visual)
+    return image is not None and not (_has_alpha(image) and _is_cut_out(visual.material))
+
+
+def _is_cut_out(material: Material) -> bool:
+    """Whether what its picture makes transparent is left out."""
+    return not isinstance(material, PBRMaterial) or material.alphaMode in ("MASK", "BLEND")
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+
+
+def _texture_of(visual: ColorVisuals | TextureVisuals) -> Image.Image | None:
     """The picture that gives a surface its colours, if one does."""
     if isinstance(visual, ColorVisuals):
         return None
@@ -135,8 +149,7 @@ def _mip_maps(image: Image.Image) -> list[np.ndarray]:
     image = to_8_bits(image)
     while max(image.size) > MAX_TEXTURE_SIDE:
         image = image.reduce(2)
-    has_alpha = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-    image = image.convert("RGBA" if has_alpha else "RGB").convert("RGBA")
+    image = image.convert("RGBA" if _has_alpha(image) else "RGB").convert("RGBA")
     levels = [np.asarray(image)]
     while max(image.size) > 1:
         image = image.reduce((2 if image.width > 1 else 1, 2 if image.height > 1 else 1))

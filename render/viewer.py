@@ -54,7 +54,7 @@ def _scene(pyrender, mesh: Mesh, points: np.ndarray, colors: Sequence[tuple[int,
     camera_to_object = np.linalg.inv(look_at(np.array([1.7, 1.2, -2.1]))) @ np.diag([1.0, -1.0, -1.0, 1.0])
     scene.add(pyrender.PerspectiveCamera(yfov=np.pi / 4), pose=camera_to_object)
     corners = mesh.vertices[mesh.faces].astype(np.float32)
-    colors_of_corners = np.pad(mesh.colors / np.float32(255), ((0, 0), (0, 0), (0, 1)), constant_values=1)
+    back = mesh.colors if mesh.back_colors is None else mesh.back_colors
     # Both sides of a face are triangles of their own: pyrender lights by the normal, and that of a mesh has no sign.
     faces = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     normals = mesh.normals * np.sign((mesh.normals * faces[:, None]).sum(-1, keepdims=True))
@@ -62,11 +62,11 @@ def _scene(pyrender, mesh: Mesh, points: np.ndarray, colors: Sequence[tuple[int,
     material = pyrender.MetallicRoughnessMaterial(
         baseColorFactor=(1, 1, 1, 0.5), metallicFactor=0, roughnessFactor=0.9, alphaMode="BLEND"
     )
-    for order, sign in ((slice(None), 1), (slice(None, None, -1), -1)):
+    for order, sign, shown in ((slice(None), 1, mesh.colors), (slice(None, None, -1), -1, back)):
         side = pyrender.Primitive(
             positions=corners[:, order].reshape(-1, 3),
             normals=sign * normals[:, order].reshape(-1, 3),
-            color_0=colors_of_corners[:, order].reshape(-1, 4),
+            color_0=np.insert(shown[:, order].reshape(-1, 3) / np.float32(255), 3, 1, axis=1),
             material=material,
         )
         scene.add(pyrender.Mesh([side]))

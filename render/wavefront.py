@@ -61,21 +61,23 @@ def _color_of(text: str) -> list[float]:
 
 def _without_options(text: str) -> str:
     """The name of the picture of a map_Kd line; refuses options that move the picture."""
-    words = text.split(" ")
-    while words[0].startswith("-") and len(words) > 1:
-        option = words.pop(0)
-        stays = {"-s": "1", "-o": "0"}.get(option)
+    while text.startswith("-"):
+        option, _, text = text.partition(" ")
+        stays = {"-s": 1.0, "-o": 0.0}.get(option)
         for number in range(_MOST_ARGUMENTS.get(option, 1)):
-            if number and (len(words) == 1 or not _NUMBER.fullmatch(words[0])):
+            argument, _, rest = text.lstrip().partition(" ")
+            if number and not _NUMBER.fullmatch(argument):
                 break
-            argument = words.pop(0)
-            if stays and float(argument) != float(stays):
+            if stays is not None and not (_NUMBER.fullmatch(argument) and float(argument) == stays):
                 raise MeshError(f"has a texture that is moved or scaled ({option}), which is not supported: bake it")
-    return " ".join(words)
+            text = rest.lstrip()
+    if not text:
+        raise MeshError("has a material whose map_Kd names no picture")
+    return text
 
 
 _MOST_ARGUMENTS = {"-s": 3, "-o": 3, "-t": 3, "-mm": 2}  # of the options of map_Kd that may have several
-_NUMBER = re.compile(r"[-+]?\d*\.?\d+([eE][-+]?\d+)?")
+_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
 
 
 def _plain_text(content: bytes) -> bytes:

@@ -199,6 +199,33 @@ class TestColors:
         np.testing.assert_array_equal(both.vertices[both.faces], alone.vertices[alone.faces])
         np.testing.assert_array_equal(both.colors, alone.colors)
 
+    def test_a_decal_leaves_what_it_lies_on(self, tmp_path):
+        pixels = np.zeros((64, 64, 4), np.uint8)
+        pixels[:20, :20] = 255
+        path = textured_quad(tmp_path, pixels=pixels)
+        write(tmp_path / "quad.mtl", "newmtl body\nKd 0 0 1\n" + (tmp_path / "quad.mtl").read_text())
+        mesh = load_mesh(write(path, path.read_text().replace("usemtl m", "usemtl body\nf 1 2 3\nf 1 3 4\nusemtl m")))
+        assert (mesh.colors == (0, 0, 255)).all((1, 2)).sum() == 2 and len(mesh.faces) > 20
+
+    def test_a_picture_is_decoded_once_whatever_lies_on_its_faces(self, tmp_path, monkeypatch):
+        calls, mip_maps = [], painting._mip_maps
+        monkeypatch.setattr(painting, "_mip_maps", lambda image: calls.append(image) or mip_maps(image))
+        square = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0.0]])
+        material = trimesh.visual.material.PBRMaterial(
+            baseColorTexture=Image.fromarray(np.eye(8, dtype=np.uint8) * 255)
+        )
+        scene = trimesh.Scene()
+        for place in range(3):
+            visual = trimesh.visual.TextureVisuals(square[:, :2], material=material)
+            faces = [[0, 1, 2], [0, 2, 3], [2, 1, 0]]
+            scene.add_geometry(trimesh.Trimesh(square + [place, 0, 0], faces, visual=visual, process=False))
+        faces = np.array([[0, 1, 2], [0, 2, 3], [0, 1, 3]])  # the first two lie on others, the last stays
+        plain = trimesh.Trimesh(square, faces, vertex_colors=[[0, 0, 255, 255]] * 4, process=False)
+        scene.add_geometry(plain)
+        mesh = load_mesh(write(tmp_path / "a.glb", scene.export(file_type="glb")))
+        assert len(calls) == 1
+        assert (mesh.colors == (0, 0, 255)).all((1, 2)).sum() == 1
+
     def test_many_textured_parts_share_one_bound(self, tmp_path, monkeypatch):
         monkeypatch.setattr(painting, "MAX_PIECES_OF_ALL", 1000)
         path = textured_quad(tmp_path)
@@ -385,6 +412,9 @@ def test_one_number_stands_for_three(tmp_path):
         ("newmtl red\nKd spectral a.rfl\n", "not three numbers"),
         ("newmtl red\nmap_Kd -s 2 2 2 a.png\n", "a texture that is moved or scaled .-s."),
         ("newmtl red\nmap_Kd -o 0 0.5 a.png\n", "a texture that is moved or scaled .-o."),
+        ("newmtl red\nmap_Kd -o x a.png\n", "a texture that is moved or scaled .-o."),
+        ("newmtl red\nmap_Kd -clamp on\n", "map_Kd names no picture"),
+        ("newmtl red\nmap_Kd -s 1\n", "map_Kd names no picture"),
     ],
 )
 def test_materials_that_would_be_misread_are_refused(tmp_path, library, reason):
@@ -396,7 +426,7 @@ def test_materials_that_would_be_misread_are_refused(tmp_path, library, reason):
 def test_a_texture_with_options_beside_its_library(tmp_path):
     path = textured_quad(tmp_path / "library", "my texture.png")
     plain = load_mesh(path)
-    write(tmp_path / "library/quad.mtl", "newmtl m\nmap_Kd -clamp on -s 1 1.0 -o 0 -bm 1 my texture.png\n")
+    write(tmp_path / "library/quad.mtl", "newmtl m\nmap_Kd -clamp  on -s  1 1.  1.0 -o 0 -bm  1 my texture.png\n")
     moved = load_mesh(write(tmp_path / "a.obj", path.read_text().replace("mtllib ", "mtllib library/")), tmp_path)
     np.testing.assert_array_equal(moved.colors, plain.colors)
 
@@ -484,6 +514,9 @@ def test_gltf_images_that_give_no_colour_may_be_missing_or_of_another_kind(tmp_p
     content = triangle({"TEXCOORD_0": UV}, BY_TEXTURE | {"normalTexture": {"index": 1}}, extra)
     assert (load_mesh(write(tmp_path / "a.glb", content)).colors == (255, 0, 0)).all()
     extra["images"][2]["uri"] = "../gone.png"
+    shared = extra | {"images": [{"uri": "gone.png"}, {"uri": "red.ktx2"}, {"uri": "gone.png"}]}
+    with pytest.raises(MeshError, match="'gone.png', which is missing"):
+        load_mesh(write(tmp_path / "b.glb", triangle({"TEXCOORD_0": UV}, BY_TEXTURE, shared)))
     with pytest.raises(MeshError, match="outside the folder"):
         load_mesh(
             write(tmp_path / "a.glb", triangle({"TEXCOORD_0": UV}, BY_TEXTURE | {"normalTexture": {"index": 1}}, extra))

@@ -149,6 +149,21 @@ def test_parts_of_an_object_that_stand_apart_are_kept():
     assert (frame_image(Image.fromarray(pixels), SIZE).picture[200:215, 100:120, 3] == 255).all()
 
 
+def test_a_haze_is_no_object():
+    pixels = painted(400, 400, (40, 20, 70, 50))
+    clean = frame_image(Image.fromarray(pixels), SIZE)
+    pixels[150:, :, 3] = 2
+    hazy = frame_image(Image.fromarray(pixels), SIZE)
+    assert (hazy.picture[20:50, 40:70, 3] == 255).all() and hazy.box == clean.box
+
+
+def test_what_is_taken_whole_is_opaque():
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 60, 4), np.uint8)
+    pixels[..., 3] = 120
+    framed = frame_image(Image.fromarray(pixels), SIZE)
+    assert framed.mask == "none" and (framed.picture[..., 3] == 255).all()
+
+
 def test_a_few_pixels_that_are_not_quite_opaque_hide_nothing():
     pixels = CASES["opaque_alpha.png"].copy()
     expected = frame_image(Image.fromarray(pixels), SIZE)

@@ -155,6 +155,7 @@ def frame_image(
     elif (removed := remove_background(straight[..., :3], background)) is not None:
         found, picture = "background", removed
     else:
+        straight[..., 3] = 255
         found, picture = "none", straight
     if found != "none":
         _clear_specks(picture)
@@ -174,13 +175,13 @@ def _clear_specks(picture: np.ndarray) -> None:
     """
     height, width = picture.shape[:2]
     cell = -(-max(height, width) // SPECK_GRID)
-    solid = np.pad(picture[..., 3] > 0, ((0, -height % cell), (0, -width % cell)))
-    counts = solid.reshape(solid.shape[0] // cell, cell, -1, cell).sum((1, 3))
-    parts, number = ndimage.label(counts > 0, np.ones((3, 3)))
-    areas = ndimage.sum_labels(counts, parts, np.arange(number + 1))
+    alpha = np.pad(picture[..., 3], ((0, -height % cell), (0, -width % cell)))
+    alpha = alpha.reshape(alpha.shape[0] // cell, cell, -1, cell).sum((1, 3), dtype=np.int64)
+    parts, number = ndimage.label(alpha > 0, np.ones((3, 3)))
+    areas = ndimage.sum_labels(alpha, parts, np.arange(number + 1))
     specks = areas < SPECK_SHARE * areas.max()
     if specks[1:].any():
-        picture[np.kron(specks[parts] & (counts > 0), np.ones((cell, cell), bool))[:height, :width]] = 0
+        picture[np.kron(specks[parts] & (alpha > 0), np.ones((cell, cell), bool))[:height, :width]] = 0
 
 
 def apparent_size(config: TrainConfig) -> float:
