@@ -85,8 +85,9 @@ def assemble(
             in ``out``.
     """
     out, sources = Path(out), list(sources)
+    inside = {folder for folder in {Path(path).parent for path in sources} if folder.resolve() == out.resolve()}
     for path in sources:
-        if Path(path).parent.resolve() == out.resolve():
+        if Path(path).parent in inside:
             raise UserError(f"{path}: lies in the folder that is to be written: move it to another one first")
     out.mkdir(parents=True, exist_ok=True)
     shards = list(manifest.shards)
