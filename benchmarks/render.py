@@ -81,7 +81,8 @@ class Cost(NamedTuple):
 
 def run(command: list[str]) -> tuple[Cost, str]:
     """What a command cost and printed."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYOPENGL_PLATFORM": "egl"}
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"PYTHONPATH": path, "PYOPENGL_PLATFORM": "egl"}
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
         start = time.perf_counter()
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=errors)

@@ -63,7 +63,7 @@ def steps(config: TrainConfig, pairs: PairDataset) -> Iterator[list[float]]:
         marks.append(time.process_time())
         optimizer_step(state.network, state.optimizer, config, step)
         marks.append(time.process_time())
-        state.average.update(step)
+        state.average.update(schedules.average_weight(config, step))
         marks.append(time.process_time())
         yield [after - before for before, after in zip(marks, marks[1:])]
 

@@ -136,7 +136,8 @@ def procrustes(source: Tensor, target: Tensor, weights: Tensor | None = None) ->
     weights = (weights / weights.sum(-1, keepdim=True)).unsqueeze(-1)
     source = source - (weights * source).sum(-2, keepdim=True)
     target = target - (weights * target).sum(-2, keepdim=True)
-    return _NearestRotation.apply(target.transpose(-1, -2) @ (weights * source))
+    covariance = target.transpose(-1, -2) @ (weights * source)
+    return (_HornRotation if covariance.is_cuda else _NearestRotation).apply(covariance)
 
 
 def pair_weights(sigma: Tensor) -> Tensor:
@@ -177,3 +178,84 @@ class _NearestRotation(torch.autograd.Function):
         inverse = sums / (sums.square() + floor.square())
         c = v.transpose(-1, -2) @ rotation.transpose(-1, -2) @ grad @ v
         return rotation @ v @ ((c - c.transpose(-1, -2)) * inverse) @ v.transpose(-1, -2)
+
+
+class _HornRotation(torch.autograd.Function):
+    """:class:`_NearestRotation` without an SVD, which on a GPU waits for all work in hand and fits in no CUDA graph.
+
+    R's unit quaternion is the eigenvector of the largest eigenvalue of a symmetric 4×4 matrix (Horn, J. Opt. Soc.
+    Am. A 4, 1987). Squared often enough, that matrix keeps no other one. For the gradient, (Rᵀ dR) is the skew matrix
+    of the vector x with (tr(H) 1 − H) x = vee(Rᵀ dM − dMᵀ R).
+    """
+
+    _SQUARINGS = 24  # tell eigenvalues apart that differ by 1e-6 of themselves
+
+    @staticmethod
+    def forward(ctx, matrix: Tensor) -> Tensor:
+        finite = matrix.isfinite().all(-1, keepdim=True).all(-2, keepdim=True)
+        known = matrix.where(finite, 0.0).double()
+        power = _quaternion_form(known)
+        for _ in range(_HornRotation._SQUARINGS):
+            power = power / power.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
+            power = power @ power
+        best = power.diagonal(dim1=-2, dim2=-1).argmax(-1)[..., None, None].expand(*power.shape[:-1], 1)
+        quaternion = power.gather(-1, best).squeeze(-1)
+        rotation = _quaternion_rotation(quaternion / quaternion.norm(dim=-1, keepdim=True))
+        ctx.save_for_backward(rotation, rotation.transpose(-1, -2) @ known)
+        return rotation.to(matrix.dtype).where(finite, torch.nan)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        rotation, h = ctx.saved_tensors
+        one = torch.eye(3, dtype=h.dtype, device=h.device)
+        sums = h.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None] * one - (h + h.transpose(-1, -2)) / 2
+        floor = 1e-5 * torch.linalg.matrix_norm(h) + torch.finfo(grad.dtype).eps
+        inverse = sums @ _inverse_3x3(sums @ sums + floor.square()[..., None, None] * one)
+        c = rotation.transpose(-1, -2) @ grad.to(h.dtype)
+        turn = (inverse @ _vee(c - c.transpose(-1, -2)).unsqueeze(-1)).squeeze(-1)
+        return (rotation @ _skew(turn)).to(grad.dtype)
+
+
+def _quaternion_form(matrix: Tensor) -> Tensor:
+    """Q with qᵀ Q q = tr(R(q)ᵀ M) plus a constant that leaves no negative eigenvalue: (*, 3, 3) -> (*, 4, 4)."""
+    (xx, yx, zx), (xy, yy, zy), (xz, yz, zz) = (row.unbind(-1) for row in matrix.unbind(-2))
+    rows = [
+        [xx + yy + zz, yz - zy, zx - xz, xy - yx],
+        [yz - zy, xx - yy - zz, xy + yx, zx + xz],
+        [zx - xz, xy + yx, yy - xx - zz, yz + zy],
+        [xy - yx, zx + xz, yz + zy, zz - xx - yy],
+    ]
+    form = torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+    bound = 2 * torch.linalg.matrix_norm(matrix) + torch.finfo(matrix.dtype).eps
+    return form + bound[..., None, None] * torch.eye(4, dtype=matrix.dtype, device=matrix.device)
+
+
+def _quaternion_rotation(quaternion: Tensor) -> Tensor:
+    """Unit quaternions, real part first, to rotations: (*, 4) -> (*, 3, 3)."""
+    w, x, y, z = quaternion.unbind(-1)
+    rows = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+
+
+def _inverse_3x3(matrix: Tensor) -> Tensor:
+    """Inverse of (*, 3, 3) by cofactors; on a GPU ``torch.linalg.inv`` waits."""
+    a, b, c = matrix.unbind(-2)
+    cofactors = torch.stack([torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)], dim=-1)
+    return cofactors / (a * cofactors[..., 0]).sum(-1)[..., None, None]
+
+
+def _vee(skew: Tensor) -> Tensor:
+    """The vector x of a skew matrix, the inverse of :func:`_skew`: (*, 3, 3) -> (*, 3)."""
+    return torch.stack([skew[..., 2, 1], skew[..., 0, 2], skew[..., 1, 0]], dim=-1)
+
+
+def _skew(vector: Tensor) -> Tensor:
+    """The matrix of the cross product with x: (*, 3) -> (*, 3, 3)."""
+    x, y, z = vector.unbind(-1)
+    zero = torch.zeros_like(x)
+    rows = [[zero, -z, y], [z, zero, -x], [-y, x, zero]]
+    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)

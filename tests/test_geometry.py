@@ -7,6 +7,8 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from data.geometry import (
+    _HornRotation,
+    _NearestRotation,
     camera_angles,
     invert_rigid,
     normalize_intrinsics,
@@ -143,6 +145,38 @@ def test_camera_angles_by_hand():
     azimuth, elevation = camera_angles(poses)
     torch.testing.assert_close(azimuth[[0, 1, 3]], torch.tensor([0.0, 90, -135]).double(), atol=1e-6, rtol=0)
     torch.testing.assert_close(elevation, torch.tensor([0.0, 0, 90, 45]).double(), atol=1e-6, rtol=0)
+
+
+def nearest(function, matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The rotation, and the gradient of a sum of it."""
+    matrix = matrix.clone().requires_grad_()
+    rotation = function.apply(matrix)
+    factors = torch.linspace(-1, 2, rotation.numel(), dtype=matrix.dtype).view_as(rotation)
+    (rotation.nan_to_num() * factors).sum().backward()
+    return rotation.detach(), matrix.grad
+
+
+@pytest.mark.parametrize("size", (1e-3, 1.0, 1e3))
+def test_the_two_ways_to_the_nearest_rotation_agree(size):
+    torch.manual_seed(0)
+    matrix = size * torch.randn(500, 3, 3, dtype=torch.double)  # half of them turn a right hand into a left one
+    matrix[0] = size * torch.eye(3)
+    matrix[1:50, :, 2] = 0  # of points in a plane
+    for ours, reference in zip(nearest(_HornRotation, matrix), nearest(_NearestRotation, matrix), strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-7 / size)
+    single = nearest(_HornRotation, matrix.float())[0]
+    torch.testing.assert_close(single, _NearestRotation.apply(matrix).float(), rtol=0, atol=1e-4)
+    assert torch.autograd.gradcheck(_HornRotation.apply, torch.randn(5, 3, 3, dtype=torch.double).requires_grad_())
+
+
+def test_horns_rotation_is_one_where_it_is_undetermined():
+    line = torch.zeros(3, 3, 3)
+    line[0, 1, 2] = 1.0  # points on a line; then in one place, then not finite
+    line[2, 0, 0] = torch.inf
+    rotation, gradient = nearest(_HornRotation, line)
+    torch.testing.assert_close(torch.det(rotation[:2]), torch.ones(2))
+    torch.testing.assert_close(rotation[:2] @ rotation[:2].mT, torch.eye(3).expand(2, 3, 3))
+    assert rotation[2].isnan().all() and gradient.isfinite().all()
 
 
 def test_procrustes_refuses_other_shapes():

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from train.config import make_config
-from train.optimizer import make_optimizer, muon
+from train.optimizer import Optimizers, make_optimizer, muon
 
 
 def make_network(memory_format=torch.contiguous_format) -> nn.Module:
@@ -16,12 +16,12 @@ def make_network(memory_format=torch.contiguous_format) -> nn.Module:
     return network.to(memory_format=memory_format)
 
 
-def steps(network: nn.Module, optimizer, count: int) -> None:
+def steps(network: nn.Module, optimizer: Optimizers, count: int, learning_rate: float | torch.Tensor = 6e-3) -> None:
     for i in range(count):
         torch.manual_seed(i)
         optimizer.zero_grad()
         network(torch.randn(8, 3, 5, 5)).square().mean().backward()
-        optimizer.step()
+        optimizer.step(learning_rate)
 
 
 @pytest.mark.parametrize("memory_format", (torch.contiguous_format, torch.channels_last))
@@ -54,3 +54,15 @@ def test_all_parameters_learn_and_the_state_goes_on(name):
     steps(first, optimizer, 1)
     steps(second, resumed, 1)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", ("adam", "muon"))
+def test_a_learning_rate_that_is_a_tensor(name):
+    config = make_config("cpu", optimizer=name, weight_decay=0.1)
+    first, second, still = make_network(), make_network(), make_network()
+    steps(first, make_optimizer(config, first), 3, 0.02)
+    steps(second, make_optimizer(config, second), 3, torch.tensor(0.02))
+    steps(still, make_optimizer(config, still), 3, torch.tensor(0.0))
+    for one, other, unmoved, initial in zip(*(n.parameters() for n in (first, second, still, make_network()))):
+        torch.testing.assert_close(one, other)
+        assert torch.equal(unmoved, initial)

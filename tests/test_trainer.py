@@ -36,8 +36,8 @@ from train.eval.evaluate import evaluate
 from train.eval.validation import open_validation, validate
 from train.logger import Logger
 from train.networks import Prediction
-from train.optimizer import MovingAverage, make_optimizer
-from train.trainer import loss_terms, optimizer_step, prepare, train
+from train.optimizer import MovingAverage, Optimizers, make_optimizer
+from train.trainer import loss_terms, optimizer_step, prepare, start, train, training_step
 
 ROOT = Path(__file__).parents[1]
 STEPS = 8
@@ -419,22 +419,68 @@ def test_a_step_down_is_clipped_and_as_long_as_the_schedule_says():
     before = network.weight.detach().clone()
     network.weight.grad = torch.tensor([[30.0, 40.0]])
     config = small_config(steps=100, warmup_steps=60, learning_rate=0.1, gradient_clip=5.0)
-    assert optimizer_step(network, torch.optim.SGD(network.parameters(), lr=1.0), config, step=50) == 50
+    optimizer = Optimizers(list(network.parameters()), torch.optim.SGD(network.parameters(), lr=1.0))
+    assert optimizer_step(network, optimizer, config, step=50) == 50
     expected = 0.1 * 51 / 60 * 0.5 * torch.tensor([[3.0, 4.0]])
     torch.testing.assert_close(before - network.weight, expected)
     assert network.weight.grad is None
+
+
+def test_steps_may_be_tensors():
+    """As in a CUDA graph."""
+    config = small_config(steps=100, warmup_steps=10, anneal_start=0.4, anneal_end=0.5, average_decay=0.9)
+    for step in (0, 5, 45, 49, 50, 99):
+        for schedule in (
+            schedules.flag_anneal,
+            schedules.learning_rate,
+            schedules.noise,
+            schedules.average_weight,
+            lambda *args: schedules.loss_weights(*args).spatial_consistency,
+        ):
+            assert schedule(config, torch.tensor(step)).item() == pytest.approx(schedule(config, step), abs=1e-6)
+
+
+@pytest.mark.parametrize("optimizer", ("adam", "muon"))
+def test_a_step_that_is_a_tensor_learns_the_same(dataset, optimizer):
+    pairs = PairDataset(dataset, "train")
+    config = small_config(device="cpu", precision="float32", average_decay=0.5, optimizer=optimizer)
+    results = []
+    for number in (int, torch.tensor, None):
+        state = start(config)
+        for step in range(3) if number else ():
+            torch.manual_seed(step)
+            values = training_step(
+                state.network, state, pairs, config, pairs.batch(range(config.batch_size)), number(step)
+            )
+        results.append(torch.cat([x.flatten().double() for x in state.average.network.state_dict().values()]))
+    assert not any(value.requires_grad for value in values.values())
+    one, other, initial = results
+    assert (one - other).norm() < 1e-2 * (one - initial).norm()  # rounding, which Adam's first steps magnify
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_cuda_graph_learns_what_single_steps_learn(dataset, tmp_path):
+    lines = []
+    for graph in (True, False):
+        config = small_config(device="cuda", cuda_graph=graph, steps=30, log_every=10, batch_size=8, width=8)
+        train(config, [dataset], run := tmp_path / str(graph))
+        logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        lines.append([line for line in logged if "loss" in line])
+    for ours, theirs in zip(*lines, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=0.1), ours["step"]
+        assert ours["learning_rate"] == theirs["learning_rate"]
 
 
 @pytest.mark.parametrize("decay, expected", [(0.2, 0.2 * (1.9 * 2 / 11 + 4 * 9 / 11) + 0.8 * 8), (0.0, 8.0)])
 def test_averaged_weights_forget_their_start(decay, expected):
     network = torch.nn.BatchNorm1d(1)
     network.running_mean.fill_(1)
-    average = MovingAverage(network, decay)
+    average, config = MovingAverage(network), small_config(average_decay=decay)
     for step, value in enumerate((2.0, 4.0, 8.0)):  # kept are 1/10, 2/11 and, for 3/12 is more, the decay
         torch.nn.init.constant_(network.weight, value)
         network.running_mean.fill_(value)
         network.num_batches_tracked += 1
-        average.update(step)
+        average.update(schedules.average_weight(config, step))
     assert average.network.weight.item() == average.network.running_mean.item() == pytest.approx(expected)
     assert average.network.num_batches_tracked == 3 and network.weight.item() == 8
 

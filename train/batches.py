@@ -140,7 +140,7 @@ def make_batch(
     )
 
 
-def find_mates(shape_index: Tensor, start: int = 0) -> Tensor:
+def find_mates(shape_index: Tensor, start: int | Tensor = 0) -> Tensor:
     """Of pairs that come in :func:`data.dataset.couples`, the other one if it shows the same shape,
     else each one itself.
 

@@ -52,6 +52,7 @@ class TrainConfig:
     average_decay: float = 0.0  # of the exponential moving average of the weights; 0 keeps the last weights
     seed: int = 0
     device: str = "auto"  # "auto", "cpu" or "cuda"
+    cuda_graph: bool = True  # one launch a step on a GPU, where there is one process
     precision: str = "float32"  # of the convolutions: "float32", "bfloat16", or "auto": bfloat16 where it is native
     init_from: str | None = None  # run folder or shipped name whose weights training starts from
     # Objective

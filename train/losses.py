@@ -82,7 +82,7 @@ def canonical_consistency(points: Tensor, object_to_camera: Tensor) -> Tensor:
     return (centered - mean).square().sum(-1).mean((-2, -1)) / size.clamp(min=1e-3)
 
 
-def relative_pose(points: Tensor, rotation: Tensor, noise: float = 0.0, sigma: Tensor | None = None) -> Tensor:
+def relative_pose(points: Tensor, rotation: Tensor, noise: float | Tensor = 0.0, sigma: Tensor | None = None) -> Tensor:
     """Relative pose (eq. 2 and 3): angle between the true rotation and the one Procrustes recovers.
 
     Args:
@@ -93,8 +93,7 @@ def relative_pose(points: Tensor, rotation: Tensor, noise: float = 0.0, sigma: T
     Returns:
         (B,) radians.
     """
-    if noise:
-        points = points + noise * distributed.randn(*points.shape, dtype=points.dtype, device=points.device)
+    points = points + noise * distributed.randn(*points.shape, dtype=points.dtype, device=points.device)
     weights = None if sigma is None else pair_weights(sigma)
     return rotation_distance(procrustes(points[:, 0], points[:, 1], weights), rotation)
 
@@ -215,7 +214,7 @@ def orientation(axis_ends: Tensor, true_axis_ends: Tensor) -> Tensor:
 
 
 def pair_terms(
-    views: list[Prediction], batch: PairBatch, axes: tuple[str, ...], delta: float, noise: float
+    views: list[Prediction], batch: PairBatch, axes: tuple[str, ...], delta: float, noise: float | Tensor
 ) -> dict[str, Tensor]:
     """All terms for a batch of pairs.
 

@@ -18,13 +18,12 @@ def make_optimizer(config: TrainConfig, network: nn.Module) -> Optimizers:
     trainable = [p for p in network.parameters() if p.requires_grad]
     matrices, vectors = [p for p in trainable if p.ndim > 1], [p for p in trainable if p.ndim <= 1]
     settings = dict(lr=config.learning_rate, weight_decay=config.weight_decay)
+    kind = dict(fused=True, capturable=config.device == "cuda")  # by a CUDA graph
     if config.optimizer == "muon":
         first = muon(matrices, **settings)
     else:
-        first = torch.optim.AdamW(matrices, fused=True, **settings)
-    return Optimizers(
-        trainable, first, torch.optim.AdamW(vectors, fused=True, lr=config.learning_rate, weight_decay=0.0)
-    )
+        first = torch.optim.AdamW(matrices, **kind, **settings)
+    return Optimizers(trainable, first, torch.optim.AdamW(vectors, **kind, lr=config.learning_rate, weight_decay=0.0))
 
 
 def muon(weights: list[nn.Parameter], **settings) -> torch.optim.Muon:
@@ -72,39 +71,56 @@ class Optimizers:
         for parameter in self._parameters:
             parameter.grad = None
 
-    def step(self) -> None:
+    @torch.no_grad()
+    def step(self, learning_rate: float | Tensor) -> None:
+        """Move the parameters against their gradients.
+
+        Args:
+            learning_rate: a number, or a tensor without dimensions, which a CUDA graph needs: numbers stay in it as
+                they were. Muon takes no tensor, but all these steps are proportional to the rate, so one of rate 1 is
+                made, and then shortened.
+        """
+        shortened = isinstance(learning_rate, Tensor)
+        for group in self.param_groups:
+            group["lr"] = 1.0 if shortened else learning_rate
+        before = [parameter.clone() for parameter in self._parameters] if shortened else []
         for optimizer in self._optimizers:
             optimizer.step()
+        if shortened:
+            torch._foreach_sub_(self._parameters, before)
+            torch._foreach_mul_(self._parameters, learning_rate)
+            torch._foreach_add_(self._parameters, before)
 
     def state_dict(self) -> list[dict]:
         return [optimizer.state_dict() for optimizer in self._optimizers]
 
     def load_state_dict(self, states: list[dict]) -> None:
         for optimizer, state in zip(self._optimizers, states, strict=True):
-            optimizer.load_state_dict(state)
+            settings = optimizer.state_dict()["param_groups"]  # the state may come from another device
+            optimizer.load_state_dict({**state, "param_groups": settings})
 
 
 class MovingAverage:
-    """Exponential moving average of a network's weights and statistics, which forgets its start quickly.
-
-    Args:
-        decay: share that is kept in each step; 0 keeps the last weights.
+    """Moving average of a network's weights and statistics.
 
     Attributes:
         network: one with the averages.
     """
 
-    def __init__(self, network: nn.Module, decay: float):
+    def __init__(self, network: nn.Module):
         self.network = copy.deepcopy(network).requires_grad_(False)
-        self._decay = decay
         pairs = list(zip(self.network.state_dict().values(), network.state_dict().values()))
         self._averaged = [(old, new) for old, new in pairs if old.is_floating_point()]
         self._copied = [(old, new) for old, new in pairs if not old.is_floating_point()]
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Add the weights as they are after ``step`` (counted from 0)."""
-        keep = min(self._decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(*map(list, zip(*self._averaged)), 1 - keep)
+    def update(self, weight: float | Tensor) -> None:
+        """Count the network's weights as they are now.
+
+        Args:
+            weight: of these in the average, 0 to 1; a number, or a tensor without dimensions.
+        """
+        averages, present = map(list, zip(*self._averaged))
+        torch._foreach_lerp_(averages, present, [weight] * len(present) if isinstance(weight, Tensor) else weight)
         for old, new in self._copied:
             old.copy_(new)

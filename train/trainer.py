@@ -22,6 +22,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -43,6 +44,7 @@ from train.checkpoint import (
     save_checkpoint,
 )
 from train.config import TrainConfig, replace_settings
+from train.cuda_graph import GraphedStep
 from train.detector import (
     CONFIG_NAME,
     WEIGHTS_NAME,
@@ -62,7 +64,7 @@ from train.networks import KeypointNetwork
 from train.optimizer import MovingAverage, Optimizers, make_optimizer
 
 LOCK_NAME = ".lock"
-FREE_TO_CHANGE = ("steps", "device", "log_every", "validate_every", "checkpoint_every")
+FREE_TO_CHANGE = ("steps", "device", "cuda_graph", "log_every", "validate_every", "checkpoint_every")
 
 
 @distributed.process_group()
@@ -92,6 +94,7 @@ def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = F
     if config.supervised:
         require_labels(config, pairs)
         config = replace_settings(config, keypoints=len(pairs.keypoint_names))
+        pairs.semantic_keypoints = pairs.semantic_keypoints.to(device)
     if distributed.is_main():
         check_run_folder(config, run, resume)
     distributed.barrier()
@@ -110,17 +113,15 @@ def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = F
     ):
         if state.step and distributed.is_main():  # a kill may have come between the checkpoint and them
             save_weights(state.average.network, run / WEIGHTS_NAME)
+        take_step = partial(training_step, replica, state, pairs, config)
+        if device == "cuda" and config.cuda_graph and distributed.world_size() == 1:
+            take_step = GraphedStep(take_step)
         for stored in loader:
             torch.manual_seed(config.seed * 1_000_003 + state.step)
-            batch = prepare(stored, pairs, config, device, state.step)
-            terms = loss_terms(replica, batch, config, state.step)
-            loss = losses.objective(terms, schedules.loss_weights(config, state.step)).mean()
-            loss.backward()
-            norm = optimizer_step(state.network, state.optimizer, config, state.step)
-            state.average.update(state.step)
+            values = take_step(stored, state.step)
             state.step += 1
 
-            logger.count({**terms, "loss": loss, "gradient_norm": norm})
+            logger.count(values)
             stopping = distributed.any_rank(interrupt.requested)
             last = state.step == config.steps or stopping
             checkpoint = state.step % config.checkpoint_every == 0 or last
@@ -150,7 +151,7 @@ def start(config: TrainConfig) -> TrainState:
         load_initial_weights(network, config)
     network.to(config.device, memory_format=torch.channels_last)
     network.bfloat16 = config.precision == "bfloat16"
-    return TrainState(network, MovingAverage(network, config.average_decay), make_optimizer(config, network))
+    return TrainState(network, MovingAverage(network), make_optimizer(config, network))
 
 
 def require_finite(means: dict[str, float], run: Path, step: int) -> None:
@@ -259,7 +260,34 @@ def claim_run_folder(config: TrainConfig, run: Path, resume: bool) -> Iterator[N
         yield
 
 
-def prepare(stored: dict[str, Tensor], pairs: PairDataset, config: TrainConfig, device: str, step: int) -> PairBatch:
+def training_step(
+    replica: nn.Module,
+    state: TrainState,
+    pairs: PairDataset,
+    config: TrainConfig,
+    stored: dict[str, Tensor],
+    step: int | Tensor,
+) -> dict[str, Tensor]:
+    """Learn from a batch, as :meth:`PairDataset.batch` gives it.
+
+    Args:
+        step: a number, or an integer tensor without dimensions on the device, which a CUDA graph needs.
+
+    Returns:
+        What to log: the terms of each pair, the loss and the norm of its gradient.
+    """
+    batch = prepare(stored, pairs, config, config.device, step)
+    terms = loss_terms(replica, batch, config, step)
+    loss = losses.objective(terms, schedules.loss_weights(config, step)).mean()
+    loss.backward()
+    norm = optimizer_step(state.network, state.optimizer, config, step)
+    state.average.update(schedules.average_weight(config, step))
+    return {name: value.detach() for name, value in {**terms, "loss": loss, "gradient_norm": norm}.items()}
+
+
+def prepare(
+    stored: dict[str, Tensor], pairs: PairDataset, config: TrainConfig, device: str, step: int | Tensor
+) -> PairBatch:
     """Network input on the device of a batch as :meth:`PairDataset.batch` gives it, augmented;
     labelled if supervised."""
     stored = {name: tensor.to(device) for name, tensor in stored.items()}
@@ -269,12 +297,14 @@ def prepare(stored: dict[str, Tensor], pairs: PairDataset, config: TrainConfig, 
     if config.color_jitter:
         batch.images = jitter_colors(batch.images, config.color_jitter)
     if config.supervised:
-        points = pairs.semantic_keypoints.to(device)[stored["shape_index"]].unsqueeze(1).expand(-1, 2, -1, -1)
+        points = pairs.semantic_keypoints[stored["shape_index"]].unsqueeze(1).expand(-1, 2, -1, -1)
         batch.labels = transform_points(batch.object_to_camera, points)
     return batch
 
 
-def loss_terms(network: KeypointNetwork, batch: PairBatch, config: TrainConfig, step: int) -> dict[str, Tensor]:
+def loss_terms(
+    network: KeypointNetwork, batch: PairBatch, config: TrainConfig, step: int | Tensor
+) -> dict[str, Tensor]:
     """Terms of the objective for a batch: name -> (B,)."""
     network.train()
     images = batch.images[:, :, : network.in_channels]
@@ -291,12 +321,10 @@ def loss_terms(network: KeypointNetwork, batch: PairBatch, config: TrainConfig, 
     return losses.pair_terms(views, batch, network.axes, config.delta, schedules.noise(config, step))
 
 
-def optimizer_step(network: nn.Module, optimizer: Optimizers, config: TrainConfig, step: int) -> Tensor:
+def optimizer_step(network: nn.Module, optimizer: Optimizers, config: TrainConfig, step: int | Tensor) -> Tensor:
     """Move the weights against their gradient and forget it; gives its global norm before clipping."""
     norm = nn.utils.clip_grad_norm_(network.parameters(), config.gradient_clip, foreach=True)
-    for group in optimizer.param_groups:
-        group["lr"] = schedules.learning_rate(config, step)
-    optimizer.step()
+    optimizer.step(schedules.learning_rate(config, step))
     optimizer.zero_grad()
     return norm
 
