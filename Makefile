@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
-# Off-screen OpenGL for the egl backend; with libglu1-mesa also a window.
+# Off-screen OpenGL for the egl backend; libglu1-mesa is for pyglet, which pyrender imports.
 GL_PACKAGES := libegl1 libgl1 libgl1-mesa-dri libglu1-mesa
 
 .DEFAULT_GOAL := help
@@ -37,4 +37,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Installing Python packages into $(VENV); PyTorch is large, so this takes a while."
 	@$(PYTHON) -m venv $(VENV)
 	@$(PY) -m pip install --quiet --disable-pip-version-check --use-pep517 -c constraints.txt -e ".[test]"
+	@# The PyOpenGL that pyrender requires does not work with Python 3.12 and later.
+	@if $(PY) -c 'import sys; sys.exit(sys.version_info < (3, 12))'; then \
+	    $(PY) -m pip install --quiet --disable-pip-version-check --no-deps PyOpenGL==3.1.10; fi
 	@touch $@

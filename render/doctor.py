@@ -22,6 +22,7 @@ from render.failures import describe, explain
 
 _TIMEOUT = 60  # seconds; a hanging driver counts as broken
 _SOFTWARE = re.compile(r"llvmpipe|softpipe|swrast|software", re.IGNORECASE)
+_PACKAGES = re.compile(r"is not installed|PyOpenGL")
 _ROOT = Path("/")  # of the file system
 
 
@@ -80,6 +81,8 @@ def examine(name: str) -> BackendReport:
     hidden = _hidden_gpu() if name == "egl" else ""
     if "error" in outcome:
         why, advice = explain(outcome["error"])
+        if _PACKAGES.search(why):
+            hidden = ""  # EGL was never asked
         return BackendReport(name, False, False, why, "; ".join(filter(None, (advice, hidden))))
     detail = ", ".join(f"{key} {value}" for key, value in outcome.items())
     gpu = name == "egl" and not _SOFTWARE.search(detail)

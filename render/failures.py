@@ -68,12 +68,22 @@ _CAUSES = (
     (
         r"Unable to load EGL|libEGL\.so|EGL platform plugin is not available",
         "libEGL is not installed",
-        "apt-get install libegl1 libgl1-mesa-dri",
+        "apt-get install libegl1 libgl1-mesa-dri libglu1-mesa",
     ),
     (
         r"Unable to load OpenGL|libGL\.so|libOpenGL\.so|has no attribute 'glGetError'",
         "libGL is not installed",
-        "apt-get install libgl1 libegl1 libgl1-mesa-dri",
+        "apt-get install libgl1 libegl1 libgl1-mesa-dri libglu1-mesa",
+    ),
+    (
+        r'Library "(\w+)" not found',
+        r"lib\1 is not installed; pyrender loads it for its window, even where none is opened",
+        "apt-get install libglu1-mesa libx11-6",
+    ),
+    (
+        r"No array-type handler for type _ctypes",
+        "PyOpenGL 3.1.0, which pyrender requires, does not work with Python 3.12 and later",
+        "pip install --no-deps 'PyOpenGL>=3.1.10' (pip says that pyrender wants another; it works with this one)",
     ),
     (
         r"failed to (load|open) (driver|swrast|\S+_dri)|swrast_dri\.so|DRI driver",

@@ -45,6 +45,12 @@ def test_auto_takes_what_there_is(monkeypatch):
         ("ImportError: ('Unable to load EGL library', 'EGL: cannot open shared object file')", "libEGL", "libegl1"),
         ("ImportError: ('Unable to load OpenGL library', 'GL: cannot open')", "libGL", "libgl1"),
         ("AttributeError: 'NoneType' object has no attribute 'glGetError'", "libGL", "libgl1"),
+        ('ImportError: Library "GLU" not found.', "libGLU is not installed", "libglu1-mesa"),
+        (
+            "ArgumentError: (\"argument 2: TypeError: No array-type handler for type _ctypes.type (value: <cparam 'P'",
+            "Python 3.12",
+            "PyOpenGL>=3.1.10",
+        ),
         ("MESA-LOADER: failed to open swrast: /usr/lib/dri/swrast_dri.so", "no DRI driver", "libgl1-mesa-dri"),
         ("libGL: failed to load driver: iris\nGLError: GLError( err = 12289 )", "no DRI driver", "libgl1-mesa-dri"),
         ("ValueError: Invalid device ID (3)", "no device of number 3", "EGL_DEVICE_ID"),
@@ -132,6 +138,8 @@ def test_a_gpu_that_a_container_hides(monkeypatch, tmp_path, files, advice):
         monkeypatch.setattr(doctor, "_try_in_a_process", lambda name, outcome=outcome: outcome)
         assert advice in examine("egl").advice
         assert doctor._hidden_gpu() not in examine("embree").advice or not advice
+    monkeypatch.setattr(doctor, "_try_in_a_process", lambda name: {"error": 'ImportError: Library "GLU" not found.'})
+    assert examine("egl").advice == "apt-get install libglu1-mesa libx11-6"  # whatever GPU there is
     monkeypatch.setattr(doctor, "_try_in_a_process", lambda name: {"renderer": "NVIDIA L4"})
     assert examine("egl").gpu and not examine("egl").advice
 
@@ -190,6 +198,7 @@ def ill_module(tmp_path, name, body):
         ),
         ("egl", "sitecustomize", WITHOUT_LIBRARY.format("libEGL"), "libEGL is not installed"),
         ("egl", "sitecustomize", WITHOUT_LIBRARY.format("libGL"), "libGL is not installed"),
+        ("egl", "sitecustomize", WITHOUT_LIBRARY.format("libGLU"), "libGLU is not installed"),
     ],
 )
 def test_real_process_with_a_fake_package(tmp_path, monkeypatch, name, module, body, why):
