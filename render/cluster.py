@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
-from render.workers import ATTEMPTS, LONGEST_WAIT, WorkerDied
+from render.workers import ATTEMPTS, LONGEST_WAIT, WorkerDied, undivided
 
 CONNECT_SECONDS = 10
 # Sent to the nodes, so that every one runs this very code; libraries must be installed there.
@@ -72,7 +72,10 @@ def _connect(address: str):
 
 
 def run_tasks_on_ray(
-    setup: Callable[[], Callable[[Any], Any]], tasks: Iterable[Any], workers: int | None = None
+    setup: Callable[[], Callable[[Any], Any]],
+    tasks: Iterable[Any],
+    workers: int | None = None,
+    divide: Callable[[Any], list[Any]] = undivided,
 ) -> Iterator[tuple[Any, Any]]:
     """Like :func:`render.workers.run_tasks`, but on the Ray cluster that is connected.
 
@@ -80,6 +83,7 @@ def run_tasks_on_ray(
         setup: picklable; called once in each process of a node, returns the function that does the work.
         tasks: picklable.
         workers: how many tasks at a time; by default as many as the cluster has CPUs.
+        divide: see :func:`render.workers.run_tasks`.
 
     Raises:
         UserError: the nodes cannot do this work.
@@ -102,6 +106,9 @@ def run_tasks_on_ray(
             try:
                 outcome = ray.get(result)
             except deaths as error:
+                if len(pieces := divide(task)) > 1:
+                    queue.extendleft((piece, 1) for piece in reversed(pieces))
+                    continue
                 if attempt < ATTEMPTS:
                     queue.appendleft((task, attempt + 1))
                     continue

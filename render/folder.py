@@ -8,7 +8,7 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Set
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -167,18 +167,24 @@ def without_lost_shards(out: Path, manifest: Manifest, sources: list[Source]) ->
     return replace(manifest, shards=shards, models=[entry for entry in manifest.models if entry.model_id in held])
 
 
-def part_path(parts: Path, model_id: str) -> Path:
-    return parts / f"{hashlib.sha256(model_id.encode()).hexdigest()[:32]}.h5"
+def part_path(parts: Path, model_ids: Iterable[str]) -> Path:
+    """Where the part of these models is."""
+    return parts / f"{hashlib.sha256(canonical_json(list(model_ids)).encode()).hexdigest()[:32]}.h5"
 
 
-def is_whole(part: Path) -> bool:
-    """Whether a part of an earlier run can be used. Parts are not forced to the disk one by one: a crash tears some."""
-    if not part.exists():
-        return False
-    try:
-        for _ in read_models(part):  # checks every byte
-            pass
-    except UserError:
-        part.unlink()
-        return False
-    return True
+def usable_parts(parts: Path, wanted: Set[str]) -> dict[Path, list[str]]:
+    """The parts of earlier runs that hold wanted models alone, and the ids of these; others are deleted.
+
+    Parts are not forced to the disk one by one: a crash tears some.
+    """
+    found = {}
+    for path in sorted(parts.glob("*.h5")):
+        try:
+            model_ids = [model.model_id for model in read_models(path)]  # checks every byte
+        except UserError:
+            model_ids = []
+        if model_ids and wanted >= set(model_ids):
+            found[path] = model_ids
+        else:
+            path.unlink()
+    return found

@@ -1,8 +1,9 @@
 """From meshes to a dataset: `render_dataset` draws, renders and stores the view pairs of every model.
 
-The unit of work is one model. A worker renders it into a part, a shard of one model under OUT/.parts; when all parts
-are there they are assembled into the final shards. A pair depends only on (seed, model id, pair index), so neither
-the number of workers, nor tasks, nor interruptions change a byte, and a dataset can grow in models and in pairs.
+The unit of work is one model, or a few that have few pairs. A worker renders it into a part, a shard of its own under
+OUT/.parts; when all parts are there they are assembled into the final shards. A pair depends only on (seed, model id,
+pair index), so neither the number of workers, nor tasks, nor interruptions change a byte, and a dataset can grow in
+models and in pairs.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from data.assemble import assemble
 from data.atomic import write_bytes
 from data.errors import UserError
 from data.manifest import MANIFEST_NAME, PARTS, Failure, Manifest, load_manifest
-from data.schema import ModelPairs, split_of
+from data.schema import SPLITS, ModelPairs, split_of
 from data.shard import write_shard
 from data.signals import handled_by
 from render.backends import Backend, open_backend
@@ -41,9 +42,9 @@ from render.folder import (
     count_pairs,
     existing_manifest,
     io_errors_named,
-    is_whole,
     locked,
     part_path,
+    usable_parts,
     without_lost_shards,
 )
 from render.mesh import Mesh
@@ -53,6 +54,9 @@ from render.variety import vary_images, vary_object
 from render.views import ViewSettings, sample_pair
 from render.workers import WorkerDied, run_tasks, time_limit
 
+_PAIRS_PER_PART = 16  # at least, where models have fewer
+_GROUPS_PER_WORKER = 8  # at least, so that all workers end at about the same time
+_RAY_WORKERS = 128  # of a cluster, which may grow
 _OBJECT_RADIUS = np.sqrt(3)  # of the sphere around a box of side 2
 
 
@@ -250,10 +254,13 @@ def _finish(job: Job, manifest: Manifest, sources: list[Source], everything: Set
     """
     config, out = job.config, Path(job.config.out)
     parts = out / PARTS
-    wanted = {part_path(parts, s.model_id): s for s in sources if job.held.get(s.model_id, 0) < config.pairs_per_model}
-    missing = [source for path, source in wanted.items() if not is_whole(path)]
+    wanted = {
+        source.model_id: source for source in sources if job.held.get(source.model_id, 0) < config.pairs_per_model
+    }
+    done = {model_id for ids in usable_parts(parts, wanted.keys()).values() for model_id in ids}
+    missing = [source for model_id, source in wanted.items() if model_id not in done]
     failures = sorted(_render_missing(job, parts, missing, len(sources)), key=astuple)
-    ready = sorted(path for path in wanted if path.exists())
+    ready = sorted(parts.glob("*.h5"))
     others = everything - {source.name for source in sources}
     kept = [failure for failure in manifest.failures if failure.source in others]
     if not ready and not manifest.models and sources and config.task is None:  # a task may hold bad meshes alone
@@ -305,23 +312,16 @@ def _render_missing(job: Job, parts: Path, missing: list[Source], total: int) ->
     with tqdm(
         total=total, initial=total - len(missing), unit="model", desc="render", disable=not job.config.progress
     ) as bar:
+        done = total - len(missing)
         try:
-            for source, outcome in outcomes:
-                if isinstance(outcome, MemoryError):
-                    outcome = MeshError("needs more memory than there is")
-                if isinstance(outcome, (MeshError, WorkerDied)):
-                    kept = job.held.get(source.model_id, 0)
-                    failures.append(Failure(source.name, f"{outcome}{f'; it keeps its {kept} pairs' * (kept > 0)}"))
-                    if job.config.strict:
-                        raise UserError(f"{source.name}: {outcome}: mend or remove it, or leave --strict out")
-                elif isinstance(outcome, Exception):
-                    raise outcome
-                elif outcome is not None:
-                    write_bytes(part_path(parts, source.model_id), outcome)
-                bar.update()
+            for group, outcome in outcomes:
+                of_each = [outcome] * len(group) if isinstance(outcome, Exception) else outcome
+                for source, error in zip(group, of_each, strict=True):
+                    failures += _failures(job, source, error)
+                bar.update(len(group))
+                done += len(group)
         except KeyboardInterrupt:
             bar.close()
-            done = total - sum(not part_path(parts, source.model_id).exists() for source in missing)
             raise KeyboardInterrupt(
                 f"interrupted: {done} of {total} models are done and kept: run the same command again to go on"
             ) from None
@@ -330,58 +330,115 @@ def _render_missing(job: Job, parts: Path, missing: list[Source], total: int) ->
     return failures
 
 
-def _render_parts(job: Job, parts: Path, sources: list[Source]) -> Iterator[tuple[Source, Exception | bytes | None]]:
-    """Yields what became of each model: None if it has its part, the bytes to write there, or what went wrong."""
-    if job.config.ray:
-        yield from run_tasks_on_ray(partial(_open_sender, job), sources, job.config.workers)
+def _failures(job: Job, source: Source, error: Exception | None) -> list[Failure]:
+    """What to note of a model that could not be rendered; raises what concerns more than the model."""
+    if error is None:
+        return []
+    if isinstance(error, MemoryError):
+        error = MeshError("needs more memory than there is")
+    if not isinstance(error, (MeshError, WorkerDied)):
+        raise error
+    if job.config.strict:
+        raise UserError(f"{source.name}: {error}: mend or remove it, or leave --strict out")
+    kept = job.held.get(source.model_id, 0)
+    return [Failure(source.name, f"{error}{f'; it keeps its {kept} pairs' * (kept > 0)}")]
+
+
+def _render_parts(job: Job, parts: Path, sources: list[Source]) -> Iterator[tuple[list[Source], _Outcome]]:
+    """Yields what became of models: of each, None or what went wrong; or what went wrong with all of them."""
+    config = job.config
+    if config.ray:
+        groups = _groups(config, sources, config.workers or _RAY_WORKERS)
+        for group, outcome in run_tasks_on_ray(partial(_open_sender, job), groups, config.workers, _divide):
+            if not isinstance(outcome, Exception):
+                outcome, (name, content) = outcome
+                if content:
+                    write_bytes(parts / name, content)
+            yield group, outcome
     else:
         # Workers write in a folder of this run's own: one that outlives a killed run cannot disturb the next.
         scratch = parts / f"run-{uuid.uuid4().hex}"
         scratch.mkdir()
-        workers = min(job.config.workers or _cores(), len(sources))
-        yield from run_tasks(partial(_open_renderer, job, scratch), sources, workers)
+        workers = min(config.workers or _cores(), len(sources))
+        groups = _groups(config, sources, workers)
+        yield from run_tasks(partial(_open_renderer, job, scratch), groups, workers, _divide)
+
+
+_Outcome = Exception | list[Exception | None]
+
+
+def _groups(config: RenderConfig, sources: list[Source], workers: int) -> list[list[Source]]:
+    """Models that go into one part: of one split, and several where they have few pairs, for writing and joining a part
+    takes as long as rendering five pairs."""
+    size = max(1, min(_PAIRS_PER_PART // config.pairs_per_model, len(sources) // (_GROUPS_PER_WORKER * workers or 1)))
+    groups = []
+    for split in SPLITS:
+        ours = [source for source in sources if split_of(config.seed, source.model_id, config.splits) == split]
+        groups += [ours[start : start + size] for start in range(0, len(ours), size)]
+    return groups
+
+
+def _divide(group: list[Source]) -> list[list[Source]]:
+    return [[source] for source in group]
 
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _open_renderer(job: Job, scratch: Path) -> Callable[[Source], None]:
-    """Runs in a worker: what it does with one model."""
+def _open_renderer(job: Job, scratch: Path) -> Callable[[list[Source]], _Outcome]:
+    """Runs in a worker: what it does with a group of models."""
     render_part = _part_renderer(job)
 
-    def work(source: Source) -> None:
-        path = render_part(scratch, source)
-        os.replace(path, scratch.parent / path.name)
+    def work(group: list[Source]) -> _Outcome:
+        outcome, path = render_part(scratch, group)
+        if path is not None:
+            os.replace(path, scratch.parent / path.name)
+        return outcome
 
     return work
 
 
-def _open_sender(job: Job) -> Callable[[Source], bytes]:
-    """Runs on another machine: what it does with one model; no file is shared, but the meshes."""
+def _open_sender(job: Job) -> Callable[[list[Source]], tuple[_Outcome, tuple[str, bytes]]]:
+    """Runs on another machine: what it does with a group of models; no file is shared, but the meshes."""
     meshes = job.config.meshes
     if meshes and not meshes.exists():
         raise UserError(f"ray: {meshes} is not there on node {socket.gethostname()}: put it there on every node")
     render_part = _part_renderer(job)
 
-    def work(source: Source) -> bytes:
+    def work(group: list[Source]) -> tuple[_Outcome, tuple[str, bytes]]:
         with tempfile.TemporaryDirectory() as folder:
-            return render_part(Path(folder), source).read_bytes()
+            outcome, path = render_part(Path(folder), group)
+            return outcome, ("", b"") if path is None else (path.name, path.read_bytes())
 
     return work
 
 
-def _part_renderer(job: Job) -> Callable[[Path, Source], Path]:
-    """A function that renders a model into a shard of its own in a folder."""
+def _part_renderer(job: Job) -> Callable[[Path, list[Source]], tuple[_Outcome, Path | None]]:
+    """A function that renders models into a shard of their own in a folder; none if all of them are unusable."""
     config, backend, annotations = job.config, open_backend(job.config.backend), _annotations(job.config)
     offset, scale = depth_coding(config.views)
 
-    def render_part(folder: Path, source: Source) -> Path:
+    def render(source: Source) -> tuple[ModelPairs, tuple[str, ...]]:
         with time_limit(config.time_limit):  # libraries that read files can hang; what follows is bounded
             mesh = _mesh_of(config, source, annotations)
         model = render_model(config, source, mesh, backend, job.held.get(source.model_id, 0))
-        path, names = part_path(folder, source.model_id), _keypoint_names(config, mesh)
-        write_shard(path, model.split, [model], job.settings, names, offset, scale, final=False)
-        return path
+        return model, _keypoint_names(config, mesh)
+
+    def render_part(folder: Path, group: list[Source]) -> tuple[_Outcome, Path | None]:
+        outcome: list[Exception | None] = []
+        models = []
+        for source in group:
+            try:
+                model, names = render(source)
+                models.append(model)
+                outcome.append(None)
+            except (MeshError, MemoryError) as error:
+                outcome.append(error)
+        if not models:
+            return outcome, None
+        path = part_path(folder, [model.model_id for model in models])
+        write_shard(path, models[0].split, models, job.settings, names, offset, scale, final=False)
+        return outcome, path
 
     return render_part

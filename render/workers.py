@@ -23,8 +23,16 @@ class WorkerDied(Exception):
     """A task was given up: every worker that tried it died, or it took too long; the message says how."""
 
 
+def undivided(task: Any) -> list[Any]:
+    """The pieces of a task that has none."""
+    return [task]
+
+
 def run_tasks(
-    setup: Callable[[], Callable[[Any], Any]], tasks: Iterable[Any], workers: int
+    setup: Callable[[], Callable[[Any], Any]],
+    tasks: Iterable[Any],
+    workers: int,
+    divide: Callable[[Any], list[Any]] = undivided,
 ) -> Iterator[tuple[Any, Any]]:
     """Run tasks in processes of their own and yield ``(task, outcome)`` in the order they finish.
 
@@ -32,9 +40,12 @@ def run_tasks(
         setup: picklable; called once in each worker, returns the function of one task that does the work.
         tasks: picklable.
         workers: number of processes.
+        divide: gives the pieces of a task. Where there are several, and the worker dies, each becomes a task, for it
+            is not known which one is to blame.
 
     Yields:
-        The task and what the function returned, or the exception that it raised, or :class:`WorkerDied`.
+        The task, or a piece of one, and what the function returned, or the exception that it raised, or
+        :class:`WorkerDied`.
     """
     queue = deque((task, 1) for task in tasks)
     pool: list[_Worker] = []
@@ -53,7 +64,10 @@ def run_tasks(
                     outcome = worker.take()
                 except (EOFError, ConnectionResetError):
                     pool.remove(worker)
-                    status = worker.bury()
+                    status, pieces = worker.bury(), divide(task)
+                    if len(pieces) > 1:
+                        queue.extendleft((piece, 1) for piece in reversed(pieces))
+                        continue
                     if status == -signal.SIGPROF:
                         outcome = WorkerDied("reading it took longer than --time-limit allows")
                     elif attempt < ATTEMPTS:

@@ -29,7 +29,6 @@ from data.shard import read_models
 from data.verify import verify
 from render.config import RenderConfig, check_config, parse_task
 from render.pipeline import pair_rng, render_dataset
-from render.sources import MeshError, Source
 from render.views import ViewSettings, sample_pair
 from render.workers import WorkerDied, _environment_of_workers, run_tasks, time_limit
 
@@ -685,13 +684,10 @@ def test_every_mesh_has_a_time_limit(meshes, tmp_path, monkeypatch):
         limits.append(seconds)
         yield
 
-    def here(setup, tasks, workers):
+    def here(setup, tasks, workers, divide):
         work = setup()
         for task in tasks:
-            try:
-                yield task, work(task)
-            except MeshError as error:
-                yield task, error
+            yield task, work(task)
 
     monkeypatch.setattr(render.pipeline, "time_limit", spy)
     monkeypatch.setattr(render.pipeline, "run_tasks", here)
@@ -700,26 +696,71 @@ def test_every_mesh_has_a_time_limit(meshes, tmp_path, monkeypatch):
 
 
 def test_a_mesh_that_kills_its_worker_is_a_failure(meshes, tmp_path, monkeypatch):
-    def no_setup_in_this_process(setup, tasks, workers):
-        for task in tasks:
-            yield task, WorkerDied("the worker process died (SIGKILL)") if task.name == "3.ply" else run(task)
-
     settings = config(tmp_path / "data", meshes)
     settings.backend = "embree"
-    setups = []
 
-    def run(task: Source):
-        work = setups[0]()
-        try:
-            return work(task)
-        except Exception as error:
-            return error
-
-    def spy(setup, tasks, workers):
-        setups.append(setup)
-        return no_setup_in_this_process(setup, tasks, workers)
+    def spy(setup, tasks, workers, divide):
+        work = setup()
+        for task in tasks:
+            deadly = [source.name for source in task] == ["3.ply"]
+            yield task, WorkerDied("the worker process died (SIGKILL)") if deadly else work(task)
 
     monkeypatch.setattr(render.pipeline, "run_tasks", spy)
     summary = render_dataset(settings)
     assert summary.models == 7
     assert "SIGKILL" in {failure.source: failure.reason for failure in summary.failures}["3.ply"]
+
+
+def test_when_a_worker_dies_its_task_is_divided(tmp_path):
+    def diaries(*names):
+        return Diaries([Diary(tmp_path / what, what) for what in names])
+
+    tasks = [diaries("fine", "die", "also fine"), diaries("good", "better")]
+    outcomes = {}
+    for task, outcome in run_tasks(set_up_for_many, tasks, 1, Diaries.divide):
+        outcomes |= {diary.what: outcome for diary in task.diaries}
+    assert outcomes["good"] == outcomes["better"] == ["GOOD", "BETTER"]  # of one task
+    assert (outcomes["fine"], outcomes["also fine"]) == (["FINE"], ["ALSO FINE"])
+    assert isinstance(outcomes["die"], WorkerDied) and "died 2 times" in str(outcomes["die"])
+    assert (tmp_path / "die").read_text() == "die\n" * 3
+
+
+@dataclasses.dataclass
+class Diaries:
+    diaries: list
+
+    def divide(self):
+        return [Diaries([diary]) for diary in self.diaries]
+
+
+def set_up_for_many():
+    work = set_up()
+    return lambda task: [work(diary) for diary in task.diaries]
+
+
+def test_models_of_few_pairs_share_parts(reference, meshes, tmp_path, monkeypatch):
+    """Whatever goes into one part, and whatever is missing of it, the dataset is the same."""
+    out = tmp_path / "data"
+    monkeypatch.setattr(render.pipeline, "_GROUPS_PER_WORKER", 1)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(render.pipeline, "assemble", Mock(side_effect=KeyboardInterrupt))
+        render_dataset(config(out, meshes))
+    parts = sorted((out / ".parts").glob("*.h5"))
+    held = [len(list(read_models(part))) for part in parts]
+    assert sum(held) == 8 and max(held) > 2
+    parts[held.index(max(held))].unlink()
+    summary = render_dataset(config(out, meshes))
+    assert summary.rendered == max(held) and len(summary.failures) == 2
+    assert contents(out) == contents(reference)
+
+
+def test_a_part_of_models_that_are_not_wanted_any_more_goes(meshes, tmp_path, monkeypatch):
+    out, folder = tmp_path / "data", Path(shutil.copytree(meshes, tmp_path / "some" / meshes.name))
+    monkeypatch.setattr(render.pipeline, "_GROUPS_PER_WORKER", 1)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(render.pipeline, "assemble", Mock(side_effect=KeyboardInterrupt))
+        render_dataset(config(out, folder))
+    (folder / "3.ply").unlink()
+    assert render_dataset(config(out, folder)).models == 7
+    render_dataset(config(tmp_path / "fresh", folder))
+    assert contents(out) == contents(tmp_path / "fresh")
