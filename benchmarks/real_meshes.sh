@@ -11,7 +11,7 @@ case $category in
     airplane) meshes=$(realpath "$2/02691156") pairs=60 varied_pairs=60 ;;
     car)
         meshes=$(realpath "$2/02958343") pairs=200 varied_pairs=400
-        first="--weight-canonical-consistency 0" # made before that term
+        first="--weight-canonical-consistency 0" # no better with it, see ablations.md
         ;;
     chair) meshes=$(realpath "$2/03001627") pairs=200 varied_pairs=300 ;;
     *) echo "$category: choose airplane, car or chair" >&2 && exit 2 ;;
