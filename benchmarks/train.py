@@ -6,6 +6,9 @@ in the same framework, at the paper's 128 pixels and at 64, also with our bfloat
 memory, augmentation, forward, objective, backward, clipping, optimiser, average. The peers' batches are smaller, for
 they take long.
 
+With --gpu the same on a GPU, in seconds of the clock: --preset gpu as a CUDA graph and kernel by kernel, beside the
+paper's network: python benchmarks/train.py --gpu
+
 With --race SECONDS it also trains --preset cpu until the median error of validation pairs is below 10 degrees, at most
 for so long, and --preset paper (--batch-size 16) for the time that took: python benchmarks/train.py --race 1200
 """
@@ -23,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -38,8 +42,9 @@ from render.pipeline import render_dataset
 from render.views import ViewSettings
 from train import losses, schedules
 from train.config import TrainConfig, make_config
+from train.cuda_graph import GraphedStep
 from train.loader import make_pair_loader
-from train.trainer import loss_terms, optimizer_step, prepare, start, uses_bfloat16
+from train.trainer import choose_device, loss_terms, optimizer_step, prepare, start, training_step, uses_bfloat16
 
 GOAL_DEGREES = 10
 PHASES = ("loading", "augmentation", "forward, objective", "backward", "clip, optimiser", "average")
@@ -109,6 +114,42 @@ def compare(pairs: PairDataset, rounds: int, peer_batch: int) -> None:
         print(f"{name:40s} {value / total:6.1%}")
 
 
+def compare_on_gpu(folder: Path, peer_batch: int, steps: int = 50) -> None:
+    """Pairs per second of whole training steps, images on the GPU."""
+    rows = {
+        "--preset gpu, a CUDA graph": make_config("gpu"),
+        "--preset gpu, kernel by kernel": make_config("gpu", cuda_graph=False),
+    }
+    for precision in ("float32", "bfloat16"):
+        peer = make_config("paper", batch_size=peer_batch, precision=precision, cuda_graph=False)
+        rows[f"the paper's network, 128 px, {precision}"] = peer
+    first = None
+    for name, config in rows.items():
+        pairs = PairDataset(folder, "train")
+        device = choose_device("cuda")
+        precision = "bfloat16" if uses_bfloat16(config, device) else "float32"
+        config = dataclasses.replace(config, device=device, precision=precision)
+        state = start(config)
+        take_step = partial(training_step, state.network, state, pairs, config)
+        if config.cuda_graph:
+            take_step = GraphedStep(take_step)
+        loader = iter(make_pair_loader(pairs, config, 0, device))
+        for step in range(10 + steps):
+            if step == 10:
+                torch.cuda.synchronize()
+                began = time.perf_counter()
+            take_step(next(loader), step)
+        torch.cuda.synchronize()
+        seconds = (time.perf_counter() - began) / steps
+        rate = config.batch_size / seconds
+        first = first or rate
+        print(
+            f"{name:42s} batch {config.batch_size:4d} {1e3 * seconds:8.1f} ms {rate:8.0f} pairs/s"
+            + ("" if rate == first else f"   the graph is {first / rate:.1f} times as fast"),
+            flush=True,
+        )
+
+
 def race(dataset: Path, folder: Path, limit: float) -> None:
     """Time that --preset cpu takes to the goal, and where --preset paper is after as long."""
     seconds = train_until_goal(dataset, folder / "ours", limit, "--preset", "cpu", "--validate-every", "100")
@@ -151,11 +192,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--peer-batch", type=int, default=4, help="pairs per step of the paper's network")
     parser.add_argument("--models", type=int, default=64, help="built-in aeroplanes; --race needs a thousand or more")
+    parser.add_argument("--gpu", action="store_true", help="see above")
     parser.add_argument("--race", type=float, metavar="SECONDS", help="see above")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if arguments.race:
             race(render(Path(folder) / "planes", max(arguments.models, 1500)), Path(folder), arguments.race)
+            return
+        if arguments.gpu:
+            print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}")
+            compare_on_gpu(render(Path(folder) / "planes", arguments.models), 16 * arguments.peer_batch)
             return
         torch.set_num_threads(1)
         print(f"{os.cpu_count()} cores, one used, PyTorch {torch.__version__}")

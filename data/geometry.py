@@ -210,9 +210,9 @@ class _HornRotation(torch.autograd.Function):
         one = torch.eye(3, dtype=h.dtype, device=h.device)
         sums = h.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None] * one - (h + h.transpose(-1, -2)) / 2
         floor = 1e-5 * torch.linalg.matrix_norm(h) + torch.finfo(grad.dtype).eps
-        inverse = sums @ _inverse_3x3(sums @ sums + floor.square()[..., None, None] * one)
         c = rotation.transpose(-1, -2) @ grad.to(h.dtype)
-        turn = (inverse @ _vee(c - c.transpose(-1, -2)).unsqueeze(-1)).squeeze(-1)
+        damped = sums @ sums + floor.square()[..., None, None] * one
+        turn = _solve_3x3(damped, (sums @ _vee(c - c.transpose(-1, -2)).unsqueeze(-1)).squeeze(-1))
         return (rotation @ _skew(turn)).to(grad.dtype)
 
 
@@ -241,11 +241,23 @@ def _quaternion_rotation(quaternion: Tensor) -> Tensor:
     return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
 
 
-def _inverse_3x3(matrix: Tensor) -> Tensor:
-    """Inverse of (*, 3, 3) by cofactors; on a GPU ``torch.linalg.inv`` waits."""
-    a, b, c = matrix.unbind(-2)
-    cofactors = torch.stack([torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)], dim=-1)
-    return cofactors / (a * cofactors[..., 0]).sum(-1)[..., None, None]
+def _solve_3x3(matrix: Tensor, values: Tensor) -> Tensor:
+    """x with A x = b for positive definite A, by A = L D Lᵀ: (*, 3, 3) and (*, 3) -> (*, 3).
+
+    On a GPU ``torch.linalg.solve`` waits, and cofactors lose the small ones of very unequal eigenvalues.
+    """
+    (a, _, _), (b, c, _), (d, e, f) = (row.unbind(-1) for row in matrix.unbind(-2))
+    l10, l20 = b / a, d / a
+    pivot1 = c - l10 * b
+    l21 = (e - l20 * b) / pivot1
+    pivot2 = f - l20 * d - l21.square() * pivot1
+    y0, y1, y2 = values.unbind(-1)
+    y1 = y1 - l10 * y0
+    y2 = y2 - l20 * y0 - l21 * y1
+    x2 = y2 / pivot2
+    x1 = y1 / pivot1 - l21 * x2
+    x0 = y0 / a - l10 * x1 - l20 * x2
+    return torch.stack([x0, x1, x2], dim=-1)
 
 
 def _vee(skew: Tensor) -> Tensor:

@@ -103,13 +103,11 @@ def run_tasks_on_ray(
             running[remote.remote(shared, job[0])] = job
         for result in ray.wait(list(running), num_returns=1, timeout=LONGEST_WAIT)[0]:
             task, attempt = running.pop(result)
+            pieces = divide(task)
             try:
                 outcome = ray.get(result)
             except deaths as error:
-                if len(pieces := divide(task)) > 1:
-                    queue.extendleft((piece, 1) for piece in reversed(pieces))
-                    continue
-                if attempt < ATTEMPTS:
+                if attempt < ATTEMPTS and len(pieces) == 1:
                     queue.appendleft((task, attempt + 1))
                     continue
                 outcome = WorkerDied(f"the worker process died {attempt} times on it ({type(error).__name__})")
@@ -117,6 +115,9 @@ def run_tasks_on_ray(
                 raise UserError(
                     f"ray: a node cannot do the work ({_line(error)}): install the same keypointnet on every node"
                 ) from None
+            if len(pieces) > 1 and isinstance(outcome, (WorkerDied, MemoryError)):
+                queue.extendleft((piece, 1) for piece in reversed(pieces))
+                continue
             yield task, outcome
 
 

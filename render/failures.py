@@ -68,10 +68,10 @@ _CAUSES = (
     (
         r"Unable to load EGL|libEGL\.so|EGL platform plugin is not available",
         "libEGL is not installed",
-        "apt-get install libegl1 libgl1-mesa-dri libglu1-mesa",
+        "apt-get install libegl1 libgl1 libgl1-mesa-dri libglu1-mesa",
     ),
     (
-        r"Unable to load OpenGL|libGL\.so|libOpenGL\.so|has no attribute 'glGetError'",
+        r"Unable to load OpenGL|Library \"GL\" not found|libGL\.so|libOpenGL\.so|has no attribute 'glGetError'",
         "libGL is not installed",
         "apt-get install libgl1 libegl1 libgl1-mesa-dri libglu1-mesa",
     ),

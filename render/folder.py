@@ -172,19 +172,19 @@ def part_path(parts: Path, model_ids: Iterable[str]) -> Path:
     return parts / f"{hashlib.sha256(canonical_json(list(model_ids)).encode()).hexdigest()[:32]}.h5"
 
 
-def usable_parts(parts: Path, wanted: Set[str]) -> dict[Path, list[str]]:
-    """The parts of earlier runs that hold wanted models alone, and the ids of these; others are deleted.
+def models_in_parts(parts: Path, wanted: Set[str]) -> set[str]:
+    """Ids of the models in parts of earlier runs. Parts that hold others than ``wanted`` are deleted, and torn ones.
 
     Parts are not forced to the disk one by one: a crash tears some.
     """
-    found = {}
-    for path in sorted(parts.glob("*.h5")):
+    found: set[str] = set()
+    for path in parts.glob("*.h5"):
         try:
-            model_ids = [model.model_id for model in read_models(path)]  # checks every byte
+            model_ids = {model.model_id for model in read_models(path)}  # checks every byte
         except UserError:
-            model_ids = []
-        if model_ids and wanted >= set(model_ids):
-            found[path] = model_ids
+            model_ids = set()
+        if model_ids and model_ids <= wanted:
+            found |= model_ids
         else:
             path.unlink()
     return found

@@ -43,8 +43,8 @@ from render.folder import (
     existing_manifest,
     io_errors_named,
     locked,
+    models_in_parts,
     part_path,
-    usable_parts,
     without_lost_shards,
 )
 from render.mesh import Mesh
@@ -54,10 +54,14 @@ from render.variety import vary_images, vary_object
 from render.views import ViewSettings, sample_pair
 from render.workers import WorkerDied, run_tasks, time_limit
 
-_PAIRS_PER_PART = 16  # at least, where models have fewer
+_PAIRS_PER_PART = 16  # at most, where models have fewer
 _GROUPS_PER_WORKER = 8  # at least, so that all workers end at about the same time
 _RAY_WORKERS = 128  # of a cluster, which may grow
 _OBJECT_RADIUS = np.sqrt(3)  # of the sphere around a box of side 2
+
+
+# What became of models: of each, None or what went wrong; or what went wrong with all of them.
+_Outcome = Exception | list[Exception | None]
 
 
 @dataclass(frozen=True)
@@ -257,7 +261,7 @@ def _finish(job: Job, manifest: Manifest, sources: list[Source], everything: Set
     wanted = {
         source.model_id: source for source in sources if job.held.get(source.model_id, 0) < config.pairs_per_model
     }
-    done = {model_id for ids in usable_parts(parts, wanted.keys()).values() for model_id in ids}
+    done = models_in_parts(parts, wanted.keys())
     missing = [source for model_id, source in wanted.items() if model_id not in done]
     failures = sorted(_render_missing(job, parts, missing, len(sources)), key=astuple)
     ready = sorted(parts.glob("*.h5"))
@@ -319,7 +323,7 @@ def _render_missing(job: Job, parts: Path, missing: list[Source], total: int) ->
                 for source, error in zip(group, of_each, strict=True):
                     failures += _failures(job, source, error)
                 bar.update(len(group))
-                done += len(group)
+                done += of_each.count(None)
         except KeyboardInterrupt:
             bar.close()
             raise KeyboardInterrupt(
@@ -345,15 +349,15 @@ def _failures(job: Job, source: Source, error: Exception | None) -> list[Failure
 
 
 def _render_parts(job: Job, parts: Path, sources: list[Source]) -> Iterator[tuple[list[Source], _Outcome]]:
-    """Yields what became of models: of each, None or what went wrong; or what went wrong with all of them."""
+    """Yields models and what became of them; then those that could be rendered have a part."""
     config = job.config
     if config.ray:
         groups = _groups(config, sources, config.workers or _RAY_WORKERS)
         for group, outcome in run_tasks_on_ray(partial(_open_sender, job), groups, config.workers, _divide):
             if not isinstance(outcome, Exception):
-                outcome, (name, content) = outcome
-                if content:
-                    write_bytes(parts / name, content)
+                outcome, part = outcome
+                if part is not None:
+                    write_bytes(parts / part[0], part[1])
             yield group, outcome
     else:
         # Workers write in a folder of this run's own: one that outlives a killed run cannot disturb the next.
@@ -362,9 +366,6 @@ def _render_parts(job: Job, parts: Path, sources: list[Source]) -> Iterator[tupl
         workers = min(config.workers or _cores(), len(sources))
         groups = _groups(config, sources, workers)
         yield from run_tasks(partial(_open_renderer, job, scratch), groups, workers, _divide)
-
-
-_Outcome = Exception | list[Exception | None]
 
 
 def _groups(config: RenderConfig, sources: list[Source], workers: int) -> list[list[Source]]:
@@ -399,17 +400,17 @@ def _open_renderer(job: Job, scratch: Path) -> Callable[[list[Source]], _Outcome
     return work
 
 
-def _open_sender(job: Job) -> Callable[[list[Source]], tuple[_Outcome, tuple[str, bytes]]]:
+def _open_sender(job: Job) -> Callable[[list[Source]], tuple[_Outcome, tuple[str, bytes] | None]]:
     """Runs on another machine: what it does with a group of models; no file is shared, but the meshes."""
     meshes = job.config.meshes
     if meshes and not meshes.exists():
         raise UserError(f"ray: {meshes} is not there on node {socket.gethostname()}: put it there on every node")
     render_part = _part_renderer(job)
 
-    def work(group: list[Source]) -> tuple[_Outcome, tuple[str, bytes]]:
+    def work(group: list[Source]) -> tuple[_Outcome, tuple[str, bytes] | None]:
         with tempfile.TemporaryDirectory() as folder:
             outcome, path = render_part(Path(folder), group)
-            return outcome, ("", b"") if path is None else (path.name, path.read_bytes())
+            return outcome, None if path is None else (path.name, path.read_bytes())
 
     return work
 
@@ -433,7 +434,7 @@ def _part_renderer(job: Job) -> Callable[[Path, list[Source]], tuple[_Outcome, P
                 model, names = render(source)
                 models.append(model)
                 outcome.append(None)
-            except (MeshError, MemoryError) as error:
+            except MeshError as error:
                 outcome.append(error)
         if not models:
             return outcome, None

@@ -40,8 +40,8 @@ def run_tasks(
         setup: picklable; called once in each worker, returns the function of one task that does the work.
         tasks: picklable.
         workers: number of processes.
-        divide: gives the pieces of a task. Where there are several, and the worker dies, each becomes a task, for it
-            is not known which one is to blame.
+        divide: gives the pieces of a task. Where there are several, and the worker dies or lacks memory, each becomes a
+            task, for it is not known which one is to blame.
 
     Yields:
         The task, or a piece of one, and what the function returned, or the exception that it raised, or
@@ -60,21 +60,22 @@ def run_tasks(
             ready = wait([worker.pipe for worker in pool if worker.job], LONGEST_WAIT)
             for worker in [w for w in pool if w.pipe in ready]:
                 task, attempt = worker.job
+                pieces = divide(task)
                 try:
                     outcome = worker.take()
                 except (EOFError, ConnectionResetError):
                     pool.remove(worker)
-                    status, pieces = worker.bury(), divide(task)
-                    if len(pieces) > 1:
-                        queue.extendleft((piece, 1) for piece in reversed(pieces))
-                        continue
+                    status = worker.bury()
                     if status == -signal.SIGPROF:
                         outcome = WorkerDied("reading it took longer than --time-limit allows")
-                    elif attempt < ATTEMPTS:
+                    elif attempt < ATTEMPTS and len(pieces) == 1:
                         queue.appendleft((task, attempt + 1))
                         continue
                     else:
                         outcome = WorkerDied(f"the worker process died {attempt} times on it ({_death(status)})")
+                if len(pieces) > 1 and isinstance(outcome, (WorkerDied, MemoryError)):
+                    queue.extendleft((piece, 1) for piece in reversed(pieces))
+                    continue
                 yield task, outcome
     finally:
         for worker in pool:

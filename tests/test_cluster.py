@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import render.pipeline
 from data.errors import UserError
 from render import cluster
 from render.cluster import connected, run_tasks_on_ray
@@ -19,6 +20,7 @@ from render.pipeline import Job, _open_sender, render_dataset
 from render.workers import WorkerDied
 from tests.test_pipeline import (  # noqa: F401  meshes and reference are fixtures
     ROOT,
+    Diaries,
     Diary,
     command,
     config,
@@ -26,6 +28,7 @@ from tests.test_pipeline import (  # noqa: F401  meshes and reference are fixtur
     meshes,
     reference,
     set_up,
+    set_up_for_many,
     wait_for_a_part,
 )  # fmt: skip
 
@@ -83,7 +86,9 @@ def end(process):
 
 
 @pytest.mark.parametrize("kind", [0, 1], ids=["within", "outside"])
-def test_the_same_bytes_as_here(addresses, reference, meshes, tmp_path, kind):  # noqa: F811
+def test_the_same_bytes_as_here(addresses, reference, meshes, tmp_path, monkeypatch, kind):  # noqa: F811
+    monkeypatch.setattr(render.pipeline, "_RAY_WORKERS", 1 if kind else 128)  # parts of several models, or of one
+    monkeypatch.setattr(render.pipeline, "_GROUPS_PER_WORKER", 1)
     summary = render_dataset(config(tmp_path / "data", meshes, ray=addresses[kind], workers=None))
     assert (summary.models, len(summary.failures)) == (8, 2)
     assert contents(tmp_path / "data") == contents(reference)
@@ -97,6 +102,18 @@ def test_a_worker_that_dies_is_retried_once_and_the_rest_goes_on(addresses, tmp_
     assert isinstance(outcomes["raise"], ValueError)
     assert isinstance(outcomes["die"], WorkerDied) and "died 2 times" in str(outcomes["die"])
     assert (tmp_path / "die").read_text() == "die\n" * 2
+
+
+def test_when_a_worker_dies_its_task_is_divided(addresses, tmp_path):
+    task = Diaries([Diary(tmp_path / what, what) for what in ("fine", "die", "also fine")])
+    with connected(addresses[0]):
+        outcomes = {
+            piece.diaries[0].what: outcome
+            for piece, outcome in run_tasks_on_ray(set_up_for_many, [task], divide=Diaries.divide)
+        }
+    assert (outcomes["fine"], outcomes["also fine"]) == (["FINE"], ["ALSO FINE"])
+    assert isinstance(outcomes["die"], WorkerDied)
+    assert (tmp_path / "die").read_text() == "die\n" * 3
 
 
 def test_ctrl_c(addresses, meshes, tmp_path):  # noqa: F811

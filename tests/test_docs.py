@@ -13,7 +13,18 @@ PAGES = [
     *(page for room in ("data", "docs", "train") for page in sorted((ROOT / room).rglob("*.md"))),
 ]
 # Options of click, other programs and benchmarks.
-OTHERS = {"--no-deps", "--help", "--logdir", "--gpus", "--nproc-per-node", "--pictures", "--seeds", "--only", "--each"}
+OTHERS = {
+    "--no-deps",
+    "--gpu",
+    "--help",
+    "--logdir",
+    "--gpus",
+    "--nproc-per-node",
+    "--pictures",
+    "--seeds",
+    "--only",
+    "--each",
+}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -45,6 +45,7 @@ def test_auto_takes_what_there_is(monkeypatch):
         ("ImportError: ('Unable to load EGL library', 'EGL: cannot open shared object file')", "libEGL", "libegl1"),
         ("ImportError: ('Unable to load OpenGL library', 'GL: cannot open')", "libGL", "libgl1"),
         ("AttributeError: 'NoneType' object has no attribute 'glGetError'", "libGL", "libgl1"),
+        ('ImportError: Library "GL" not found.', "libGL is not installed", "libgl1 "),
         ('ImportError: Library "GLU" not found.', "libGLU is not installed", "libglu1-mesa"),
         (
             "ArgumentError: (\"argument 2: TypeError: No array-type handler for type _ctypes.type (value: <cparam 'P'",
@@ -198,6 +199,7 @@ def ill_module(tmp_path, name, body):
         ),
         ("egl", "sitecustomize", WITHOUT_LIBRARY.format("libEGL"), "libEGL is not installed"),
         ("egl", "sitecustomize", WITHOUT_LIBRARY.format("libGL"), "libGL is not installed"),
+        ("egl", "sitecustomize", WITHOUT_LIBRARY.format("libGL.so"), "libGL is not installed"),
         ("egl", "sitecustomize", WITHOUT_LIBRARY.format("libGLU"), "libGLU is not installed"),
     ],
 )

@@ -169,6 +169,15 @@ def test_the_two_ways_to_the_nearest_rotation_agree(size):
     assert torch.autograd.gradcheck(_HornRotation.apply, torch.randn(5, 3, 3, dtype=torch.double).requires_grad_())
 
 
+@pytest.mark.parametrize("spread", (1e-6, 1e-4, 1e-2))
+def test_gradients_near_an_undetermined_rotation_stay_as_small(spread):
+    torch.manual_seed(0)
+    mirrored = random_rotation(2000) * torch.tensor([1.0, 1, -1])  # of a ball of points
+    mirrored = mirrored + spread * torch.randn(2000, 3, 3, dtype=torch.double)
+    ours, reference = (nearest(function, mirrored)[1].abs().max() for function in (_HornRotation, _NearestRotation))
+    assert ours < 10 * reference
+
+
 def test_horns_rotation_is_one_where_it_is_undetermined():
     line = torch.zeros(3, 3, 3)
     line[0, 1, 2] = 1.0  # points on a line; then in one place, then not finite

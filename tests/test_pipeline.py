@@ -624,6 +624,8 @@ def do(task):
         os.kill(os.getpid(), signal.SIGKILL)
     if task.what == "raise":
         raise ValueError("no")
+    if task.what == "bad memory":
+        raise MemoryError
     if task.what == "sleep":
         time.sleep(60)
     if task.what == "hang":  # deaf to Python's own signals, as a library in C is
@@ -715,7 +717,7 @@ def test_when_a_worker_dies_its_task_is_divided(tmp_path):
     def diaries(*names):
         return Diaries([Diary(tmp_path / what, what) for what in names])
 
-    tasks = [diaries("fine", "die", "also fine"), diaries("good", "better")]
+    tasks = [diaries("fine", "die", "also fine"), diaries("good", "better"), diaries("forget", "bad memory")]
     outcomes = {}
     for task, outcome in run_tasks(set_up_for_many, tasks, 1, Diaries.divide):
         outcomes |= {diary.what: outcome for diary in task.diaries}
@@ -723,6 +725,7 @@ def test_when_a_worker_dies_its_task_is_divided(tmp_path):
     assert (outcomes["fine"], outcomes["also fine"]) == (["FINE"], ["ALSO FINE"])
     assert isinstance(outcomes["die"], WorkerDied) and "died 2 times" in str(outcomes["die"])
     assert (tmp_path / "die").read_text() == "die\n" * 3
+    assert outcomes["forget"] == ["FORGET"] and isinstance(outcomes["bad memory"], MemoryError)
 
 
 @dataclasses.dataclass
@@ -764,3 +767,15 @@ def test_a_part_of_models_that_are_not_wanted_any_more_goes(meshes, tmp_path, mo
     assert render_dataset(config(out, folder)).models == 7
     render_dataset(config(tmp_path / "fresh", folder))
     assert contents(out) == contents(tmp_path / "fresh")
+
+
+def test_an_interruption_counts_what_is_kept(meshes, tmp_path, monkeypatch):
+    def interrupted(setup, tasks, workers, divide):
+        work = setup()
+        for task in tasks:
+            yield task, work(task)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(render.pipeline, "run_tasks", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="8 of 10 models are done and kept"):
+        render_dataset(config(tmp_path / "data", meshes))

@@ -443,7 +443,7 @@ def test_steps_may_be_tensors():
 @pytest.mark.parametrize("optimizer", ("adam", "muon"))
 def test_a_step_that_is_a_tensor_learns_the_same(dataset, optimizer):
     pairs = PairDataset(dataset, "train")
-    config = small_config(device="cpu", precision="float32", average_decay=0.5, optimizer=optimizer)
+    config = small_config(precision="float32", average_decay=0.5, warmup_steps=0, optimizer=optimizer)
     results = []
     for number in (int, torch.tensor, None):
         state = start(config)
@@ -452,17 +452,22 @@ def test_a_step_that_is_a_tensor_learns_the_same(dataset, optimizer):
             values = training_step(
                 state.network, state, pairs, config, pairs.batch(range(config.batch_size)), number(step)
             )
-        results.append(torch.cat([x.flatten().double() for x in state.average.network.state_dict().values()]))
+        learned = [  # heat maps do not depend on their bias: all of its gradient is rounding
+            weights.flatten() for name, weights in state.average.network.named_parameters() if name != "head.bias"
+        ]
+        results.append(torch.cat(learned))
     assert not any(value.requires_grad for value in values.values())
     one, other, initial = results
-    assert (one - other).norm() < 1e-2 * (one - initial).norm()  # rounding, which Adam's first steps magnify
+    assert (one - other).norm() < 5e-2 * (one - initial).norm()  # rounding: Muon works in bfloat16
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-def test_a_cuda_graph_learns_what_single_steps_learn(dataset, tmp_path):
+@pytest.mark.parametrize("preset", ("cpu", "paper"))
+def test_a_cuda_graph_learns_what_single_steps_learn(dataset, tmp_path, preset):
     lines = []
     for graph in (True, False):
-        config = small_config(device="cuda", cuda_graph=graph, steps=30, log_every=10, batch_size=8, width=8)
+        settings = {**SMALL, "device": "cuda", "steps": 30, "log_every": 10, "batch_size": 8, "width": 8}
+        config = make_config(preset, cuda_graph=graph, **settings)
         train(config, [dataset], run := tmp_path / str(graph))
         logged = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         lines.append([line for line in logged if "loss" in line])

@@ -96,7 +96,10 @@ class Optimizers:
 
     def load_state_dict(self, states: list[dict]) -> None:
         for optimizer, state in zip(self._optimizers, states, strict=True):
-            settings = optimizer.state_dict()["param_groups"]  # the state may come from another device
+            groups = zip(state["param_groups"], optimizer.param_groups, strict=True)
+            settings = [  # the state may come from another device
+                {**group, "capturable": own["capturable"]} if "capturable" in own else group for group, own in groups
+            ]
             optimizer.load_state_dict({**state, "param_groups": settings})
 
 
@@ -110,7 +113,8 @@ class MovingAverage:
     def __init__(self, network: nn.Module):
         self.network = copy.deepcopy(network).requires_grad_(False)
         pairs = list(zip(self.network.state_dict().values(), network.state_dict().values()))
-        self._averaged = [(old, new) for old, new in pairs if old.is_floating_point()]
+        averaged = [(old, new) for old, new in pairs if old.is_floating_point()]
+        self._averages, self._present = map(list, zip(*averaged))
         self._copied = [(old, new) for old, new in pairs if not old.is_floating_point()]
 
     @torch.no_grad()
@@ -120,7 +124,7 @@ class MovingAverage:
         Args:
             weight: of these in the average, 0 to 1; a number, or a tensor without dimensions.
         """
-        averages, present = map(list, zip(*self._averaged))
-        torch._foreach_lerp_(averages, present, [weight] * len(present) if isinstance(weight, Tensor) else weight)
+        weights = [weight] * len(self._present) if isinstance(weight, Tensor) else weight
+        torch._foreach_lerp_(self._averages, self._present, weights)
         for old, new in self._copied:
             old.copy_(new)
