@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterator, Set
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from data.atomic import holding, is_at, write_bytes
 from data.errors import UserError
-from data.manifest import MANIFEST_NAME, MERGING, PARTS, SHARD_NAME, Manifest, load_manifest
-from data.shard import ShardReader, canonical_json, read_models
+from data.manifest import MANIFEST_NAME, MERGING, PARTS, SHARD_NAME, Manifest, file_sha256, load_manifest
+from data.shard import ShardReader, canonical_json
 from render.config import RenderConfig, category_of
 from render.sources import Source
 
@@ -167,22 +166,23 @@ def without_lost_shards(out: Path, manifest: Manifest, sources: list[Source]) ->
     return replace(manifest, shards=shards, models=[entry for entry in manifest.models if entry.model_id in held])
 
 
-def part_path(parts: Path, model_ids: Iterable[str]) -> Path:
-    """Where the part of these models is."""
-    return parts / f"{hashlib.sha256(canonical_json(list(model_ids)).encode()).hexdigest()[:32]}.h5"
+def part_name(sha256: str) -> str:
+    """What a part is called, by the digest of its bytes."""
+    return f"{sha256}.h5"
 
 
 def models_in_parts(parts: Path, wanted: Set[str]) -> set[str]:
     """Ids of the models in parts of earlier runs. Parts that hold others than ``wanted`` are deleted, and torn ones.
 
-    Parts are not forced to the disk one by one: a crash tears some.
+    Parts are not forced to the disk one by one: a crash tears some. HDF5 itself may hang on a damaged file, so it opens
+    none whose digest is not right.
     """
     found: set[str] = set()
     for path in parts.glob("*.h5"):
-        try:
-            model_ids = {model.model_id for model in read_models(path)}  # checks every byte
-        except UserError:
-            model_ids = set()
+        model_ids: set[str] = set()
+        if path.name == part_name(file_sha256(path)):
+            with ShardReader(path) as part:
+                model_ids = {model.model_id for model in part.models}
         if model_ids and model_ids <= wanted:
             found |= model_ids
         else:

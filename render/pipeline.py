@@ -27,7 +27,7 @@ from data.annotations import Annotations, load_keypointnet_annotations
 from data.assemble import assemble
 from data.atomic import write_bytes
 from data.errors import UserError
-from data.manifest import MANIFEST_NAME, PARTS, Failure, Manifest, load_manifest
+from data.manifest import MANIFEST_NAME, PARTS, Failure, Manifest, file_sha256, load_manifest
 from data.schema import SPLITS, ModelPairs, split_of
 from data.shard import write_shard
 from data.signals import handled_by
@@ -44,7 +44,7 @@ from render.folder import (
     io_errors_named,
     locked,
     models_in_parts,
-    part_path,
+    part_name,
     without_lost_shards,
 )
 from render.mesh import Mesh
@@ -357,7 +357,7 @@ def _render_parts(job: Job, parts: Path, sources: list[Source]) -> Iterator[tupl
             if not isinstance(outcome, Exception):
                 outcome, part = outcome
                 if part is not None:
-                    write_bytes(parts / part[0], part[1])
+                    write_bytes(parts / part_name(hashlib.sha256(part).hexdigest()), part)
             yield group, outcome
     else:
         # Workers write in a folder of this run's own: one that outlives a killed run cannot disturb the next.
@@ -392,31 +392,33 @@ def _open_renderer(job: Job, scratch: Path) -> Callable[[list[Source]], _Outcome
     render_part = _part_renderer(job)
 
     def work(group: list[Source]) -> _Outcome:
-        outcome, path = render_part(scratch, group)
-        if path is not None:
-            os.replace(path, scratch.parent / path.name)
+        path = scratch / f"{os.getpid()}.h5"
+        outcome = render_part(path, group)
+        if path.exists():
+            os.replace(path, scratch.parent / part_name(file_sha256(path)))
         return outcome
 
     return work
 
 
-def _open_sender(job: Job) -> Callable[[list[Source]], tuple[_Outcome, tuple[str, bytes] | None]]:
+def _open_sender(job: Job) -> Callable[[list[Source]], tuple[_Outcome, bytes | None]]:
     """Runs on another machine: what it does with a group of models; no file is shared, but the meshes."""
     meshes = job.config.meshes
     if meshes and not meshes.exists():
         raise UserError(f"ray: {meshes} is not there on node {socket.gethostname()}: put it there on every node")
     render_part = _part_renderer(job)
 
-    def work(group: list[Source]) -> tuple[_Outcome, tuple[str, bytes] | None]:
+    def work(group: list[Source]) -> tuple[_Outcome, bytes | None]:
         with tempfile.TemporaryDirectory() as folder:
-            outcome, path = render_part(Path(folder), group)
-            return outcome, None if path is None else (path.name, path.read_bytes())
+            path = Path(folder, "part.h5")
+            outcome = render_part(path, group)
+            return outcome, path.read_bytes() if path.exists() else None
 
     return work
 
 
-def _part_renderer(job: Job) -> Callable[[Path, list[Source]], tuple[_Outcome, Path | None]]:
-    """A function that renders models into a shard of their own in a folder; none if all of them are unusable."""
+def _part_renderer(job: Job) -> Callable[[Path, list[Source]], _Outcome]:
+    """A function that renders models into a shard of their own; there is none if all of them are unusable."""
     config, backend, annotations = job.config, open_backend(job.config.backend), _annotations(job.config)
     offset, scale = depth_coding(config.views)
 
@@ -426,7 +428,7 @@ def _part_renderer(job: Job) -> Callable[[Path, list[Source]], tuple[_Outcome, P
         model = render_model(config, source, mesh, backend, job.held.get(source.model_id, 0))
         return model, _keypoint_names(config, mesh)
 
-    def render_part(folder: Path, group: list[Source]) -> tuple[_Outcome, Path | None]:
+    def render_part(path: Path, group: list[Source]) -> _Outcome:
         outcome: list[Exception | None] = []
         models = []
         for source in group:
@@ -436,10 +438,8 @@ def _part_renderer(job: Job) -> Callable[[Path, list[Source]], tuple[_Outcome, P
                 outcome.append(None)
             except MeshError as error:
                 outcome.append(error)
-        if not models:
-            return outcome, None
-        path = part_path(folder, [model.model_id for model in models])
-        write_shard(path, models[0].split, models, job.settings, names, offset, scale, final=False)
-        return outcome, path
+        if models:
+            write_shard(path, models[0].split, models, job.settings, names, offset, scale, final=False)
+        return outcome
 
     return render_part

@@ -402,6 +402,18 @@ class TestInterruption:
         render_dataset(config(out, meshes))
         assert contents(out) == contents(reference)
 
+    def test_a_part_with_other_settings_in_it_is_rendered_again(self, reference, meshes, tmp_path, monkeypatch):
+        """No checksum of HDF5 covers them."""
+        out = tmp_path / "data"
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+            patch.setattr(render.pipeline, "assemble", Mock(side_effect=RuntimeError))
+            render_dataset(config(out, meshes))
+        part = min((out / ".parts").glob("*.h5"))
+        assert b'"sky":' in part.read_bytes()
+        part.write_bytes(part.read_bytes().replace(b'"sky":', b'"skY":'))
+        render_dataset(config(out, meshes))
+        assert contents(out) == contents(reference)
+
     def test_ctrl_c_while_assembling_says_how_to_go_on(self, meshes, tmp_path, monkeypatch):
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match="all models.*run the same"):
             patch.setattr(render.pipeline, "assemble", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
