@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from data.manifest import PARTS
+from data.shard import ShardReader
 from render.config import RenderConfig
 from render.pipeline import render_dataset
 from render.views import ViewSettings
@@ -42,9 +43,13 @@ def resident(process: str) -> int:
 
 def watch(parts: Path, step: int, ended: threading.Event) -> None:
     """Print the memory after every ``step`` models."""
-    rendered = step
+    rendered, models = step, {}
     while not ended.wait(0.2):
-        done = sum(1 for _ in parts.glob("*.h5"))
+        for path in parts.glob("*.h5"):
+            if path not in models:
+                with ShardReader(path) as part:
+                    models[path] = len(part.models)
+        done = sum(models.values())
         if done >= rendered:
             print(f"{done:7} {resident('self'):7}", flush=True)
             rendered = done + step
