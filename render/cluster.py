@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from data.errors import UserError
-from render.workers import ATTEMPTS, LONGEST_WAIT, WorkerDied, undivided
+from render.workers import LONGEST_WAIT, WorkerDied, further_tries, undivided
 
 CONNECT_SECONDS = 10
 # Sent to the nodes, so that every one runs this very code; libraries must be installed there.
@@ -103,22 +103,18 @@ def run_tasks_on_ray(
             running[remote.remote(shared, job[0])] = job
         for result in ray.wait(list(running), num_returns=1, timeout=LONGEST_WAIT)[0]:
             task, attempt = running.pop(result)
-            pieces = divide(task)
             try:
                 outcome = ray.get(result)
             except deaths as error:
-                if attempt < ATTEMPTS and len(pieces) == 1:
-                    queue.appendleft((task, attempt + 1))
-                    continue
                 outcome = WorkerDied(f"the worker process died {attempt} times on it ({type(error).__name__})")
             except errors.RayError as error:
                 raise UserError(
                     f"ray: a node cannot do the work ({_line(error)}): install the same keypointnet on every node"
                 ) from None
-            if len(pieces) > 1 and isinstance(outcome, (WorkerDied, MemoryError)):
-                queue.extendleft((piece, 1) for piece in reversed(pieces))
-                continue
-            yield task, outcome
+            if tries := further_tries(task, attempt, outcome, divide):
+                queue.extendleft(reversed(tries))
+            else:
+                yield task, outcome
 
 
 def _cpus(ray) -> int:

@@ -372,11 +372,10 @@ def _groups(config: RenderConfig, sources: list[Source], workers: int) -> list[l
     """Models that go into one part: of one split, and several where they have few pairs, for writing and joining a part
     takes as long as rendering five pairs."""
     size = max(1, min(_PAIRS_PER_PART // config.pairs_per_model, len(sources) // (_GROUPS_PER_WORKER * workers or 1)))
-    groups = []
-    for split in SPLITS:
-        ours = [source for source in sources if split_of(config.seed, source.model_id, config.splits) == split]
-        groups += [ours[start : start + size] for start in range(0, len(ours), size)]
-    return groups
+    by_split: dict[str, list[Source]] = {split: [] for split in SPLITS}
+    for source in sources:
+        by_split[split_of(config.seed, source.model_id, config.splits)].append(source)
+    return [ours[start : start + size] for ours in by_split.values() for start in range(0, len(ours), size)]
 
 
 def _divide(group: list[Source]) -> list[list[Source]]:

@@ -60,28 +60,34 @@ def run_tasks(
             ready = wait([worker.pipe for worker in pool if worker.job], LONGEST_WAIT)
             for worker in [w for w in pool if w.pipe in ready]:
                 task, attempt = worker.job
-                pieces = divide(task)
                 try:
                     outcome = worker.take()
                 except (EOFError, ConnectionResetError):
                     pool.remove(worker)
                     status = worker.bury()
                     if status == -signal.SIGPROF:
-                        outcome = WorkerDied("reading it took longer than --time-limit allows")
-                    elif attempt < ATTEMPTS and len(pieces) == 1:
-                        queue.appendleft((task, attempt + 1))
-                        continue
+                        outcome, attempt = WorkerDied("reading it took longer than --time-limit allows"), ATTEMPTS
                     else:
                         outcome = WorkerDied(f"the worker process died {attempt} times on it ({_death(status)})")
-                if len(pieces) > 1 and isinstance(outcome, (WorkerDied, MemoryError)):
-                    queue.extendleft((piece, 1) for piece in reversed(pieces))
-                    continue
-                yield task, outcome
+                if tries := further_tries(task, attempt, outcome, divide):
+                    queue.extendleft(reversed(tries))
+                else:
+                    yield task, outcome
     finally:
         for worker in pool:
             worker.kill()
         for worker in pool:
             worker.bury()
+
+
+def further_tries(task: Any, attempt: int, outcome: Any, divide: Callable[[Any], list[Any]]) -> list[tuple[Any, int]]:
+    """What to try, as (task, attempt), after this outcome of an attempt; nothing if it stands."""
+    if not isinstance(outcome, (WorkerDied, MemoryError)):
+        return []
+    pieces = divide(task)
+    if len(pieces) > 1:
+        return [(piece, 1) for piece in pieces]
+    return [(task, attempt + 1)] if isinstance(outcome, WorkerDied) and attempt < ATTEMPTS else []
 
 
 class _Worker:
