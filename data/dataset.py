@@ -41,7 +41,7 @@ class PairDataset(Dataset):
 
     Attributes:
         model_ids: name of each of the M models, over all folders.
-        image_size: (H, W). category: of the first folder. manifests: one per folder.
+        image_size: (H, W). category: of all folders, joined by "+". manifests: one per folder.
         object_to_camera, intrinsics, R, t, model_index, shape_index: tensors of all pairs,
             as above with a leading (P,).
         semantic_keypoints: float32 (shapes, S, 3), object frame, NaN where unknown. keypoint_names: S names.

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
+from scipy.ndimage import binary_dilation
 
 from data.atomic import replacing
 from data.dataset import PairDataset
@@ -213,7 +214,8 @@ def _describe_pixels(folder: Path) -> dict | None:
         _, moved = _surface_points(dataset, index, dataset.depth(index)[0])
         if len(moved):
             column, row, in_image = _pixels_of(moved, alpha.shape[1:])
-            hits = in_image & _grow(alpha[1])[row, column]
+            half_covered_too = binary_dilation(alpha[1], np.ones((3, 3)))  # where points at the rim may fall
+            hits = in_image & half_covered_too[row, column]
             if touches[1]:  # cut off: what leaves the image says nothing
                 hits = hits[in_image]
             inside += [hits.mean()] if len(hits) else []
@@ -234,13 +236,6 @@ def _surface_points(dataset: PairDataset, index: int, depth: np.ndarray) -> tupl
     points = unproject(dataset.intrinsics[index, 0], torch.from_numpy(here))
     there = project(dataset.intrinsics[index, 1], points @ dataset.R[index].T + dataset.t[index])
     return here, there.numpy()
-
-
-def _grow(mask: np.ndarray) -> np.ndarray:
-    """A mask (H, W) and the pixels next to it: at the rim a point may fall on a pixel that its object half covers."""
-    padded = np.pad(mask, 1)
-    height, width = mask.shape
-    return np.any([padded[r : r + height, c : c + width] for r in range(3) for c in range(3)], axis=0)
 
 
 def _rotation_degrees(rotation: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -74,18 +75,28 @@ def test_tested_versions_lie_in_the_ranges(python, project, requirements):
         assert pinned[canonicalize_name(requirement.name)] in requirement.specifier, requirement
 
 
-@pytest.mark.parametrize("files", [SOURCES, TESTS], ids=["sources", "tests"])
-def test_every_import_is_a_requirement(files, requirements):
-    declared = {canonicalize_name(requirement.name) for requirement in requirements}
-    missing = {}
-    for path in files:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
-            for name in (name.split(".")[0] for name in names):
-                if name not in sys.stdlib_module_names and name not in (*ROOMS, "cli", "tests"):
-                    if canonicalize_name(DISTRIBUTIONS.get(name, name)) not in declared:
-                        missing[name] = str(path.relative_to(ROOT))
+def undeclared(path: Path, nodes: Iterable[ast.AST], declared: list[str]) -> list[tuple[str, str]]:
+    """(file, module) of imports from elsewhere that are no requirement."""
+    known = {*sys.stdlib_module_names, *ROOMS, "cli", "tests"}
+    found = []
+    for node in nodes:
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+        for name in {name.split(".")[0] for name in names} - known:
+            if canonicalize_name(DISTRIBUTIONS.get(name, name)) not in declared:
+                found.append((str(path.relative_to(ROOT)), name))
+    return found
+
+
+def test_every_import_is_a_requirement(project, requirements):
+    declared = [canonicalize_name(requirement.name) for requirement in requirements]
+    always = [canonicalize_name(Requirement(line).name) for line in project["dependencies"]]
+    missing = []
+    for path in SOURCES + TESTS:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        missing += undeclared(path, ast.walk(tree), declared)
+        if path in SOURCES:  # what an extra brings may be imported inside a function alone
+            missing += undeclared(path, tree.body, always)
     assert not missing
 
 

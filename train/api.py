@@ -212,11 +212,15 @@ def lift(
 
 
 def _whole_numbers(mask: ImageLike) -> ImageLike:
-    """An array as segmentation code has it, float or (H, W, 1), as uint8 (H, W)."""
+    """An array as segmentation code has it, float (logits too: object above 0) or (H, W, 1), as uint8 (H, W)."""
     if not isinstance(mask, np.ndarray):
         return mask
     mask = mask[..., 0] if mask.ndim == 3 and mask.shape[2] == 1 else mask
-    return np.rint(mask * (255 / max(mask.max(), 1e-9))).astype(np.uint8) if mask.dtype.kind == "f" else mask
+    if mask.dtype.kind != "f":
+        return mask
+    if not np.isfinite(mask).all():
+        raise UserError("mask: numbers that are not finite: give 0 where there is no object")
+    return np.rint(mask.clip(min=0) * (255 / max(mask.max(), 1e-9))).astype(np.uint8)
 
 
 def _image(image: ImageLike) -> Image.Image:

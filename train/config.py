@@ -74,7 +74,7 @@ class TrainConfig:
     checkpoint_every: int = 1000
 
 
-# Where our presets depart from the paper, and why, is told in the README.
+# Where our presets depart from the paper, and why, is told in docs/method.md.
 _COMPACT = dict(
     network="compact",
     margin=1.15,

@@ -103,7 +103,7 @@ class Detector:
         Returns:
             Detections, the same whatever else is in the batch.
         """
-        rgba = torch.as_tensor(np.asarray(rgba))
+        rgba = torch.as_tensor(rgba)
         *leading, height, width, _ = rgba.shape
         batches = rgba.reshape(-1, height, width, 4).split(BATCH_SIZE)
         parts = zip(*map(self._forward, batches))

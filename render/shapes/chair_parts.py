@@ -47,7 +47,7 @@ class Seat:
     depth: float
     height: float  # of the upper side
     thickness: float
-    kind: str = "plate"  # "plate", "dished", "slats", "shell" (one piece with the back), "none"
+    kind: str = "plate"  # "plate", "dished", "slats", "shell" (one piece with the back)
     rear_width: float = 1.0  # relative to the front
     corner: float = 0.05  # radius, unless oval
     oval: bool = False

@@ -25,7 +25,7 @@ from data.errors import UserError
 from data.images import to_8_bits
 from train.config import TrainConfig
 
-DEFAULT_CAMERA = 11.4519 / 30  # focal length (image heights) over distance (object units), for which the next two hold
+DEFAULT_CAMERA = TrainConfig.focal_length / TrainConfig.camera_distance  # for which the next two hold
 OBJECT_SHARE = 0.72  # of the square's side that the longer side of the object's box fills
 TRAINING_SHARES = (0.4, 0.95)  # what training views span
 TRAINING_OFFSET = 0.2  # of the side; how far the box's centre strays from the image's in training views
@@ -315,21 +315,6 @@ def _connected_to_border(background: np.ndarray) -> np.ndarray:
     share = Image.fromarray(background.astype(np.float32)).resize(cells, Image.Resampling.BOX)
     border = np.concatenate([background[0], background[-1], background[:, 0], background[:, -1]]).mean()
     open_ = np.pad(np.asarray(share) > 0.9 * border, 1, constant_values=True)
-    reached = np.zeros_like(open_)
-    reached[[0, -1]] = reached[:, [0, -1]] = True
-    while True:
-        grown = _dilate(reached) & open_
-        if (grown == reached).all():
-            break
-        reached = grown
-    rim = _dilate(_dilate(reached))[1:-1, 1:-1]
+    parts, _ = ndimage.label(open_)
+    rim = ndimage.binary_dilation(parts == parts[0, 0], iterations=2)[1:-1, 1:-1]
     return np.asarray(Image.fromarray(rim).resize((width, height)))
-
-
-def _dilate(mask: np.ndarray) -> np.ndarray:
-    grown = mask.copy()
-    grown[1:] |= mask[:-1]
-    grown[:-1] |= mask[1:]
-    grown[:, 1:] |= mask[:, :-1]
-    grown[:, :-1] |= mask[:, 1:]
-    return grown

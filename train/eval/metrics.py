@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from scipy.special import gammainc
 
 from data import geometry
 
@@ -275,7 +276,7 @@ def reliability_curve(sigma: np.ndarray, distance: np.ndarray) -> tuple[np.ndarr
         expected shares 0, 0.05 … 1, and the observed ones.
     """
     ratio = np.asarray(distance, np.float64) * np.sqrt(pair_weights(sigma))
-    within = np.vectorize(math.erf)(ratio / np.sqrt(2)) - np.sqrt(2 / np.pi) * ratio * np.exp(-np.square(ratio) / 2)
+    within = gammainc(1.5, np.square(ratio) / 2)  # of a Maxwell distribution
     expected = np.linspace(0, 1, 21)
     return expected, (within.reshape(-1, 1) <= expected).mean(0)
 

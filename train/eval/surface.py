@@ -7,6 +7,7 @@ frame. What no view sees (the underside, say) is not part of it. M models, N key
 from __future__ import annotations
 
 import numpy as np
+from scipy.spatial.distance import pdist
 
 from train.eval import metrics
 
@@ -82,7 +83,4 @@ def add_error(
 
 def diameter(surface: np.ndarray) -> float:
     """Largest distance between two points of the surface (S, 3)."""
-    centered = surface - surface.mean(0)
-    squares = np.square(centered).sum(-1)
-    products = centered @ centered.T  # ‖a − b‖² = ‖a‖² + ‖b‖² − 2 a·b: S² numbers, S is a thousand
-    return float(np.sqrt((squares[:, None] + squares - 2 * products).max().clip(min=0)))
+    return float(pdist(surface).max(initial=0))
