@@ -70,7 +70,6 @@ def test_canonical_consistency_compares_objects_in_their_own_frames():
     poses = rigid(random_rotation(2, 2), [0.3, -0.2, 30])
     shape = torch.randn(5, 3, dtype=torch.double)
     points = transform_points(poses, shape.expand(2, 2, 5, 3))
-    points[0, 1] += 0.7  # where a set is does not count
     torch.testing.assert_close(losses.canonical_consistency(points, poses), torch.zeros(2).double())
     other = shape + torch.tensor([0.4, -0.4, 0, 0, 0], dtype=torch.double)[:, None]  # another object of the category
     points[1] = transform_points(poses[1], other.expand(2, 5, 3))
@@ -78,7 +77,20 @@ def test_canonical_consistency_compares_objects_in_their_own_frames():
     expected = 2 * 3 * 0.2**2 / 5 / size  # two of five keypoints are 0.2 from the mean on all axes
     found = losses.canonical_consistency(points, poses)
     torch.testing.assert_close(found, expected.expand(2))
-    torch.testing.assert_close(losses.canonical_consistency(0.1 * points, poses), found)
+    shrunk = poses.clone()
+    shrunk[..., :3, 3] *= 0.1
+    torch.testing.assert_close(losses.canonical_consistency(0.1 * points, shrunk), found)
+
+
+@pytest.mark.parametrize(["shift", "expected"], [((0, 0, 0.6), 0.0), ((0.6, 0, 0), 0.3**2)])
+def test_canonical_consistency_leaves_out_where_a_set_is_along_the_camera_axis(shift, expected):
+    torch.manual_seed(0)
+    pose = rigid(random_rotation(), [0.3, -0.2, 30]).expand(1, 2, 4, 4)
+    shape = torch.randn(5, 3, dtype=torch.double)
+    points = transform_points(pose, shape.expand(1, 2, 5, 3)).clone()
+    points[0, 1] += torch.tensor(shift, dtype=torch.double)  # by as much from the mean as the other view
+    found = losses.canonical_consistency(points, pose) * shape.var(0, correction=0).sum()
+    torch.testing.assert_close(found, torch.tensor([expected], dtype=torch.double), atol=1e-12, rtol=1e-9)
 
 
 def test_pose_is_the_angle_between_true_and_recovered_rotation():

@@ -12,7 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from data.geometry import pair_weights, procrustes, project, rotation_distance, transform_points, unproject
+from data.geometry import (
+    invert_rigid,
+    pair_weights,
+    procrustes,
+    project,
+    rotation_distance,
+    transform_points,
+    unproject,
+)
 from train import distributed
 from train.batches import PairBatch, with_mates
 from train.config import LossWeights
@@ -66,20 +74,22 @@ def spatial_consistency(points: Tensor, rotation: Tensor) -> Tensor:
 def canonical_consistency(points: Tensor, object_to_camera: Tensor) -> Tensor:
     """Canonical consistency (ours): a keypoint lies at the same place in the object frame, whatever the object.
 
-    What 3D-SE measures. Point sets are centred first, see :func:`residuals`, and compared relative to their size, or
-    keypoints would move together.
+    What 3D-SE measures, but for what cannot be seen: how far a view's point set as a whole is off along the camera's
+    axis. Relative to the size of the sets, or keypoints would move together.
 
     Args:
         points: (B, 2, N, 3) camera-frame keypoints. object_to_camera: (B, 2, 4, 4).
 
     Returns:
-        (B,) mean squared distance of keypoints from their means over the batch / the batch's mean squared distance of
-        keypoints from their sets' centres.
+        (B,) mean squared distance of keypoints from their means over the batch, less that of the set along the axis /
+        the batch's mean squared distance of keypoints from their sets' centres.
     """
-    centered = (points - points.mean(-2, keepdim=True)) @ object_to_camera[..., :3, :3]
-    mean = distributed.batch_mean(centered.mean((0, 1)))
+    placed = transform_points(invert_rigid(object_to_camera), points)
+    centered = placed - placed.mean(-2, keepdim=True)
     size = distributed.batch_mean(centered.square().sum(-1).mean())
-    return (centered - mean).square().sum(-1).mean((-2, -1)) / size.clamp(min=1e-3)
+    away = placed - distributed.batch_mean(placed.mean((0, 1)))
+    unseen = (away.mean(-2) * object_to_camera[..., 2, :3]).sum(-1)  # along the camera's z axis
+    return (away.square().sum(-1).mean(-1) - unseen.square()).mean(-1) / size.clamp(min=1e-3)
 
 
 def relative_pose(points: Tensor, rotation: Tensor, noise: float | Tensor = 0.0, sigma: Tensor | None = None) -> Tensor:
