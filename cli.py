@@ -26,9 +26,6 @@ from data.interchange import FORMATS
 
 DEBUG_VARIABLE = "KEYPOINTNET_DEBUG"
 PATH = click.Path(path_type=Path)
-DEVICE = click.option(
-    "--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True, help="where the network runs"
-)
 
 
 class Run(click.ParamType):
@@ -228,18 +225,14 @@ def train(datasets: tuple[Path, ...], run: Path, preset: str | None, resume: boo
 @commands.command("eval")
 @click.argument("run", type=Run())
 @click.argument("others", metavar="[RUN...] DATASET...", type=Run(), nargs=-1, required=True)
-@click.option("--split", default="test", show_default=True, help="train, val or test")
 @click.option(
     "--out",
     type=PATH,
     help="folder for the figures, overlays and the report, of several runs also the comparison [default: "
     "RUN/eval-SPLIT; of shipped weights NAME-eval-SPLIT, of several comparison.html, both in the working folder]",
 )
-@DEVICE
-@click.option("--symmetry", metavar="AXIS:ORDER", help="of the objects, as y:2 or y:inf: adds the error under it")
-def evaluate(
-    run: str, others: tuple[str, ...], split: str, out: Path | None, device: str, symmetry: str | None
-) -> None:
+@options_of("train/eval/evaluate.py:EvalOptions")
+def evaluate(run: str, others: tuple[str, ...], out: Path | None, **options) -> None:
     """Measure a detector on a dataset, or several to compare them.
 
     RUN is a run folder or the name of shipped weights. Several give one table, and a page with their error curves over
@@ -252,14 +245,15 @@ def evaluate(
       keypointnet eval run tables --symmetry y:2
       keypointnet eval run-a run-b airplane planes
     """
-    from train.eval.evaluate import evaluate, evaluate_all, headline_table
+    from train.eval.evaluate import EvalOptions, evaluate, evaluate_all, headline_table
 
+    chosen = EvalOptions(**given(options))
     more, datasets = runs_and_datasets(others)
     if more:
-        table, paths = evaluate_all([run, *more], datasets, split, out, device, symmetry=symmetry)
+        table, paths = evaluate_all([run, *more], datasets, out, chosen)
         click.echo("\n".join([table, *map(str, paths)]))
         return
-    evaluation, folder = evaluate(run, datasets, split, out, device, symmetry=symmetry)
+    evaluation, folder = evaluate(run, datasets, out, chosen)
     click.echo(headline_table(evaluation.metrics))
     click.echo(f"{folder}: metrics.json, report.html, overlays/")
 
@@ -303,9 +297,8 @@ def compare(evaluations: tuple[Path, ...], out: Path) -> None:
 @click.argument("run", type=Run())
 @click.argument("images", metavar="IMAGE...", type=PATH, nargs=-1, required=True)
 @click.option("--out", type=PATH, required=True, help="folder for predictions.json, .csv, .npz and the overlays")
-@DEVICE
 @options_of("train/eval/predict.py:PredictOptions")
-def predict(run: str, images: tuple[Path, ...], out: Path, device: str, **options) -> None:
+def predict(run: str, images: tuple[Path, ...], out: Path, **options) -> None:
     """Detect keypoints in images of your own.
 
     RUN is a run folder or the name of shipped weights. IMAGE is an image, a video, a folder, a quoted pattern, or - for
@@ -319,7 +312,7 @@ def predict(run: str, images: tuple[Path, ...], out: Path, device: str, **option
     """
     from train.eval.predict import PredictOptions, predict
 
-    found = predict(run, list(images), out, device, PredictOptions(**given(options)))
+    found = predict(run, list(images), out, PredictOptions(**given(options)))
     click.echo(f"{out}: predictions.json, predictions.csv, predictions.npz and overlays of {len(found)} images")
 
 

@@ -31,7 +31,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.train import steps
-from data.dataset import PairDataset, PairSampler, make_loader
+from data.dataset import PairDataset, PairLoader, PairSampler
 from data.interchange.common import encode_rgba
 from data.manifest import load_manifest
 from train.config import PRESETS, make_config
@@ -146,11 +146,11 @@ def run(folder: Path, arguments: argparse.Namespace) -> None:
     sampler = PairSampler(len(stored), batch_size, 0, 10**6)
     rows: dict[str, Iterator] = {
         COPY: copy_memory(cached._images, batch_size),
-        "cached": iter(make_loader(cached, sampler)),
+        "cached": iter(PairLoader(cached, sampler)),
     }
     for workers in WORKERS:
         naive = DataLoader(NaiveDataset(folder / "naive.h5"), batch_size, shuffle=True, num_workers=workers)
-        rows[f"shards, {workers} workers"] = iter(make_loader(stored, sampler, workers))
+        rows[f"shards, {workers} workers"] = iter(PairLoader(stored, sampler, workers))
         rows[f"{WEBDATASET}, {workers} workers"] = make_webdataset_loader(folder / "png.tar", batch_size, workers)
         rows[f"{NAIVE}, {workers} workers"] = endless(lambda loader=naive: loader)
     rows[TRAINING] = (range(TRAINING_BATCH) for _ in steps(make_config("cpu"), cached))

@@ -314,23 +314,18 @@ class PairSampler(Sampler[list[int]]):
             yield indices
 
 
-def make_loader(dataset: PairDataset, sampler: PairSampler, num_workers: int = 0, **options) -> PairLoader:
-    """What gives :meth:`PairDataset.batch` of each batch of ``sampler``, in its order.
-
-    Args:
-        options: passed on to the workers' DataLoader (``prefetch_factor``, ``multiprocessing_context``, ...).
-    """
-    return PairLoader(dataset, sampler, num_workers, options)
-
-
 class PairLoader:
-    """Iterable over batches, which worker processes read ahead; see :func:`make_loader`.
+    """Iterable over :meth:`PairDataset.batch` of each batch of ``sampler``, in its order, which workers read ahead.
 
     Workers write images into slots of one piece of shared memory that lives as long as the iteration. A DataLoader by
     itself gets new shared memory for every tensor, which takes longer than reading the images from the shards.
+
+    Args:
+        num_workers: processes; 0 reads in this one.
+        options: passed on to the workers' DataLoader (``prefetch_factor``, ``multiprocessing_context``, ...).
     """
 
-    def __init__(self, dataset: PairDataset, sampler: PairSampler, num_workers: int, options: dict):
+    def __init__(self, dataset: PairDataset, sampler: PairSampler, num_workers: int = 0, **options):
         self.dataset, self.sampler, self.num_workers, self._options = dataset, sampler, num_workers, options
 
     def __len__(self) -> int:

@@ -15,3 +15,18 @@ def to_8_bits(image: Image.Image) -> Image.Image:
         return image
     values = np.asarray(image).astype(np.int64).clip(0, 65535)
     return Image.fromarray((values if values.max() < 256 else values >> 8).astype(np.uint8))
+
+
+def pixels_under(points: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The pixels that image points fall on.
+
+    Args:
+        points: (*, 2 or more), u and v in pixels. shape: height and width of the image.
+
+    Returns:
+        row and column, int (*), 0 for points outside of the image; whether they are inside, bool (*).
+    """
+    cells = np.floor(np.asarray(points)[..., :2])
+    inside = ((cells >= 0) & (cells < shape[::-1])).all(-1)
+    column, row = np.moveaxis(np.where(inside[..., None], cells, 0).astype(int), -1, 0)
+    return row, column, inside

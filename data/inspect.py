@@ -16,6 +16,7 @@ from data.atomic import replacing
 from data.dataset import PairDataset
 from data.errors import UserError
 from data.geometry import camera_angles, project, rotation_distance, unproject
+from data.images import pixels_under
 from data.manifest import Manifest, load_manifest
 from data.sampling import evenly_spread
 from data.schema import FORMAT_VERSION, SPLITS, has_background
@@ -213,7 +214,7 @@ def _describe_pixels(folder: Path) -> dict | None:
         cut_off += touches
         _, moved = _surface_points(dataset, index, dataset.depth(index)[0])
         if len(moved):
-            column, row, in_image = _pixels_of(moved, alpha.shape[1:])
+            row, column, in_image = pixels_under(moved, alpha.shape[1:])
             half_covered_too = binary_dilation(alpha[1], np.ones((3, 3)))  # where points at the rim may fall
             hits = in_image & half_covered_too[row, column]
             if touches[1]:  # cut off: what leaves the image says nothing
@@ -243,18 +244,11 @@ def _rotation_degrees(rotation: torch.Tensor) -> torch.Tensor:
     return torch.rad2deg(rotation_distance(rotation, torch.eye(3, dtype=rotation.dtype)))
 
 
-def _pixels_of(points: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Column and row of the pixel under each (u, v, z), clipped to the image, and whether it was inside."""
-    column, row = np.floor(points[:, 0]).astype(int), np.floor(points[:, 1]).astype(int)
-    inside = (column >= 0) & (column < shape[1]) & (row >= 0) & (row < shape[0])
-    return column.clip(0, shape[1] - 1), row.clip(0, shape[0] - 1), inside
-
-
 def _common_points(dataset: PairDataset, index: int) -> tuple[np.ndarray, np.ndarray]:
     """A few well-spread surface points that both views see: (u, v, z) float64 (N, 3) in view 0, and in view 1."""
     first, depth = dataset.depth(index)
     here, there = _surface_points(dataset, index, first)
-    column, row, inside = _pixels_of(there, depth.shape)
+    row, column, inside = pixels_under(there, depth.shape)
     focal = float(dataset.intrinsics[index, 1, 1, 1])
     tolerance = 1.5 * there[:, 2] / focal  # one and a half pixels' worth of length
     visible = inside & (np.abs(depth[row, column] - there[:, 2]) < tolerance)

@@ -28,7 +28,8 @@ FIELDS: dict[str, Field] = {
     "rgba": Field(
         "uint8",
         ("P", 2, "H", "W", 4),
-        "colour composited on black (premultiplied alpha), sRGB; alpha is coverage; [pair, view, row, column, channel]",
+        "colour composited on black (premultiplied alpha), or on the background that settings name, sRGB; "
+        "alpha is coverage; [pair, view, row, column, channel]",
         "1/255",
     ),
     "depth": Field(

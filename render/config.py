@@ -105,7 +105,7 @@ def check_config(config: RenderConfig) -> None:
     check_light(config.light)
     check_variety(config.variety)
     resolve(config.backend)
-    out = Path(config.out)
+    out = config.out
     require(not out.exists() or out.is_dir(), f"{out}: is a file: choose a folder for the dataset")
 
 
@@ -115,8 +115,8 @@ def with_absolute_paths(config: RenderConfig) -> RenderConfig:
     variety = replace(config.variety, background_images=pictures and Path(pictures).absolute())
     return replace(
         config,
-        meshes=config.meshes and Path(config.meshes).absolute(),
-        annotations=config.annotations and Path(config.annotations).absolute(),
+        meshes=config.meshes and config.meshes.absolute(),
+        annotations=config.annotations and config.annotations.absolute(),
         variety=variety,
     )
 
@@ -144,5 +144,5 @@ def data_settings(config: RenderConfig) -> dict:
 def category_of(config: RenderConfig) -> str:
     if config.category:
         return config.category
-    name = os.fsencode(Path(config.meshes).resolve().name).decode("utf-8", "backslashreplace")
+    name = os.fsencode(config.meshes.resolve().name).decode("utf-8", "backslashreplace")
     return SYNSETS.get(name, name)

@@ -97,7 +97,7 @@ def render_dataset(config: RenderConfig) -> RenderSummary:
     _check_annotations(config, everything)
     sources = _for_task(everything, config.task)
     settings = data_settings(config)
-    out = Path(config.out)
+    out = config.out
     stop_on_sigterm = handled_by(signal.default_int_handler, signal.SIGTERM)
     with connected(config.ray), stop_on_sigterm, io_errors_named(out), locked(out):
         manifest = existing_manifest(out, config, settings)
@@ -111,7 +111,7 @@ def render_dataset(config: RenderConfig) -> RenderSummary:
 
 def _backend(config: RenderConfig) -> str:
     """The backend to use. ``auto`` goes on with the one that OUT was begun with, on whatever machine that was."""
-    out, begun = Path(config.out), {}
+    out, begun = config.out, {}
     if config.backend == "auto":
         if (out / MANIFEST_NAME).exists():
             begun = load_manifest(out).settings
@@ -197,7 +197,7 @@ def _annotations(config: RenderConfig) -> Annotations:
     """The annotations of the category, which the folder's name tells where the file holds several."""
     if config.annotations is None:
         return {}
-    return load_keypointnet_annotations(config.annotations, Path(config.meshes).resolve().name)
+    return load_keypointnet_annotations(config.annotations, config.meshes.resolve().name)
 
 
 def _annotated_id(source: Source) -> str:
@@ -225,7 +225,7 @@ def _check_annotations(config: RenderConfig, sources: list[Source]) -> None:
 def _sources(config: RenderConfig) -> list[Source]:
     """All models of the dataset, sorted by id."""
     if config.meshes:
-        return discover(Path(config.meshes))[: config.models]
+        return discover(config.meshes)[: config.models]
     count = config.models or DEFAULT_MODELS
     ids = (f"{config.category}-s{config.seed}-{index:06d}" for index in range(count))
     return [Source(model_id, f"shapes:{config.category}:{config.seed}:{i}") for i, model_id in enumerate(ids)]
@@ -239,7 +239,7 @@ def _mesh_of(config: RenderConfig, source: Source, annotations: Annotations) -> 
     if source.path is not None:
         from render.loading import load_mesh  # takes long to import, and built-in shapes do without
 
-        root = Path(config.meshes)
+        root = config.meshes
         names = sorted({name for points in annotations.values() for name in points}, key=int)
         points = annotations.get(_annotated_id(source), {})
         points = {name: points.get(name, np.full(3, np.nan)) for name in names}

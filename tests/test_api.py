@@ -86,7 +86,8 @@ def test_detect_takes_paths_pictures_and_arrays(tmp_path):
     found.append(detect(CornerDetector(), Image.fromarray(pixels)))
     found.append(detect(CornerDetector(), pixels[..., :3], mask=pixels[..., 3]))
     found.append(detect(CornerDetector(), pixels[..., :3], mask=pixels[..., 3] > 0))
-    for mask in ((pixels[..., 3:] > 0).astype(np.int64), pixels[..., 3] / np.float32(255)):
+    shown = pixels[..., 3] > 0
+    for mask in (shown[..., None].astype(np.int64), shown.astype(np.float32), np.where(shown, 3.0, -4.0)):
         found.append(detect(CornerDetector(), pixels[..., :3], mask=mask))
     for wrong in (pixels / 255.0, pixels[..., :1], pixels[..., 0] / 255.0):
         with pytest.raises(UserError, match="an array of .*give uint8"):
@@ -104,6 +105,8 @@ def test_detect_takes_paths_pictures_and_arrays(tmp_path):
         detect(CornerDetector(), np.zeros((9, 9, 4), np.uint8))
     with pytest.raises(UserError, match="mask"):
         detect(CornerDetector(), pixels, mask=pixels[:50])
+    with pytest.raises(UserError, match="not finite"):
+        detect(CornerDetector(), pixels, mask=np.where(shown, np.nan, 0.0))
 
 
 def test_the_distance_does_not_depend_on_whether_the_image_is_square():

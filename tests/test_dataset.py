@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from data.assemble import merge
-from data.dataset import PairDataset, PairSampler, couples, epoch_order, make_loader
+from data.dataset import PairDataset, PairLoader, PairSampler, couples, epoch_order
 from data.errors import UserError
 from data.manifest import load_manifest, save_manifest
 from data.shard import read_models
@@ -183,7 +183,7 @@ def test_every_epoch_sees_every_pair_once():
 def test_the_same_sequence_for_any_number_of_workers(dataset, workers):
     sampler = PairSampler(len(dataset), 6, seed=1, num_batches=9)
     expected = [dataset.batch(indices) for indices in sampler]
-    loaded = list(make_loader(dataset, sampler, workers))
+    loaded = list(PairLoader(dataset, sampler, workers))
     assert len(loaded) == len(expected) == len(sampler)
     for got, wanted in zip(loaded, expected, strict=True):
         assert got.keys() == wanted.keys()
@@ -193,7 +193,7 @@ def test_the_same_sequence_for_any_number_of_workers(dataset, workers):
 @pytest.mark.parametrize("prefetch", [1, 3])
 def test_workers_that_are_ahead_write_over_nothing(dataset, prefetch):
     sampler = PairSampler(len(dataset), 2, seed=1, num_batches=40)
-    for got, indices in zip(make_loader(dataset, sampler, 2, prefetch_factor=prefetch), sampler, strict=True):
+    for got, indices in zip(PairLoader(dataset, sampler, 2, prefetch_factor=prefetch), sampler, strict=True):
         time.sleep(0.005)  # time for the workers to fill every slot that they may
         assert torch.equal(got["rgba"], dataset.batch(indices)["rgba"])
 
@@ -204,7 +204,7 @@ def test_workers_may_be_forked_or_spawned(folder, context, cache):
     dataset = PairDataset(folder, SPLIT, cache=cache)
     dataset[0]  # files are open here when the workers start
     sampler = PairSampler(len(dataset), 4, seed=1, num_batches=4)
-    loaded = make_loader(dataset, sampler, 2, multiprocessing_context=context)
+    loaded = PairLoader(dataset, sampler, 2, multiprocessing_context=context)
     for got, indices in zip(loaded, sampler, strict=True):
         assert torch.equal(got["rgba"], dataset.batch(indices)["rgba"])
 
@@ -237,7 +237,7 @@ def test_stopping_and_going_on_with_other_numbers_changes_nothing(dataset):
         ranks = [
             PairSampler(len(dataset), batch_size, 5, batches, consumed, rank, world_size) for rank in range(world_size)
         ]
-        loaders = [make_loader(dataset, sampler, workers) for sampler in ranks]
+        loaders = [PairLoader(dataset, sampler, workers) for sampler in ranks]
         for shares in zip(*loaders, strict=True):
             stream += [_fingerprint(image) for share in shares for image in share["rgba"]]
         consumed += batch_size * batches
@@ -349,7 +349,7 @@ def test_a_shard_damaged_during_training_is_an_error(tmp_path):
             dataset[sample]
     for workers in (0, 2):
         with pytest.raises(UserError, match=r"^[^\n]*train-00000\.h5: damaged[^\n]*$"):
-            list(make_loader(dataset, PairSampler(len(dataset), 3, 0, 4), workers))
+            list(PairLoader(dataset, PairSampler(len(dataset), 3, 0, 4), workers))
 
 
 def test_shards_by_plain_h5py_can_be_read(tmp_path):

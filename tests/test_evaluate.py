@@ -16,7 +16,7 @@ from train.detector import Detector, build_network, save_config
 from train.eval import evaluate as evaluation_module
 from train.eval import metrics
 from train.eval.compare import compare
-from train.eval.evaluate import evaluate, evaluate_all, headline_table
+from train.eval.evaluate import EvalOptions, evaluate, evaluate_all, headline_table
 from train.eval.evaluation import Evaluation
 from train.eval.failures import PairGeometry, behind_surface, name_failure
 from train.eval.gallery import notable_pairs, similar_views
@@ -290,7 +290,7 @@ def test_a_run_without_weights_is_named_before_anything_is_done(run, folder, tmp
 
 def test_an_unknown_symmetry_is_told_before_anything_is_done(run, folder):
     with pytest.raises(UserError, match="give AXIS:ORDER"):
-        evaluate(run[0], [folder], symmetry="round")
+        evaluate(run[0], [folder], options=EvalOptions(symmetry="round"))
     assert not (run[0] / "eval-test").exists()
 
 

@@ -646,7 +646,7 @@ def test_it_learns(tmp_path):
         )
     )
     train(make_config("cpu", steps=450, device="cpu"), [tmp_path / "planes"], tmp_path / "run")
-    evaluation, _ = evaluate(tmp_path / "run", [tmp_path / "planes"], "test", tmp_path / "eval")
+    evaluation, _ = evaluate(tmp_path / "run", [tmp_path / "planes"], tmp_path / "eval")
     assert evaluation.metrics["angular_error_median_deg"] < 25
     assert evaluation.metrics["silhouette_hit_rate"] > 0.9
 

@@ -158,11 +158,13 @@ class Detector:
 
 
 def require_device(name: str) -> None:
-    """Refuse "cuda" where there is none.
+    """Refuse "cuda" where there is none, and other devices.
 
     Raises:
-        UserError: there is none.
+        UserError: it cannot be used.
     """
+    if name not in ("cpu", "cuda"):
+        raise UserError(f"device {name!r} is unknown: choose cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch sees no GPU here: use --device cpu, or install a CUDA build of torch")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from data.dataset import PairDataset, PairLoader, PairSampler, couples, make_loader
+from data.dataset import PairDataset, PairLoader, PairSampler, couples
 from data.errors import UserError
 from data.signals import STOPS
 from train import distributed
@@ -49,10 +49,10 @@ def make_pair_loader(pairs: PairDataset, config: TrainConfig, step: int, device:
     groups = couples(pairs.shape_index.numpy()) if config.cross_pairs else None
     sampler = PairSampler(len(pairs), batch_size, config.seed, steps, step * batch_size, rank, world_size, groups)
     if fits_in_memory(pairs, device):
-        return make_loader(pairs.load(device), sampler)
+        return PairLoader(pairs.load(device), sampler)
     # A GPU is faster than one process reads.
     workers = min(8, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))) if device == "cuda" else 0
-    return make_loader(pairs, sampler, workers, worker_init_fn=ignore_signals)
+    return PairLoader(pairs, sampler, workers, worker_init_fn=ignore_signals)
 
 
 def ignore_signals(worker: int) -> None:

@@ -84,16 +84,10 @@ def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = F
     device = choose_device(config.device)
     pairs = PairDataset(datasets, "train")
     validation = open_validation(pairs)
-    distance, focal_length = pairs.typical_camera()
     if resume and config.precision == "auto" and (run / CONFIG_NAME).exists():  # another machine might choose another
         config = dataclasses.replace(config, precision=load_config(run).precision)
-    precision = "bfloat16" if uses_bfloat16(config, device) else "float32"
-    config = dataclasses.replace(
-        config, device=device, precision=precision, camera_distance=distance, focal_length=focal_length
-    )
+    config = settle(config, device, pairs)
     if config.supervised:
-        require_labels(config, pairs)
-        config = replace_settings(config, keypoints=len(pairs.keypoint_names))
         pairs.semantic_keypoints = pairs.semantic_keypoints.to(device)
     if distributed.is_main():
         check_run_folder(config, run, resume)
@@ -141,6 +135,23 @@ def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = F
                 raise KeyboardInterrupt(
                     f"stopped at step {state.step} of {config.steps}: go on with the same command and --resume"
                 )
+
+
+def settle(config: TrainConfig, device: str, pairs: PairDataset) -> TrainConfig:
+    """Settings as the run folder has them: what this machine and the dataset decide is filled in.
+
+    Raises:
+        UserError: a supervised run on a dataset without labels, or whose labels do not go with the network.
+    """
+    precision = "bfloat16" if uses_bfloat16(config, device) else "float32"
+    distance, focal_length = pairs.typical_camera()
+    config = dataclasses.replace(
+        config, device=device, precision=precision, camera_distance=distance, focal_length=focal_length
+    )
+    if config.supervised:
+        require_labels(config, pairs)
+        config = replace_settings(config, keypoints=len(pairs.keypoint_names))
+    return config
 
 
 def start(config: TrainConfig) -> TrainState:

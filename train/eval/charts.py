@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from train.eval.overlays import keypoint_color
+from train.eval.metrics import FLIP_DEGREES
+from train.eval.overlays import css_color
 
 WIDTH, HEIGHT = 420, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 14, 40
@@ -105,7 +106,7 @@ def histogram(errors: np.ndarray) -> str:
     axes = Axes((0, 180), (0, levels[-1]), "angular error (°)", "share of pairs")
     axes.ticks(range(0, 181, 30), levels, percent=True)
     for low, value in zip(edges, share, strict=False):
-        color = _WARN if low >= 90 else _ACCENT
+        color = _WARN if low >= FLIP_DEGREES else _ACCENT
         axes.bar(low, low + 5, value, f"{low}–{low + 5}°: {value:.1%} of pairs", color)
     axes.rule(float(np.median(errors)), f"median {np.median(errors):.1f}°")
     return axes.svg("Histogram of angular errors")
@@ -220,7 +221,7 @@ def aligned_sets(moved: np.ndarray, target: np.ndarray) -> str:
 
         for k, (a, b) in enumerate(zip(moved, target, strict=True)):
             (ax, ay), (bx, by) = place(a), place(b)
-            color = "rgb({},{},{})".format(*keypoint_color(k))
+            color = css_color(k)
             parts.append(
                 f'<line x1="{ax:.1f}" y1="{ay:.1f}" x2="{bx:.1f}" y2="{by:.1f}" stroke="{color}" opacity=".6"/>'
                 f'<circle cx="{ax:.1f}" cy="{ay:.1f}" r="5" fill="none" stroke="{color}" stroke-width="2"/>'

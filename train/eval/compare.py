@@ -17,7 +17,7 @@ from data.atomic import write_bytes
 from data.errors import UserError
 from train.eval import charts
 from train.eval.evaluation import shown
-from train.eval.overlays import keypoint_color
+from train.eval.overlays import css_color
 
 # heading: key of metrics.json, form of the figure, form of its interval's ends
 COLUMNS = {
@@ -99,7 +99,7 @@ def _text_table(evaluated: Sequence[Evaluated]) -> str:
 
 def _page(evaluated: Sequence[Evaluated], parent: Path) -> str:
     """The page, whose links to the reports hold from the folder ``parent``."""
-    colors = ["rgb({},{},{})".format(*keypoint_color(i)) for i in range(len(evaluated))]
+    colors = [css_color(i) for i in range(len(evaluated))]
     rows = []
     for color, name, each in zip(colors, _names(evaluated), evaluated, strict=True):
         report = html.escape(quote(os.path.relpath(each.folder / "report.html", parent)))

@@ -7,6 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from data.atomic import write_bytes
@@ -24,14 +25,35 @@ from train.eval.report import write_report
 OTHER_CAMERA = 0.05  # relative difference of distance or focal length that is worth a word
 
 
+@dataclass(frozen=True)
+class EvalOptions:
+    """Options of an evaluation.
+
+    Raises:
+        UserError: ``symmetry`` is none.
+    """
+
+    split: str = "test"  # train, val or test
+    device: str = "cpu"  # where the network runs: cpu or cuda
+    symmetry: str | None = None  # AXIS:ORDER of the objects, as y:2 or y:inf: adds the error under it
+
+    def __post_init__(self) -> None:
+        self.declared_symmetry  # complains of others before any work starts
+
+    @property
+    def declared_symmetry(self) -> metrics.Symmetry | None:
+        try:
+            return metrics.Symmetry(self.symmetry) if self.symmetry else None
+        except ValueError as error:
+            raise UserError(f"symmetry: {error}: give AXIS:ORDER, as y:2, or y:inf for any angle") from None
+
+
 def evaluate(
     run: str | Path,
     datasets: list[str | Path],
-    split: str = "test",
     out: str | Path | None = None,
-    device: str = "cpu",
+    options: EvalOptions = EvalOptions(),
     progress: bool = True,
-    symmetry: str | None = None,
 ) -> tuple[Evaluation, Path]:
     """Measure a detector on a split and write metrics.json, predictions.h5, overlays/ and report.html.
 
@@ -41,17 +63,11 @@ def evaluate(
         run: run folder, or name of shipped weights. datasets: one or more dataset folders.
         out: folder to write to; by default ``eval-SPLIT`` in the run folder, ``RUN-eval-SPLIT`` here for a shipped
             name.
-        device: "cpu" or "cuda".
-        symmetry: "AXIS:ORDER", a declared symmetry of the objects, see :class:`train.eval.metrics.Symmetry`.
 
     Raises:
         UserError: the run or a dataset cannot be used, or the split is empty.
     """
-    try:
-        declared = metrics.Symmetry(symmetry) if symmetry else None
-    except ValueError as error:
-        raise UserError(f"symmetry: {error}: give AXIS:ORDER, as y:2, or y:inf for any angle") from None
-    config = load_config(find_run(run))
+    split, config = options.split, load_config(find_run(run))
     dataset = PairDataset([Path(folder) for folder in datasets], split)
     warn_of_other_camera(config, dataset)
     if out is None:
@@ -64,10 +80,10 @@ def evaluate(
     if predictions is None:
         if replaced:
             print(f"{out}: replaces what was there, of other data or weights: --out keeps both", file=sys.stderr)
-        predictions = predict_split(Detector.load(run, device), dataset, progress=progress)
+        predictions = predict_split(Detector.load(run, options.device), dataset, progress=progress)
         save_predictions(out / "predictions.h5", predictions, key)
     name = Path(run).resolve().name
-    evaluation = Evaluation(name, dataset.category, split, dataset, predictions, config.axes, declared)
+    evaluation = Evaluation(name, dataset.category, split, dataset, predictions, config.axes, options.declared_symmetry)
     write_bytes(out / "metrics.json", (json.dumps(_without_nan(evaluation.metrics), indent=1) + "\n").encode())
     write_overlays(evaluation, out / "overlays")
     write_report(evaluation, out / "report.html")
@@ -98,11 +114,9 @@ def _without_nan(figures):
 def evaluate_all(
     runs: Sequence[str | Path],
     datasets: list[str | Path],
-    split: str = "test",
     out: str | Path | None = None,
-    device: str = "cpu",
+    options: EvalOptions = EvalOptions(),
     progress: bool = True,
-    symmetry: str | None = None,
 ) -> tuple[str, list[Path]]:
     """Measure several detectors on the same split and write ``comparison.html``, one page about all of them.
 
@@ -119,10 +133,7 @@ def evaluate_all(
     for run in runs:
         find_run(run)  # none is measured if one is missing
     folders = [None if out is None else Path(out) / name for name in _names_of(runs)]
-    written = [
-        evaluate(run, datasets, split, folder, device, progress, symmetry)[1]
-        for run, folder in zip(runs, folders, strict=True)
-    ]
+    written = [evaluate(run, datasets, folder, options, progress)[1] for run, folder in zip(runs, folders, strict=True)]
     page = Path(out or ".") / "comparison.html"
     return compare(written, page), [page, *written]
 

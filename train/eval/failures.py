@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data.images import pixels_under
+from train.eval.metrics import FLIP_DEGREES
+
 GOOD_DEGREES = 10.0
 OFF_DISTANCE = 0.25  # object units; a keypoint farther from its partner than this is called off
 HIDDEN_MARGIN = 0.2  # object units; a keypoint this far behind the visible surface is called hidden
@@ -55,7 +58,7 @@ def name_failure(pair: PairGeometry) -> tuple[str, str]:
     swapped = _swaps(pair.points)
     if swapped:
         return "swap", "keypoints changed places: " + ", ".join(f"{i} and {j}" for i, j in swapped)
-    if pair.error > 90:
+    if pair.error > FLIP_DEGREES:
         return "flip", "flags are right, yet the sets agree best the wrong way round"
     if ((~pair.inside).mean(-1) > 0.25).any():
         return "outside the mask", " and ".join(
@@ -81,10 +84,7 @@ def behind_surface(keypoints: np.ndarray, depth: np.ndarray, margin: float = HID
     Returns:
         bool (V, N); False where a keypoint projects on background.
     """
-    height, width = depth.shape[-2:]
-    cells = np.floor(keypoints[..., :2]).astype(int)
-    inside = ((cells >= 0) & (cells < [width, height])).all(-1)
-    column, row = np.where(inside[..., None], cells, 0).transpose(2, 0, 1)
+    row, column, inside = pixels_under(keypoints, depth.shape[-2:])
     surface = depth[np.arange(len(depth))[:, None], row, column]
     return inside & (surface > 0) & (keypoints[..., 2] > surface + margin)
 

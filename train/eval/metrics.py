@@ -14,6 +14,7 @@ import torch
 from scipy.special import gammainc
 
 from data import geometry
+from data.images import pixels_under
 
 FLIP_DEGREES = 90.0
 
@@ -226,10 +227,7 @@ def inside_mask(keypoints: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     Returns:
         bool (V, N); False outside the image.
     """
-    height, width = alpha.shape[-2:]
-    cells = np.floor(np.asarray(keypoints)[..., :2])
-    inside = ((cells >= 0) & (cells < [width, height])).all(-1)
-    column, row = np.where(inside[..., None], cells, 0).astype(int).transpose(2, 0, 1)
+    row, column, inside = pixels_under(keypoints, alpha.shape[-2:])
     return inside & (alpha[np.arange(len(alpha))[:, None], row, column] > 0)
 
 

@@ -34,6 +34,11 @@ def keypoint_color(index: int) -> tuple[int, int, int]:
     return tuple(round(255 * c) for c in colorsys.hls_to_rgb(hue, 0.42, 0.75))
 
 
+def css_color(index: int) -> str:
+    """:func:`keypoint_color` for CSS and SVG."""
+    return "rgb({},{},{})".format(*keypoint_color(index))
+
+
 def ink_on(index: int) -> str:
     """CSS colour, black or white, that reads on the colour of keypoint ``index``."""
     red, green, blue = keypoint_color(index)

@@ -32,7 +32,7 @@ IMAGES_AT_ONCE = 8  # kept in memory; the results do not depend on it
 
 @dataclass(frozen=True)
 class PredictOptions:
-    """What a user tells about the images.
+    """What a user tells about the images, and how to work.
 
     Raises:
         UserError: no such colour, a mask that is no picture, or a length or focal length that is not positive and
@@ -43,6 +43,7 @@ class PredictOptions:
     background: str | None = None  # colour to remove where there is no alpha; by default the border's
     intrinsics: tuple[float, float, float, float] | None = None  # fx,fy,cx,cy in pixels: gives points in 3D
     object_length: float = 2.0  # longest side of the object, in the unit that points shall have
+    device: str = "cpu"  # where the network runs: cpu or cuda
 
     def __post_init__(self):
         if not 0 < self.object_length < math.inf:
@@ -76,7 +77,6 @@ def predict(
     run: str | Path,
     images: Sequence[str | Path],
     out: str | Path,
-    device: str = "cpu",
     options: PredictOptions = PredictOptions(),
 ) -> list[dict]:
     """Detect keypoints in images; write overlays and ``predictions.json``, ``.csv`` and ``.npz`` to a folder.
@@ -92,7 +92,7 @@ def predict(
             its own line first).
     """
     paths = expand(images)
-    detector = Detector.load(run, device)
+    detector = Detector.load(run, options.device)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     results, failures = [], []
@@ -127,7 +127,7 @@ def pose(run: str | Path, first: Path, second: Path, options: PredictOptions = P
     """
     if options.mask is not None and not Path(options.mask).is_dir():
         raise UserError(f"{options.mask}: one mask for two images: give a folder with a mask for each")
-    detector = Detector.load(run)
+    detector = Detector.load(run, options.device)
     framed = []
     for path in (first, second):
         mask = _mask_of(path, options.mask)
@@ -219,11 +219,14 @@ def _write_results(
 ) -> None:
     document = {
         "run": str(run),
-        "keypoints": "u and v in pixels of the image, (0, 0) is the corner of the top-left pixel; z is depth from the "
-        "training camera, object units",
-        "points": "x, y, z in the frame of the camera with these intrinsics (+x right, +y down, +z forward), in the "
-        "unit of object_length; null without intrinsics",
-        "sigma": "standard deviation that the network expects of a point's coordinates, in the unit of object_length",
+        "conventions": {
+            "keypoints": "u and v in pixels of the image, (0, 0) is the corner of the top-left pixel; z is depth from "
+            "the training camera, object units",
+            "points": "x, y, z in the frame of the camera with these intrinsics (+x right, +y down, +z forward), in "
+            "the unit of object_length; null without intrinsics",
+            "sigma": "standard deviation that the network expects of a point's coordinates, in the unit of "
+            "object_length",
+        },
         "intrinsics": options.intrinsics,
         "object_length": options.object_length,
         "camera_distance": detector.config.camera_distance,

@@ -281,7 +281,7 @@ def _keypoints(evaluation: Evaluation) -> str:
             f'src="{_heatmap_uri(evaluation.rgba(int(pair))[0], said.heatmaps[s, 0, k], k)}">'
             for s, pair in enumerate(said.heatmap_pair[:3])
         )
-        color = "rgb({},{},{})".format(*overlays.keypoint_color(k))
+        color = overlays.css_color(k)
         cells.append(
             f'<div class="panel"><h3><span class="swatch" style="background:{color};color:{overlays.ink_on(k)}">{k}'
             f"</span>Keypoint {k}</h3><dl>{''.join(f'<dt>{n}</dt><dd>{v}</dd>' for n, v in rows.items())}</dl>"
