@@ -98,9 +98,14 @@ def errors_named(path: Path) -> Iterator[None]:
 def replacing(path: Path) -> Iterator[Path]:
     """Where to write a file that appears under its name at the end of the block; nothing stays of one that fails.
 
+    A link is followed.
+
     Raises:
-        OSError: see :func:`errors_named`.
+        UserError: there is something else than a file. OSError: see :func:`errors_named`.
     """
+    path = Path(os.path.realpath(path)) if path.is_symlink() or not path.name else path
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: a folder, a pipe or a device: name a file")
     temporary = temporary_path(path)
     with errors_named(path):
         try:

@@ -165,11 +165,15 @@ def _decode(fields: dict) -> Manifest:
         for m in fields["models"]
     ]
     failures = [Failure(f["source"], f["reason"]) for f in fields["failures"]]
+    if any(not isinstance(text, str) for f in failures for text in (f.source, f.reason)):
+        raise TypeError("failures are texts")
     for entry in shards:
         if not SHARD_NAME.fullmatch(entry.file) or entry.split not in SPLITS:
             raise ValueError(f"{entry.file!r} is not the name of a shard")
+        if not isinstance(entry.sha256, str) or entry.pairs < 0 or entry.models < 0:
+            raise ValueError(f"{entry.file!r} needs a digest and counts")
     for entry in models:
-        if not isinstance(entry.model_id, str) or entry.split not in SPLITS:
+        if not isinstance(entry.model_id, str) or not isinstance(entry.geometry, str) or entry.split not in SPLITS:
             raise ValueError("a model needs an id and a split")
     return Manifest(fields["category"], fields["seed"], fields["settings"], shards, models, failures)
 

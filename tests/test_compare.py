@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import h5py
@@ -16,6 +17,8 @@ def evaluated(folder, errors, data="same"):
     with h5py.File(folder / "predictions.h5", "w") as file:
         file["angular_error_deg"] = np.array(errors, float)
         file.attrs["data"] = data
+    digest = hashlib.sha256((folder / "predictions.h5").read_bytes()).hexdigest()
+    (folder / "predictions.h5.sha256").write_text(digest)
     return folder
 
 
@@ -52,3 +55,15 @@ def test_evaluations_of_other_data_are_marked(tmp_path):
 def test_other_folders_are_refused(tmp_path):
     with pytest.raises(UserError, match="not an evaluation"):
         compare([tmp_path], tmp_path / "page.html")
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"angular_error_mean_deg": "x"}', None])
+def test_damaged_evaluations_are_refused(tmp_path, content):
+    folder = evaluated(tmp_path / "a", [1, 2])
+    if content is None:
+        stored = folder / "predictions.h5"
+        stored.write_bytes(stored.read_bytes()[:-1] + b"\x01")
+    else:
+        (folder / "metrics.json").write_text(content)
+    with pytest.raises(UserError, match="damaged or unfinished"):
+        compare([folder], tmp_path / "page.html")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from data.atomic import holding
 from data.dataset import PairDataset
 from data.errors import UserError
 from tests.made_up import BALLS, SIZE, Oracle, intrinsics, look_at, make_dataset
@@ -210,9 +211,29 @@ def test_a_broken_cache_is_made_anew(dataset, tmp_path):
     assert load_predictions(path, {**key, "weights": "c"}) is None
     content = path.read_bytes()
     at = content.index(said.keypoints.tobytes())
-    for damaged in (content[:1000], content[:at] + b"\xff" + content[at + 1 :]):
+    for damaged in (content[:1000], content[:at] + b"\xff" + content[at + 1 :], content[:-1] + b"\x01"):
         path.write_bytes(damaged)
         assert load_predictions(path, key) is None
+
+
+def test_figures_never_stand_beside_predictions_of_other_weights(run, folder, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    evaluate(run[0], [folder], out=out, progress=False)
+    (run[0] / "model.safetensors").write_bytes(b"other weights")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluation_module, "write_overlays", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(run[0], [folder], out=out, progress=False)
+    with pytest.raises(UserError, match="unfinished"):
+        compare([out], tmp_path / "page.html")
+
+
+def test_two_evaluations_do_not_share_a_folder(run, folder, tmp_path):
+    with holding(tmp_path / "out" / ".lock", "busy"), pytest.raises(UserError, match="another evaluation"):
+        evaluate(run[0], [folder], out=tmp_path / "out", progress=False)
 
 
 def test_default_folder_is_in_the_run(run, folder):
@@ -289,8 +310,9 @@ def test_a_run_without_weights_is_named_before_anything_is_done(run, folder, tmp
 
 
 def test_an_unknown_symmetry_is_told_before_anything_is_done(run, folder):
-    with pytest.raises(UserError, match="give AXIS:ORDER"):
-        evaluate(run[0], [folder], options=EvalOptions(symmetry="round"))
+    for wrong in ("round", "y:0", "y:100000000"):
+        with pytest.raises(UserError, match="give AXIS:ORDER"):
+            evaluate(run[0], [folder], options=EvalOptions(symmetry=wrong))
     assert not (run[0] / "eval-test").exists()
 
 

@@ -131,6 +131,7 @@ CHOICES = {
     "precision": ("float32", "bfloat16", "auto"),
     "reduction": (2, 4, 8),
 }
+_TYPES = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
 # Least and greatest values of settings that are numbers.
 RANGES = {
     "keypoints": (3, 1000),  # fewer do not tell a rotation
@@ -194,6 +195,11 @@ def _check(config: TrainConfig) -> None:
     for name, choices in CHOICES.items():
         if (value := getattr(config, name)) not in choices:
             raise UserError(f"{name} {value!r} is unknown: choose one of {', '.join(map(str, choices))}")
+    for part in (config, config.weights):
+        for setting in dataclasses.fields(part):
+            value = getattr(part, setting.name)
+            if type(value) not in _TYPES.get(setting.type, (type(value),)):
+                raise UserError(f"{setting.name} {value!r}: give a value of type {setting.type}")
     for name, (low, high) in RANGES.items():
         if not low <= (value := getattr(config, name)) <= high:  # NaN compares false
             raise UserError(f"{name} {value}: give {low} to {high}")

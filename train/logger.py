@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from data.atomic import write_bytes
+from data.atomic import errors_named, write_bytes
 from train import distributed
 
 METRICS_NAME = "metrics.jsonl"
@@ -27,13 +27,13 @@ class Logger:
 
     def __init__(self, run: Path, step: int, steps: int):
         self._main = distributed.is_main()
-        self._progress = tqdm(
-            total=steps, initial=step, desc="train", unit="step", dynamic_ncols=True, disable=not self._main
-        )
         if self._main:
             self._path = run / METRICS_NAME
             write_bytes(self._path, b"".join(whole_lines(self._path, step)))
             self._board = SummaryWriter(run / "tensorboard", purge_step=step)
+        self._progress = tqdm(
+            total=steps, initial=step, desc="train", unit="step", dynamic_ncols=True, disable=not self._main
+        )
         self._clear()
 
     def __enter__(self) -> Logger:
@@ -74,7 +74,7 @@ class Logger:
         """Log values of a step."""
         if not self._main:
             return
-        with open(self._path, "a") as file:
+        with errors_named(self._path), open(self._path, "a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
@@ -99,6 +99,6 @@ def whole_lines(path: Path, step: int) -> list[bytes]:
 
 def _step_of(line: bytes) -> float:
     try:
-        return json.loads(line)["step"]
+        return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return math.inf

@@ -101,6 +101,7 @@ def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = F
     replica = distributed.distribute(state.network)
     loader = make_pair_loader(pairs, config, state.step, device)
     with (
+        resumable(run),
         claim_run_folder(config, run, resume),
         stop_on_interrupt() as interrupt,
         Logger(run, state.step, config.steps) as logger,
@@ -256,6 +257,19 @@ def check_run_folder(config: TrainConfig, run: Path, resume: bool) -> None:
             f"{run}: was started with {name} = {before[name]}, not {now[name]}: resume with the same options, "
             "or train into another folder"
         )
+
+
+@contextmanager
+def resumable(run: Path) -> Iterator[None]:
+    """Say of errors of the system, as a full disk, how the run goes on."""
+    try:
+        yield
+    except OSError as error:
+        if not error.strerror:
+            raise
+        raise UserError(
+            f"{error.filename or run}: {error.strerror}: mend that, then go on with the same command and --resume"
+        ) from error
 
 
 @contextmanager

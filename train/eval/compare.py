@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-import h5py
 import numpy as np
 
 from data.atomic import write_bytes
 from data.errors import UserError
 from train.eval import charts
-from train.eval.evaluation import shown
+from train.eval.evaluation import METRICS_NAME, shown
 from train.eval.overlays import css_color
+from train.eval.predictions import open_predictions
 
 # heading: key of metrics.json, form of the figure, form of its interval's ends
 COLUMNS = {
@@ -52,11 +52,16 @@ def load_evaluation(folder: str | Path) -> Evaluated:
     """
     folder = Path(folder)
     try:
-        figures = json.loads((folder / "metrics.json").read_text())
-        with h5py.File(folder / "predictions.h5") as file:
+        figures = json.loads((folder / METRICS_NAME).read_text())
+        with open_predictions(folder / "predictions.h5") as file:
             errors, data = file["angular_error_deg"][()], str(file.attrs["data"])
-    except (OSError, ValueError, KeyError):
-        raise UserError(f"{folder}: not an evaluation: give the folders that `eval` wrote") from None
+        for key, form, interval_form in COLUMNS.values():  # which fails for what are no figures
+            _cell(figures, key, form, interval_form)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(
+            f"{folder}: not an evaluation, or a damaged or unfinished one: give folders that `eval` wrote, or run it "
+            "again"
+        ) from None
     return Evaluated(folder, figures, errors, data)
 
 
@@ -75,7 +80,7 @@ def compare(folders: Sequence[str | Path], out: str | Path) -> str:
     evaluated = [load_evaluation(folder) for folder in folders]
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(out, _page(evaluated, out.parent).encode())
+    write_bytes(out, _page(evaluated, out.parent).encode(errors="backslashreplace"))
     return _text_table(evaluated)
 
 

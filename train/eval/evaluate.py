@@ -10,18 +10,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.atomic import write_bytes
+from data.atomic import holding, write_bytes
 from data.dataset import PairDataset
 from data.errors import UserError
 from train.config import TrainConfig
 from train.detector import CONFIG_NAME, WEIGHTS_NAME, Detector, find_run, load_config
 from train.eval import metrics
 from train.eval.compare import compare
-from train.eval.evaluation import HEADLINE, PAPER_ROWS, PAPER_TABLE_1, Evaluation, shown
+from train.eval.evaluation import HEADLINE, METRICS_NAME, PAPER_ROWS, PAPER_TABLE_1, Evaluation, shown
 from train.eval.gallery import write_overlays
-from train.eval.predictions import load_predictions, predict_split, save_predictions
+from train.eval.predictions import Predictions, load_predictions, predict_split, save_predictions
 from train.eval.report import write_report
 
+LOCK_NAME = ".lock"
 OTHER_CAMERA = 0.05  # relative difference of distance or focal length that is worth a word
 
 
@@ -71,23 +72,34 @@ def evaluate(
     dataset = PairDataset([Path(folder) for folder in datasets], split)
     warn_of_other_camera(config, dataset)
     if out is None:
-        out = Path(run) / f"eval-{split}" if find_run(run) == Path(run) else Path(f"{run}-eval-{split}")
-    out = Path(out)
-    key = {"weights": weights_fingerprint(run), "data": dataset.fingerprint()}
-    out.mkdir(parents=True, exist_ok=True)
-    replaced = (out / "predictions.h5").exists()
-    predictions = load_predictions(out / "predictions.h5", key)
-    if predictions is None:
-        if replaced:
-            print(f"{out}: replaces what was there, of other data or weights: --out keeps both", file=sys.stderr)
-        predictions = predict_split(Detector.load(run, options.device), dataset, progress=progress)
-        save_predictions(out / "predictions.h5", predictions, key)
-    name = Path(run).resolve().name
-    evaluation = Evaluation(name, dataset.category, split, dataset, predictions, config.axes, options.declared_symmetry)
-    write_bytes(out / "metrics.json", (json.dumps(_without_nan(evaluation.metrics), indent=1) + "\n").encode())
-    write_overlays(evaluation, out / "overlays")
-    write_report(evaluation, out / "report.html")
+        out = Path(run) / f"eval-{split}" if find_run(run) == Path(run) else Path(f"{Path(run).name}-eval-{split}")
+    out, key = Path(out), {"weights": weights_fingerprint(run), "data": dataset.fingerprint()}
+    with holding(out / LOCK_NAME, f"{out}: another evaluation is writing to it: wait, or choose another --out"):
+        predictions = _predictions(run, dataset, out, key, options.device, progress)
+        name = Path(run).resolve().name
+        evaluation = Evaluation(
+            name, dataset.category, split, dataset, predictions, config.axes, options.declared_symmetry
+        )
+        figures = json.dumps(_without_nan(evaluation.metrics), indent=1) + "\n"
+        write_overlays(evaluation, out / "overlays")
+        write_report(evaluation, out / "report.html")
+        write_bytes(out / METRICS_NAME, figures.encode())
     return evaluation, out
+
+
+def _predictions(
+    run: str | Path, dataset: PairDataset, out: Path, key: dict[str, str], device: str, progress: bool
+) -> Predictions:
+    """Those in ``out`` if they are of these weights and data, as ``key`` has them, else new ones, kept there."""
+    path = out / "predictions.h5"
+    if (found := load_predictions(path, key)) is not None:
+        return found
+    if path.exists():
+        print(f"{out}: replaces what was there, of other data or weights: --out keeps both", file=sys.stderr)
+    made = predict_split(Detector.load(run, device), dataset, progress=progress)
+    (out / METRICS_NAME).unlink(missing_ok=True)  # figures of others must not stand beside these
+    save_predictions(path, made, key)
+    return made
 
 
 def warn_of_other_camera(config: TrainConfig, dataset: PairDataset) -> None:

@@ -14,6 +14,7 @@ from train.eval.failures import PairGeometry, behind_surface, name_failure
 from train.eval.predictions import Predictions
 from train.losses import true_flags
 
+METRICS_NAME = "metrics.json"
 BOOTSTRAP_SAMPLES = 1000
 REPEATABILITY_RADIUS = 0.1  # object units
 PAIRS_PER_SURFACE = 8  # views of so many pairs make a model's surface

@@ -33,7 +33,7 @@ def expand(arguments: Sequence[str | Path]) -> list[Path]:
     paths: list[Path] = []
     for argument in map(str, arguments):
         if argument == "-":
-            lines = [line.strip() for line in sys.stdin]
+            lines = [line.rstrip("\r\n") for line in sys.stdin]
             paths += expand([line for line in lines if line])
         elif Path(argument).is_dir():
             paths += _some(sorted(p for p in Path(argument).iterdir() if _is_readable(p)), argument, "no images in it")

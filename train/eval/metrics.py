@@ -17,6 +17,7 @@ from data import geometry
 from data.images import pixels_under
 
 FLIP_DEGREES = 90.0
+_MAX_ORDER = 360  # of a symmetry; beyond, "inf" differs by less than half a degree
 
 
 def camera_points(keypoints: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
@@ -334,7 +335,7 @@ class Symmetry:
 
     def __init__(self, text: str):
         axis, _, order = text.partition(":")
-        if axis not in ("x", "y", "z") or not (order == "inf" or (order.isdecimal() and int(order) > 0)):
+        if axis not in ("x", "y", "z") or not (order == "inf" or (order.isdecimal() and 0 < int(order) <= _MAX_ORDER)):
             raise ValueError(f"{text!r} is no symmetry")
         self.name = text
         self.axis = np.eye(3)["xyz".index(axis)]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,8 +18,9 @@ from PIL import Image, ImageColor
 from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
-from data.atomic import write_bytes
+from data.atomic import replacing, write_bytes
 from data.errors import UserError
+from data.signals import handled_by
 from train.api import Keypoints, detect_framed, frame_for, relative_pose
 from train.detector import Detector
 from train.eval import overlays
@@ -27,6 +28,7 @@ from train.eval.framing import WARNINGS, FramedImage, border_has, open_image
 from train.eval.inputs import IMAGE_SUFFIXES, SOFTWARE, expand, is_overlay, read_images
 
 MAX_OVERLAY_PIXELS = 1600  # longer side of an overlay
+MAX_NUMBER = 1e9  # of what is given in pixels or as a length
 IMAGES_AT_ONCE = 8  # kept in memory; the results do not depend on it
 
 
@@ -46,8 +48,8 @@ class PredictOptions:
     device: str = "cpu"  # where the network runs: cpu or cuda
 
     def __post_init__(self):
-        if not 0 < self.object_length < math.inf:
-            raise UserError(f"object_length {self.object_length}: give a length above 0")
+        if not 0 < self.object_length <= MAX_NUMBER:
+            raise UserError(f"object_length {self.object_length}: give a length above 0, at most {MAX_NUMBER:g}")
         if self.mask and not self.mask.is_dir():
             open_image(self.mask)
         _ = self.color, self.camera_matrix  # both raise
@@ -66,13 +68,15 @@ class PredictOptions:
         if self.intrinsics is None:
             return None
         fx, fy, cx, cy = self.intrinsics
-        if not (fx > 0 and fy > 0 and np.isfinite(self.intrinsics).all()):
+        if not (fx > 0 and fy > 0 and np.abs(self.intrinsics).max() <= MAX_NUMBER):
             raise UserError(
-                f"intrinsics {fx:g},{fy:g},{cx:g},{cy:g}: give FX,FY,CX,CY in pixels, focal lengths above 0"
+                f"intrinsics {fx:g},{fy:g},{cx:g},{cy:g}: give FX,FY,CX,CY in pixels, focal lengths above 0, none "
+                f"beyond {MAX_NUMBER:g}"
             )
         return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]])
 
 
+@handled_by(signal.default_int_handler, signal.SIGTERM)
 def predict(
     run: str | Path,
     images: Sequence[str | Path],
@@ -104,7 +108,8 @@ def predict(
             found = detect_framed(detector, shown, options.camera_matrix, options.object_length)
             for (path, number, framed), keypoints in zip(batch, found, strict=True):
                 overlay = out / _free_name(out, path.stem if number is None else f"{path.stem}-{number:06d}", names)
-                draw_overlay(framed, keypoints.keypoints).save(overlay, pnginfo=_mark())
+                with replacing(overlay) as partial:
+                    draw_overlay(framed, keypoints.keypoints).save(partial, format="PNG", pnginfo=_mark())
                 if (warning := WARNINGS[framed.mask]) and (path, warning) not in warned:
                     warned.add((path, warning))
                     tqdm.write(f"{path}: {warning}", file=sys.stderr)

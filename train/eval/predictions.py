@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,7 +128,7 @@ def heatmap_spread(heatmaps: np.ndarray, keypoints: np.ndarray, image_size: tupl
 
 
 def save_predictions(path: Path, predictions: Predictions, key: dict[str, str]) -> None:
-    """Write ``predictions.h5`` atomically; ``key`` tells which weights and data it belongs to."""
+    """Write ``predictions.h5``, then its SHA-256 beside it; ``key`` tells which weights and data it belongs to."""
     buffer = io.BytesIO()  # HDF5 itself says little when a disk is full
     with h5py.File(buffer, "w") as file:
         file.attrs.update({**key, "version": _VERSION})
@@ -135,12 +138,35 @@ def save_predictions(path: Path, predictions: Predictions, key: dict[str, str]) 
                 dataset.attrs["description"] = DESCRIPTIONS[name]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, buffer.getvalue())
+    write_bytes(_sum_path(path), f"{_sha256(buffer.getvalue())}  {path.name}\n".encode())
+
+
+def _sum_path(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+@contextmanager
+def open_predictions(path: Path) -> Iterator[h5py.File]:
+    """``predictions.h5`` as :func:`save_predictions` wrote it: HDF5 crashes on some damaged files, and misreads others.
+
+    Raises:
+        OSError: it is not there, or damaged.
+    """
+    content = path.read_bytes()
+    if _sum_path(path).read_text().split()[:1] != [_sha256(content)]:
+        raise OSError(f"{path}: is not what its SHA-256 was taken of")
+    with h5py.File(io.BytesIO(content)) as file:
+        yield file
 
 
 def load_predictions(path: Path, key: dict[str, str]) -> Predictions | None:
     """Read ``predictions.h5`` if it belongs to these weights and this data, else None."""
     try:
-        with h5py.File(path) as file:
+        with open_predictions(path) as file:
             if any(file.attrs.get(name) != value for name, value in {**key, "version": _VERSION}.items()):
                 return None
             return Predictions(**{name: stored[()] for name, stored in file.items()})

@@ -70,7 +70,7 @@ def write_report(evaluation: Evaluation, path: str | Path) -> None:
     page = TEMPLATE.read_text(encoding="utf-8")
     for name, content in parts.items():
         page = page.replace("{{" + name + "}}", content)
-    write_bytes(Path(path), page.encode())
+    write_bytes(Path(path), page.encode(errors="backslashreplace"))
 
 
 def _figures(figures: dict) -> str:
