@@ -526,7 +526,9 @@ def test_terms_of_a_network_that_knows_all(dataset):
     centers = project(network.intrinsics, transform_points(network.poses, network.points))[..., :2].unflatten(0, (6, 2))
     spread = batch.zoom.square() * 2 / 3 * (1 - 1 / 36) - centers.square().sum(-1).mean(-1)
     shapes = network.points[::2] - network.points[::2].mean(1, keepdim=True)
-    apart = (shapes - shapes.mean(0)).square().sum(-1).mean(1) / shapes.square().sum(-1).mean()
+    offset = network.points.mean(1) - network.points.mean((0, 1))
+    beside = torch.linalg.cross(offset, network.poses[:, 2, :3]).square().sum(-1).unflatten(0, (6, 2)).mean(1)
+    apart = ((shapes - shapes.mean(0)).square().sum(-1).mean(1) + beside) / shapes.square().sum(-1).mean()
     expected = dict(
         consistency=0, spatial_consistency=0, canonical_consistency=apart, pose=0, orientation=0, separation=0.01,
         variance=spread.sum(1),
