@@ -95,22 +95,22 @@ def errors_named(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     """Where to write a file that appears under its name at the end of the block; nothing stays of one that fails.
 
-    A link is followed.
+    A link is followed. See :func:`publish` for ``durable``.
 
     Raises:
         UserError: there is something else than a file. OSError: see :func:`errors_named`.
     """
-    path = Path(os.path.realpath(path)) if path.is_symlink() or not path.name else path
-    if path.exists() and not path.is_file():
+    if path.exists() and not path.is_file() or path.parts[:2] in (("/", "dev"), ("/", "proc")):
         raise UserError(f"{path}: a folder, a pipe or a device: name a file")
+    path = Path(os.path.realpath(path)) if path.is_symlink() else path
     temporary = temporary_path(path)
     with errors_named(path):
         try:
             yield temporary
-            publish(path)
+            publish(path, durable)
         except BaseException:
             with suppress(OSError):
                 temporary.unlink()

@@ -87,7 +87,8 @@ def test_detect_takes_paths_pictures_and_arrays(tmp_path):
     found.append(detect(CornerDetector(), pixels[..., :3], mask=pixels[..., 3]))
     found.append(detect(CornerDetector(), pixels[..., :3], mask=pixels[..., 3] > 0))
     shown = pixels[..., 3] > 0
-    for mask in (shown[..., None].astype(np.int64), shown.astype(np.float32), np.where(shown, 3.0, -4.0)):
+    logits = np.where(shown, np.linspace(0.5, 20, 300), -4.0)
+    for mask in (shown[..., None].astype(np.int64), shown.astype(np.float32), logits):
         found.append(detect(CornerDetector(), pixels[..., :3], mask=mask))
     for wrong in (pixels / 255.0, pixels[..., :1], pixels[..., 0] / 255.0):
         with pytest.raises(UserError, match="an array of .*give uint8"):

@@ -17,7 +17,7 @@ def test_a_link_is_written_through(tmp_path):
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["link.html", "page.html", "real"]
 
 
-@pytest.mark.parametrize("kind", ["folder", "pipe", "working folder"])
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link to a pipe", "working folder"])
 def test_what_is_no_file_is_not_replaced(tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "it" if kind != "working folder" else tmp_path.__class__("")
@@ -25,6 +25,9 @@ def test_what_is_no_file_is_not_replaced(tmp_path, monkeypatch, kind):
         path.mkdir()
     elif kind == "pipe":
         os.mkfifo(path)
+    elif kind == "link to a pipe":
+        os.mkfifo(tmp_path / "pipe")
+        path.symlink_to("pipe")
     with pytest.raises(UserError, match="name a file"):
         write_bytes(path, b"x")
-    assert not path.is_file() and not list(tmp_path.parent.glob("*.tmp"))
+    assert not path.is_file() and not list(tmp_path.rglob("*.tmp"))

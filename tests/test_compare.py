@@ -65,5 +65,5 @@ def test_damaged_evaluations_are_refused(tmp_path, content):
         stored.write_bytes(stored.read_bytes()[:-1] + b"\x01")
     else:
         (folder / "metrics.json").write_text(content)
-    with pytest.raises(UserError, match="damaged or unfinished"):
+    with pytest.raises(UserError, match="damaged, unfinished"):
         compare([folder], tmp_path / "page.html")

@@ -17,7 +17,7 @@ from train.detector import Detector, build_network, save_config
 from train.eval import evaluate as evaluation_module
 from train.eval import metrics
 from train.eval.compare import compare
-from train.eval.evaluate import EvalOptions, evaluate, evaluate_all, headline_table
+from train.eval.evaluate import LOCK_NAME, EvalOptions, evaluate, evaluate_all, headline_table
 from train.eval.evaluation import Evaluation
 from train.eval.failures import PairGeometry, behind_surface, name_failure
 from train.eval.gallery import notable_pairs, similar_views
@@ -232,7 +232,7 @@ def test_figures_never_stand_beside_predictions_of_other_weights(run, folder, tm
 
 
 def test_two_evaluations_do_not_share_a_folder(run, folder, tmp_path):
-    with holding(tmp_path / "out" / ".lock", "busy"), pytest.raises(UserError, match="another evaluation"):
+    with holding(tmp_path / "out" / LOCK_NAME, "busy"), pytest.raises(UserError, match="another evaluation"):
         evaluate(run[0], [folder], out=tmp_path / "out", progress=False)
 
 
@@ -309,11 +309,12 @@ def test_a_run_without_weights_is_named_before_anything_is_done(run, folder, tmp
     assert not (tmp_path / "out").exists()
 
 
-def test_an_unknown_symmetry_is_told_before_anything_is_done(run, folder):
+def test_options_that_make_no_sense():
     for wrong in ("round", "y:0", "y:100000000"):
         with pytest.raises(UserError, match="give AXIS:ORDER"):
-            evaluate(run[0], [folder], options=EvalOptions(symmetry=wrong))
-    assert not (run[0] / "eval-test").exists()
+            EvalOptions(symmetry=wrong)
+    with pytest.raises(UserError, match="choose cpu or cuda"):
+        EvalOptions(device="gpu")
 
 
 def test_headline_stands_beside_the_papers(dataset):

@@ -1,6 +1,7 @@
 """The trainer: what a run leaves behind, stopping and going on, refusals; and that it learns."""
 
 import dataclasses
+import errno
 import fcntl
 import json
 import math
@@ -330,6 +331,18 @@ def test_gradient_that_is_not_finite_is_not_saved(dataset, tmp_path, monkeypatch
         train(small_config(), [dataset], tmp_path / "run")
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 4
     assert all(torch.isfinite(tensor).all() for tensor in weights(tmp_path / "run").values())
+
+
+def test_a_full_disk_names_the_file_and_how_to_go_on(dataset, tmp_path, monkeypatch):
+    def full(self, step, values):
+        raise OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl")
+
+    monkeypatch.setattr(Logger, "write", full)
+    with pytest.raises(UserError, match="metrics.jsonl: No space left on device: .* --resume"):
+        train(small_config(), [dataset], tmp_path / "run")
+    (tmp_path / "file").write_text("not a run")
+    with pytest.raises(OSError):  # nothing to resume yet, so the command line tells to name a folder
+        train(small_config(), [dataset], tmp_path / "file")
 
 
 def test_unknown_preset_and_setting():

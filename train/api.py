@@ -97,8 +97,8 @@ def detect(
 
     Args:
         detector: from :func:`load`.
-        mask: of the image's size, bright where the object is. By default the image's alpha; without it, a background
-            of one colour is removed.
+        mask: of the image's size, bright where the object is, or above 0 if some of it is below. By default the image's
+            alpha; without it, a background of one colour is removed.
         background: sRGB colour of that background; by default the border's.
         intrinsics: (3, 3) K of the image, pixels.
         object_length: longest side of the object's bounding box, in the unit that points shall have.
@@ -220,7 +220,9 @@ def _whole_numbers(mask: ImageLike) -> ImageLike:
         return mask
     if not np.isfinite(mask).all():
         raise UserError("mask: numbers that are not finite: give 0 where there is no object")
-    return np.rint(mask.clip(min=0) * (255 / max(mask.max(), 1e-9))).astype(np.uint8)
+    if mask.min() < 0:  # logits
+        return mask > 0
+    return np.rint(mask * (255 / max(mask.max(), 1e-9))).astype(np.uint8)
 
 
 def _image(image: ImageLike) -> Image.Image:

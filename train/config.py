@@ -131,7 +131,15 @@ CHOICES = {
     "precision": ("float32", "bfloat16", "auto"),
     "reduction": (2, 4, 8),
 }
-_TYPES = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
+_TYPES = {
+    "int": int,
+    "float": (int, float),
+    "bool": bool,
+    "str": str,
+    "str | None": (str, type(None)),
+    "tuple[str, ...]": tuple,
+    "LossWeights": LossWeights,
+}
 # Least and greatest values of settings that are numbers.
 RANGES = {
     "keypoints": (3, 1000),  # fewer do not tell a rotation
@@ -198,7 +206,8 @@ def _check(config: TrainConfig) -> None:
     for part in (config, config.weights):
         for setting in dataclasses.fields(part):
             value = getattr(part, setting.name)
-            if type(value) not in _TYPES.get(setting.type, (type(value),)):
+            is_bool = isinstance(value, bool)
+            if not isinstance(value, _TYPES[setting.type]) or is_bool != (setting.type == "bool"):
                 raise UserError(f"{setting.name} {value!r}: give a value of type {setting.type}")
     for name, (low, high) in RANGES.items():
         if not low <= (value := getattr(config, name)) <= high:  # NaN compares false

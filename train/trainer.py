@@ -101,8 +101,8 @@ def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = F
     replica = distributed.distribute(state.network)
     loader = make_pair_loader(pairs, config, state.step, device)
     with (
-        resumable(run),
         claim_run_folder(config, run, resume),
+        resumable(run),
         stop_on_interrupt() as interrupt,
         Logger(run, state.step, config.steps) as logger,
     ):
@@ -261,7 +261,7 @@ def check_run_folder(config: TrainConfig, run: Path, resume: bool) -> None:
 
 @contextmanager
 def resumable(run: Path) -> Iterator[None]:
-    """Say of errors of the system, as a full disk, how the run goes on."""
+    """Say of errors of the system, as a full disk, how a run that has its folder goes on."""
     try:
         yield
     except OSError as error:

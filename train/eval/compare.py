@@ -59,8 +59,8 @@ def load_evaluation(folder: str | Path) -> Evaluated:
             _cell(figures, key, form, interval_form)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
-            f"{folder}: not an evaluation, or a damaged or unfinished one: give folders that `eval` wrote, or run it "
-            "again"
+            f"{folder}: not an evaluation, or damaged, unfinished, or of an older version: give folders that `eval` "
+            "wrote, or run it again"
         ) from None
     return Evaluated(folder, figures, errors, data)
 

@@ -14,7 +14,7 @@ from data.atomic import holding, write_bytes
 from data.dataset import PairDataset
 from data.errors import UserError
 from train.config import TrainConfig
-from train.detector import CONFIG_NAME, WEIGHTS_NAME, Detector, find_run, load_config
+from train.detector import CONFIG_NAME, WEIGHTS_NAME, Detector, find_run, load_config, require_device
 from train.eval import metrics
 from train.eval.compare import compare
 from train.eval.evaluation import HEADLINE, METRICS_NAME, PAPER_ROWS, PAPER_TABLE_1, Evaluation, shown
@@ -22,7 +22,7 @@ from train.eval.gallery import write_overlays
 from train.eval.predictions import Predictions, load_predictions, predict_split, save_predictions
 from train.eval.report import write_report
 
-LOCK_NAME = ".lock"
+LOCK_NAME = ".eval.lock"
 OTHER_CAMERA = 0.05  # relative difference of distance or focal length that is worth a word
 
 
@@ -31,7 +31,7 @@ class EvalOptions:
     """Options of an evaluation.
 
     Raises:
-        UserError: ``symmetry`` is none.
+        UserError: ``symmetry`` is none, or the device cannot be used.
     """
 
     split: str = "test"  # train, val or test
@@ -39,6 +39,7 @@ class EvalOptions:
     symmetry: str | None = None  # AXIS:ORDER of the objects, as y:2 or y:inf: adds the error under it
 
     def __post_init__(self) -> None:
+        require_device(self.device)
         self.declared_symmetry  # complains of others before any work starts
 
     @property
@@ -95,7 +96,9 @@ def _predictions(
     if (found := load_predictions(path, key)) is not None:
         return found
     if path.exists():
-        print(f"{out}: replaces what was there, of other data or weights: --out keeps both", file=sys.stderr)
+        print(
+            f"{out}: replaces what was there, of other data or weights, or damaged: --out keeps both", file=sys.stderr
+        )
     made = predict_split(Detector.load(run, device), dataset, progress=progress)
     (out / METRICS_NAME).unlink(missing_ok=True)  # figures of others must not stand beside these
     save_predictions(path, made, key)

@@ -22,7 +22,7 @@ from data.atomic import replacing, write_bytes
 from data.errors import UserError
 from data.signals import handled_by
 from train.api import Keypoints, detect_framed, frame_for, relative_pose
-from train.detector import Detector
+from train.detector import Detector, require_device
 from train.eval import overlays
 from train.eval.framing import WARNINGS, FramedImage, border_has, open_image
 from train.eval.inputs import IMAGE_SUFFIXES, SOFTWARE, expand, is_overlay, read_images
@@ -48,6 +48,7 @@ class PredictOptions:
     device: str = "cpu"  # where the network runs: cpu or cuda
 
     def __post_init__(self):
+        require_device(self.device)
         if not 0 < self.object_length <= MAX_NUMBER:
             raise UserError(f"object_length {self.object_length}: give a length above 0, at most {MAX_NUMBER:g}")
         if self.mask and not self.mask.is_dir():
@@ -108,7 +109,7 @@ def predict(
             found = detect_framed(detector, shown, options.camera_matrix, options.object_length)
             for (path, number, framed), keypoints in zip(batch, found, strict=True):
                 overlay = out / _free_name(out, path.stem if number is None else f"{path.stem}-{number:06d}", names)
-                with replacing(overlay) as partial:
+                with replacing(overlay, durable=False) as partial:
                     draw_overlay(framed, keypoints.keypoints).save(partial, format="PNG", pnginfo=_mark())
                 if (warning := WARNINGS[framed.mask]) and (path, warning) not in warned:
                     warned.add((path, warning))
@@ -280,8 +281,12 @@ def _one_point_a_line(text: str) -> str:
     return joined + "\n"
 
 
+_LONGEST_STEM = 220  # bytes; a file's name may have 255
+
+
 def _free_name(out: Path, stem: str, taken: set[str]) -> str:
     """Name of an overlay, unique among images of the same name in different folders; no picture of others is lost."""
+    stem = os.fsdecode(os.fsencode(stem)[:_LONGEST_STEM])
     name, number = f"{stem}.png", 1
     while name in taken or ((out / name).exists() and not is_overlay(out / name)):
         number += 1
