@@ -16,7 +16,6 @@ for so long, and --preset paper (--batch-size 16) for the time that took: python
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import os
 import signal
@@ -44,7 +43,7 @@ from train import losses, schedules
 from train.config import TrainConfig, make_config
 from train.cuda_graph import GraphedStep
 from train.loader import make_pair_loader
-from train.trainer import choose_device, loss_terms, optimizer_step, prepare, start, training_step, uses_bfloat16
+from train.trainer import choose_device, loss_terms, optimizer_step, prepare, settle, start, training_step
 
 GOAL_DEGREES = 10
 PHASES = ("loading", "augmentation", "forward, objective", "backward", "clip, optimiser", "average")
@@ -52,8 +51,7 @@ PHASES = ("loading", "augmentation", "forward, objective", "backward", "clip, op
 
 def steps(config: TrainConfig, pairs: PairDataset) -> Iterator[list[float]]:
     """Training steps as ``train.trainer`` takes them; gives the CPU seconds of each of ``PHASES``."""
-    precision = "bfloat16" if uses_bfloat16(config, "cpu") else "float32"
-    state = start(dataclasses.replace(config, device="cpu", precision=precision))
+    state = start(settle(config, "cpu", pairs))
     loader = iter(make_pair_loader(pairs, config, 0, "cpu"))
     for step in count():
         marks = [time.process_time()]
@@ -127,8 +125,7 @@ def compare_on_gpu(folder: Path, peer_batch: int, steps: int = 50) -> None:
     for name, config in rows.items():
         pairs = PairDataset(folder, "train")
         device = choose_device("cuda")
-        precision = "bfloat16" if uses_bfloat16(config, device) else "float32"
-        config = dataclasses.replace(config, device=device, precision=precision)
+        config = settle(config, device, pairs)
         state = start(config)
         take_step = partial(training_step, state.network, state, pairs, config)
         if config.cuda_graph:

@@ -256,7 +256,7 @@ def _finish(job: Job, manifest: Manifest, sources: list[Source], everything: Set
     Args:
         sources: those of this task. everything: names of the sources of all tasks; failures of others are forgotten.
     """
-    config, out = job.config, Path(job.config.out)
+    config, out = job.config, job.config.out
     parts = out / PARTS
     wanted = {
         source.model_id: source for source in sources if job.held.get(source.model_id, 0) < config.pairs_per_model
