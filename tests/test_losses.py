@@ -93,6 +93,26 @@ def test_canonical_consistency_leaves_out_where_a_set_is_along_the_camera_axis(s
     torch.testing.assert_close(found, torch.tensor([expected], dtype=torch.double), atol=1e-12, rtol=1e-9)
 
 
+def test_mirror_separation_by_hand():
+    pose = rigid(random_rotation(), [0.3, -0.2, 30]).expand(1, 2, 4, 4)
+    shape = torch.randn(8, 3, dtype=torch.double)
+    shape[:6, 0] = torch.tensor([0.3, -0.3, 0.05, 0.0, -0.2, 0.2])  # far apart, too near, on each other's sides
+    points = transform_points(pose, shape.expand(1, 2, 8, 3))
+    expected = 2 * (0 + (0.4 - 0.05) + (0.4 + 0.4)) / 3  # of both views; the last two are no pair
+    found = losses.mirror_separation(points, pose, 0.4)
+    torch.testing.assert_close(found, torch.tensor([expected], dtype=torch.double))
+
+
+def test_mirror_separation_parts_keypoints_that_lie_on_each_other():
+    pose = rigid(random_rotation(), [0.0, 0.0, 30]).expand(1, 2, 4, 4)
+    points = torch.randn(1, 2, 1, 3, dtype=torch.double).repeat(1, 1, 4, 1).requires_grad_()
+    along_x = pose[..., None, :3, 0] * torch.tensor([-0.5, 0.5, 0, 0])[:, None]
+    (slope,) = torch.autograd.grad(losses.separation(points, 0.1).sum(), points)
+    torch.testing.assert_close(slope, torch.zeros_like(slope))
+    (slope,) = torch.autograd.grad(losses.mirror_separation(points, pose, 0.3).sum(), points)
+    torch.testing.assert_close(slope, 2 * along_x)
+
+
 def test_pose_is_the_angle_between_true_and_recovered_rotation():
     rotation = random_rotation(3)
     points = torch.randn(3, 6, 3, dtype=torch.double)
@@ -173,6 +193,7 @@ def test_gradients():
     assert check(lambda p: losses.canonical_consistency(p, transforms), points.clone().requires_grad_())
     assert check(lambda p: losses.relative_pose(p, transforms[:, 0, :3, :3]), points.clone().requires_grad_())
     assert check(lambda p: losses.separation(p * 0.1, 0.05), points.clone().requires_grad_())
+    assert check(lambda p: losses.mirror_separation(p, transforms, 0.3), points.clone().requires_grad_())
     assert check(lambda x: losses.silhouette(soft(x), mask), logits)
     assert check(heatmap_variance, logits)
     ends = torch.randn(1, 2, 1, 2, 2, dtype=torch.double, requires_grad=True)

@@ -8,6 +8,8 @@ over the two views, as the official code does. Equations are those of arXiv 1807
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,7 +26,7 @@ from data.geometry import (
 from train import distributed
 from train.batches import PairBatch, with_mates
 from train.config import LossWeights
-from train.networks import Prediction, pixel_grid
+from train.networks import Prediction, count_paired, pixel_grid
 
 
 def consistency(keypoints: Tensor, transforms: Tensor, intrinsics: Tensor) -> Tensor:
@@ -155,6 +157,25 @@ def separation(points: Tensor, delta: float) -> Tensor:
     return (delta - squared).clamp(min=0).sum((-2, -1)).sum(1) / (2 * points.shape[-2])
 
 
+def mirror_separation(points: Tensor, object_to_camera: Tensor, distance: float) -> Tensor:
+    """Mirror separation (ours): hinge on how far keypoint 2k lies beyond 2k + 1 along the object's x axis.
+
+    The two of a mirror pair begin on each other in the plane of symmetry, where views agree best. :func:`separation` has
+    no slope there; this has, and the same one in all views.
+
+    Args:
+        points: (B, 2, N, 3) camera-frame keypoints. object_to_camera: (B, 2, 4, 4).
+        distance: along x, object units, from which on the pair is left alone.
+
+    Returns:
+        (B,) mean over the pairs of :func:`mirror_permutation`, summed over views.
+    """
+    paired = points[..., : count_paired(points.shape[-2]), :]
+    apart = paired[..., ::2, :] - paired[..., 1::2, :]
+    along_x = (apart * axis_directions(object_to_camera, ("x",))).sum(-1)
+    return (distance - along_x).clamp(min=0).mean(-1).sum(1)
+
+
 def silhouette(heatmaps: Tensor, mask: Tensor) -> Tensor:
     """−log of the heat map's mass inside the object (eq. 7).
 
@@ -224,7 +245,12 @@ def orientation(axis_ends: Tensor, true_axis_ends: Tensor) -> Tensor:
 
 
 def pair_terms(
-    views: list[Prediction], batch: PairBatch, axes: tuple[str, ...], delta: float, noise: float | Tensor
+    views: list[Prediction],
+    batch: PairBatch,
+    axes: tuple[str, ...],
+    delta: float,
+    noise: float | Tensor,
+    mirror: bool = False,
 ) -> dict[str, Tensor]:
     """All terms for a batch of pairs.
 
@@ -234,6 +260,8 @@ def pair_terms(
             in place of the geometry of the pair, see :func:`supervision`; with mates, the terms that compare views are
             means over both pairs.
         axes: object axes the network predicts. delta, noise: of :func:`separation` and :func:`relative_pose`.
+        mirror: whether keypoints are learned in pairs of mirror images; then :func:`mirror_separation` is among the
+            terms, with the distance of :func:`separation`.
 
     Returns:
         name of each term, a field of :class:`LossWeights` -> (B,). With labels these are "supervision" and
@@ -256,6 +284,8 @@ def pair_terms(
         "variance": variance(heatmaps, keypoints, batch.zoom),
         "orientation": orientation(axis_ends, axis_end_projections(batch.object_to_camera, intrinsics, axes)),
     }
+    if mirror:
+        terms["mirror_separation"] = mirror_separation(points, batch.object_to_camera, math.sqrt(delta))
     if batch.labels is not None:
         terms = {"supervision": supervision(points, batch.labels), "orientation": terms["orientation"]}
         compared = compared.detach()  # uncertainties are learned from the pair, keypoints are not

@@ -99,9 +99,14 @@ def flags_from_axis_ends(axis_ends: Tensor) -> Tensor:
     return (axis_ends[..., 0, 0] > axis_ends[..., 1, 0]).to(axis_ends.dtype)
 
 
+def count_paired(num_keypoints: int) -> int:
+    """How many of the keypoints, the first ones, come in pairs of mirror images: all but the last one or two."""
+    return (num_keypoints - 1) // 2 * 2
+
+
 def mirror_permutation(num_keypoints: int) -> list[int]:
     """The mirror image of each keypoint: 0 and 1, 2 and 3 and so on of each other, the last one or two their own."""
-    paired = (num_keypoints - 1) // 2 * 2
+    paired = count_paired(num_keypoints)
     return [k ^ 1 if k < paired else k for k in range(num_keypoints)]
 
 
