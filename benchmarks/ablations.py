@@ -33,6 +33,7 @@ FIGURES = {
     "flips": "flip_rate",
     "flags right": "orientation_accuracy",
     "inside mask": "silhouette_hit_rate",
+    "distinct": "distinct_keypoints_at_0.05",
 }
 VARIANTS = {
     "recipe": "",

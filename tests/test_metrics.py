@@ -111,6 +111,16 @@ def test_3d_se_leaves_flips_out_and_averages_over_keypoints():
     assert math.isnan(metrics.keypoint_3d_se(points, [91, 91]))
 
 
+def test_distinct_keypoints_counts_those_on_each_other_once():
+    places = np.array([[0, 0, 0], [0.04, 0, 0], [0.08, 0, 0], [0.5, 0, 0], [0, 0.06, 0]])  # the first three are a chain
+    wobble = np.array([-1, 1])[:, None, None] * [0.3, 0, 0]  # from view to view, about the same places
+    flipped = places + wobble + 100 * np.arange(5)[:, None]
+    points = np.stack([places + wobble, places - wobble, flipped])
+    assert metrics.distinct_keypoints(points, [0, 90, 91], 0.05) == 3
+    assert metrics.distinct_keypoints(points, [0, 90, 91], 0.03) == 5
+    assert metrics.distinct_keypoints(points, [91, 91, 91], 0.05) == 0
+
+
 def test_3d_se_within_model_ignores_differences_between_models_but_not_flips():
     def at(x):
         return [[[x - 1, 0, 0]], [[x + 1, 0, 0]]]

@@ -160,8 +160,8 @@ def separation(points: Tensor, delta: float) -> Tensor:
 def mirror_separation(points: Tensor, object_to_camera: Tensor, distance: float) -> Tensor:
     """Mirror separation (ours): hinge on how far keypoint 2k lies beyond 2k + 1 along the object's x axis.
 
-    The two of a mirror pair begin on each other in the plane of symmetry, where views agree best. :func:`separation` has
-    no slope there; this has, and the same one in all views.
+    The two of a mirror pair begin on each other in the plane of symmetry, where views agree best.
+    :func:`separation` has no slope there; this has, and the same one in all views.
 
     Args:
         points: (B, 2, N, 3) camera-frame keypoints. object_to_camera: (B, 2, 4, 4).

@@ -197,7 +197,8 @@ def headline_table(figures: dict) -> str:
         f"30° {figures['accuracy_at_30_deg']:.1%} · flips {figures['flip_rate']:.1%} · "
         f"orientation right {figures['orientation_accuracy']:.1%} · "
         f"inside the mask {figures['silhouette_hit_rate']:.1%} · "
-        f"3D-SE within a model {figures['keypoint_3d_se_within_model']:.3f}"
+        f"3D-SE within a model {figures['keypoint_3d_se_within_model']:.3f} · "
+        f"{figures['distinct_keypoints_at_0.05']} of {len(figures['keypoint_spread'])} keypoints distinct"
     )
     if "symmetry" in figures:
         lines.append(

@@ -17,6 +17,7 @@ from train.losses import true_flags
 METRICS_NAME = "metrics.json"
 BOOTSTRAP_SAMPLES = 1000
 REPEATABILITY_RADIUS = 0.1  # object units
+DISTINCT_DISTANCE = 0.05  # object units
 PAIRS_PER_SURFACE = 8  # views of so many pairs make a model's surface
 # arXiv 1807.03146, Table 1: mean and median angular error (degrees) and 3D-SE on ShapeNet's test models
 PAPER_ROWS = ("supervised", "KeypointNet")
@@ -108,6 +109,9 @@ class Evaluation:
             ),
             "orientation_accuracy_per_axis": {a: float(correct[..., i].mean()) for i, a in enumerate(self.axes)},
             "keypoint_spread": [float(s) for s in spread],
+            "distinct_keypoints_at_0.05": metrics.distinct_keypoints(
+                self.points, said.angular_error_deg, DISTINCT_DISTANCE
+            ),
             "silhouette_hit_rate_per_keypoint": [float(s) for s in self.inside.mean((0, 1))],
             "repeatability_at_0.1": metrics.repeatability(self.points, REPEATABILITY_RADIUS),
             **self._pose_metrics(),

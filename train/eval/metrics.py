@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from scipy.sparse.csgraph import connected_components
 from scipy.special import gammainc
 
 from data import geometry
@@ -181,6 +182,24 @@ def spread_over_models(points: np.ndarray, errors: np.ndarray) -> np.ndarray:
     """
     kept = np.asarray(points)[np.asarray(errors) <= FLIP_DEGREES]
     return keypoint_spread(kept.reshape(-1, *kept.shape[2:]))
+
+
+def distinct_keypoints(points: np.ndarray, errors: np.ndarray, distance: float) -> int:
+    """How many keypoints there are, those whose mean places in the object frame coincide counted once.
+
+    Args:
+        points: (P, 2, N, 3) in the object frame. errors: (P,) degrees; pairs beyond 90 are left out.
+        distance: of two keypoints that count as one, also through others, object units.
+
+    Returns:
+        1 to N, or 0 when every pair is a flip.
+    """
+    kept = np.asarray(points, np.float64)[np.asarray(errors) <= FLIP_DEGREES]
+    if not len(kept):
+        return 0
+    places = kept.mean((0, 1))
+    near = np.linalg.norm(places[:, None] - places, axis=-1) <= distance
+    return int(connected_components(near)[0])
 
 
 def keypoint_3d_se_within_model(points: np.ndarray, model_index: np.ndarray) -> float:
