@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 import time
@@ -21,11 +20,6 @@ from render.sources import Source
 
 LOCK = "lock"
 SETTINGS = "settings.json"  # what the parts were rendered with
-_BLOCKED = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "a file got too big",
-}
 
 
 def existing_manifest(out: Path, config: RenderConfig, settings: dict) -> Manifest:
@@ -119,18 +113,6 @@ def _remove_tree(folder: Path) -> None:
             return
         time.sleep(0.1)
     shutil.rmtree(folder)
-
-
-@contextmanager
-def io_errors_named(out: Path) -> Iterator[None]:
-    """Turn what a disk can do to us into one clear line."""
-    try:
-        yield
-    except OSError as error:
-        why = _BLOCKED.get(error.errno) or error.strerror
-        if why is None:
-            raise
-        raise UserError(f"{out}: {why}: mend that and run the same command again to go on") from error
 
 
 def count_pairs(out: Path, manifest: Manifest) -> Counter[str]:

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from data.annotations import Annotations, load_keypointnet_annotations
 from data.assemble import assemble
 from data.atomic import write_bytes
-from data.errors import UserError
+from data.errors import UserError, resumable
 from data.manifest import MANIFEST_NAME, PARTS, Failure, Manifest, file_sha256, load_manifest
 from data.schema import SPLITS, ModelPairs, split_of
 from data.shard import write_shard
@@ -41,7 +41,6 @@ from render.folder import (
     clear,
     count_pairs,
     existing_manifest,
-    io_errors_named,
     locked,
     models_in_parts,
     part_name,
@@ -99,7 +98,7 @@ def render_dataset(config: RenderConfig) -> RenderSummary:
     settings = data_settings(config)
     out = config.out
     stop_on_sigterm = handled_by(signal.default_int_handler, signal.SIGTERM)
-    with connected(config.ray), stop_on_sigterm, io_errors_named(out), locked(out):
+    with connected(config.ray), stop_on_sigterm, resumable(out, "run the same command again to go on"), locked(out):
         manifest = existing_manifest(out, config, settings)
         manifest = without_lost_shards(out, manifest, sources)
         held = count_pairs(out, manifest)

@@ -338,7 +338,7 @@ def test_a_full_disk_names_the_file_and_how_to_go_on(dataset, tmp_path, monkeypa
         raise OSError(errno.ENOSPC, "No space left on device", "metrics.jsonl")
 
     monkeypatch.setattr(Logger, "write", full)
-    with pytest.raises(UserError, match="metrics.jsonl: No space left on device: .* --resume"):
+    with pytest.raises(UserError, match="metrics.jsonl: the disk is full: .* --resume"):
         train(small_config(), [dataset], tmp_path / "run")
     (tmp_path / "file").write_text("not a run")
     with pytest.raises(OSError):  # nothing to resume yet, so the command line tells to name a folder

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from data.atomic import holding
 from data.dataset import PairDataset
-from data.errors import UserError
+from data.errors import UserError, resumable
 from data.geometry import transform_points
 from data.signals import STOPS, handled_by
 from train import distributed, losses, schedules
@@ -102,7 +102,7 @@ def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = F
     loader = make_pair_loader(pairs, config, state.step, device)
     with (
         claim_run_folder(config, run, resume),
-        resumable(run),
+        resumable(run, "go on with the same command and --resume"),
         stop_on_interrupt() as interrupt,
         Logger(run, state.step, config.steps) as logger,
     ):
@@ -257,19 +257,6 @@ def check_run_folder(config: TrainConfig, run: Path, resume: bool) -> None:
             f"{run}: was started with {name} = {before[name]}, not {now[name]}: resume with the same options, "
             "or train into another folder"
         )
-
-
-@contextmanager
-def resumable(run: Path) -> Iterator[None]:
-    """Say of errors of the system, as a full disk, how a run that has its folder goes on."""
-    try:
-        yield
-    except OSError as error:
-        if not error.strerror:
-            raise
-        raise UserError(
-            f"{error.filename or run}: {error.strerror}: mend that, then go on with the same command and --resume"
-        ) from error
 
 
 @contextmanager
