@@ -43,7 +43,16 @@ from train import losses, schedules
 from train.config import TrainConfig, make_config
 from train.cuda_graph import GraphedStep
 from train.loader import make_pair_loader
-from train.trainer import choose_device, loss_terms, optimizer_step, prepare, settle, start, training_step
+from train.trainer import (
+    choose_device,
+    keep_freed_memory,
+    loss_terms,
+    optimizer_step,
+    prepare,
+    settle,
+    start,
+    training_step,
+)
 
 GOAL_DEGREES = 10
 PHASES = ("loading", "augmentation", "forward, objective", "backward", "clip, optimiser", "average")
@@ -192,6 +201,7 @@ def main() -> None:
     parser.add_argument("--gpu", action="store_true", help="see above")
     parser.add_argument("--race", type=float, metavar="SECONDS", help="see above")
     arguments = parser.parse_args()
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder:
         if arguments.race:
             race(render(Path(folder) / "planes", max(arguments.models, 1500)), Path(folder), arguments.race)

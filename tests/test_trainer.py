@@ -6,6 +6,7 @@ import fcntl
 import json
 import math
 import os
+import platform
 import random
 import shutil
 import signal
@@ -343,6 +344,33 @@ def test_a_full_disk_names_the_file_and_how_to_go_on(dataset, tmp_path, monkeypa
     (tmp_path / "file").write_text("not a run")
     with pytest.raises(OSError):  # nothing to resume yet, so the command line tells to name a folder
         train(small_config(), [dataset], tmp_path / "file")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc alone")
+def test_steps_keep_the_memory_they_free(dataset):
+    """Memory that is taken anew, page by page, counts as page faults."""
+    code = f"""if True:
+        import resource, sys
+        from pathlib import Path
+        from data.dataset import PairDataset
+        from train.config import make_config
+        from train.loader import make_pair_loader
+        from train.trainer import keep_freed_memory, settle, start, training_step
+        if "kept" in sys.argv:
+            keep_freed_memory()
+        pairs = PairDataset([Path({str(dataset)!r})], "train")
+        config = settle(make_config("cpu", batch_size=8, steps=10), "cpu", pairs)
+        state, faults = start(config), []
+        for step, stored in enumerate(make_pair_loader(pairs, config, 0, "cpu")):
+            training_step(state.network, state, pairs, config, stored, step)
+            faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+        print(faults[-1] - faults[2])
+    """
+    given_back, kept = (
+        int(subprocess.run([sys.executable, "-c", code, word], stdout=-1, cwd=ROOT, check=True).stdout)
+        for word in ("given-back", "kept")
+    )
+    assert kept < given_back / 4
 
 
 def test_unknown_preset_and_setting():
