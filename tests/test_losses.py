@@ -93,6 +93,18 @@ def test_canonical_consistency_leaves_out_where_a_set_is_along_the_camera_axis(s
     torch.testing.assert_close(found, torch.tensor([expected], dtype=torch.double), atol=1e-12, rtol=1e-9)
 
 
+@pytest.mark.parametrize(["count", "partners"], [(6, 2), (7, 3), (3, 1)])
+def test_separation_leaves_mirror_pairs_to_their_own_term(count, partners):
+    points = torch.zeros(1, 2, count, 3, dtype=torch.double)  # all on each other
+    expected = torch.tensor([2 * 0.1 * (count**2 - 2 * partners) / (2 * count)], dtype=torch.double)
+    torch.testing.assert_close(losses.separation(points, 0.1, mirror=True), expected)
+    points[..., 1, :] = 10  # far from its partner and from all others
+    away = 2 * 0.1 * 2 * (count - 1) / (2 * count)
+    torch.testing.assert_close(losses.separation(points, 0.1), losses.separation(0 * points, 0.1) - away)
+    away = 2 * 0.1 * 2 * (count - 2) / (2 * count)
+    torch.testing.assert_close(losses.separation(points, 0.1, mirror=True), expected - away)
+
+
 def test_mirror_separation_by_hand():
     pose = rigid(random_rotation(), [0.3, -0.2, 30]).expand(1, 2, 4, 4)
     shape = torch.randn(8, 3, dtype=torch.double)

@@ -571,7 +571,7 @@ def test_terms_of_a_network_that_knows_all(dataset):
     apart = ((shapes - shapes.mean(0)).square().sum(-1).mean(1) + beside) / shapes.square().sum(-1).mean()
     gaps = network.points[::2, :1, 0] - network.points[::2, 1:2, 0]  # of three keypoints two are a pair
     expected = dict(
-        mirror_separation=2 * (0.1 - gaps).clamp(min=0).mean(1),
+        mirror_separation=2 * (0.05 - gaps).clamp(min=0).mean(1),
         consistency=0, spatial_consistency=0, canonical_consistency=apart, pose=0, orientation=0, separation=0.01,
         variance=spread.sum(1),
         silhouette=-batch.mask.mean((2, 3)).log().sum(1), uncertainty=1.5 * math.log(2 * 0.1**2),

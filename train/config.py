@@ -92,7 +92,7 @@ _COMPACT = dict(
         uncertainty=0.02,
         spatial_consistency=2.0,
         canonical_consistency=2.0,
-        mirror_separation=0.1,
+        mirror_separation=0.4,
     ),
     delta=0.1,
     noise=0.05,

@@ -141,27 +141,32 @@ def supervision(points: Tensor, labels: Tensor) -> Tensor:
     return (squared.sum(-1) / known.sum(-1).clamp(min=1)).sum(1)
 
 
-def separation(points: Tensor, delta: float) -> Tensor:
+def separation(points: Tensor, delta: float, mirror: bool = False) -> Tensor:
     """Hinge on squared 3D distances below ``delta`` (eq. 6; δ² of the paper), over all ordered pairs of keypoints.
 
     The pairs of a point with itself add the constant ``delta``, and the sum is divided by 2N: both as the official
     code has it.
 
     Args:
-        points: (B, 2, N, 3).
+        points: (B, 2, N, 3). mirror: leave out pairs of mirror images, which :func:`mirror_separation` is for.
 
     Returns:
         (B,) summed over views.
     """
     squared = (points.unsqueeze(-2) - points.unsqueeze(-3)).square().sum(-1)
-    return (delta - squared).clamp(min=0).sum((-2, -1)).sum(1) / (2 * points.shape[-2])
+    hinge = (delta - squared).clamp(min=0)
+    if mirror:
+        k = torch.arange(points.shape[-2], device=points.device)
+        partners = (k // 2 == k[:, None] // 2) & (k != k[:, None]) & (k < count_paired(len(k)))
+        hinge = hinge.masked_fill(partners, 0)
+    return hinge.sum((-2, -1)).sum(1) / (2 * points.shape[-2])
 
 
 def mirror_separation(points: Tensor, object_to_camera: Tensor, distance: float) -> Tensor:
     """Mirror separation (ours): hinge on how far keypoint 2k lies beyond 2k + 1 along the object's x axis.
 
-    The two of a mirror pair begin on each other in the plane of symmetry, where views agree best.
-    :func:`separation` has no slope there; this has, and the same one in all views.
+    The two of a mirror pair begin on each other in the plane of symmetry, where views agree best. :func:`separation`
+    has no slope there; this has, and the same one in all views.
 
     Args:
         points: (B, 2, N, 3) camera-frame keypoints. object_to_camera: (B, 2, 4, 4).
@@ -261,7 +266,7 @@ def pair_terms(
             means over both pairs.
         axes: object axes the network predicts. delta, noise: of :func:`separation` and :func:`relative_pose`.
         mirror: whether keypoints are learned in pairs of mirror images; then :func:`mirror_separation` is among the
-            terms, with the distance of :func:`separation`.
+            terms, with half the distance of :func:`separation`, so that both stay on a narrow part.
 
     Returns:
         name of each term, a field of :class:`LossWeights` -> (B,). With labels these are "supervision" and
@@ -279,13 +284,13 @@ def pair_terms(
         "spatial_consistency": spatial_consistency(compared, rotation),
         "canonical_consistency": canonical_consistency(points, batch.object_to_camera),
         "pose": relative_pose(compared, rotation, noise, sigma),
-        "separation": separation(points, delta),
+        "separation": separation(points, delta, mirror),
         "silhouette": silhouette(heatmaps, F.adaptive_avg_pool2d(batch.mask, heatmaps.shape[-2:])),
         "variance": variance(heatmaps, keypoints, batch.zoom),
         "orientation": orientation(axis_ends, axis_end_projections(batch.object_to_camera, intrinsics, axes)),
     }
     if mirror:
-        terms["mirror_separation"] = mirror_separation(points, batch.object_to_camera, math.sqrt(delta))
+        terms["mirror_separation"] = mirror_separation(points, batch.object_to_camera, math.sqrt(delta) / 2)
     if batch.labels is not None:
         terms = {"supervision": supervision(points, batch.labels), "orientation": terms["orientation"]}
         compared = compared.detach()  # uncertainties are learned from the pair, keypoints are not
