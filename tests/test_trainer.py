@@ -582,6 +582,14 @@ def test_terms_of_a_network_that_knows_all(dataset):
         torch.testing.assert_close(terms[name], value, atol=1e-4, rtol=1e-4, msg=name)
 
 
+def test_without_mirror_separation_pairs_are_kept_apart_as_all_others(dataset):
+    far = small_config(delta=100)
+    off = dataclasses.replace(far, weights=dataclasses.replace(far.weights, mirror_separation=0))
+    apart, together = (loss_terms(*knowing(dataset, config), config, step=0) for config in (far, off))
+    assert apart["mirror_separation"].min() > 1 and "mirror_separation" not in together
+    assert (apart["separation"] < together["separation"]).all()
+
+
 def test_labels_are_those_of_each_view(dataset):
     config = small_config(supervised=True, mirror=False, keypoints=3)
     terms = loss_terms(*knowing(dataset, config), config, step=0)

@@ -265,8 +265,8 @@ def pair_terms(
             in place of the geometry of the pair, see :func:`supervision`; with mates, the terms that compare views are
             means over both pairs.
         axes: object axes the network predicts. delta, noise: of :func:`separation` and :func:`relative_pose`.
-        mirror: whether keypoints are learned in pairs of mirror images; then :func:`mirror_separation` is among the
-            terms, with half the distance of :func:`separation`, so that both stay on a narrow part.
+        mirror: whether :func:`mirror_separation` parts pairs of mirror images in place of :func:`separation`, by half
+            its distance, so that both stay on a narrow part.
 
     Returns:
         name of each term, a field of :class:`LossWeights` -> (B,). With labels these are "supervision" and
