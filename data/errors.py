@@ -1,4 +1,4 @@
-"""The one exception that the command line turns into a single clear line."""
+"""The one exception that the command line turns into a single clear line, also of errors of the system."""
 
 from __future__ import annotations
 

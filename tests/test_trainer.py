@@ -367,7 +367,7 @@ def test_steps_keep_the_memory_they_free(dataset):
         print(faults[-1] - faults[2])
     """
     given_back, kept = (
-        int(subprocess.run([sys.executable, "-c", code, word], stdout=-1, cwd=ROOT, check=True).stdout)
+        int(subprocess.run([sys.executable, "-c", code, word], stdout=subprocess.PIPE, cwd=ROOT, check=True).stdout)
         for word in ("given-back", "kept")
     )
     assert kept < given_back / 4

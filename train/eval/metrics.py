@@ -174,14 +174,19 @@ def keypoint_3d_se(points: np.ndarray, errors: np.ndarray) -> float:
     return float(spread_over_models(points, errors).mean())
 
 
+def views_but_flips(points: np.ndarray, errors: np.ndarray) -> np.ndarray:
+    """Both views of the pairs of at most 90 degrees: (P, 2, N, 3) and their errors (P,) -> (V, N, 3)."""
+    kept = np.asarray(points)[np.asarray(errors) <= FLIP_DEGREES]
+    return kept.reshape(-1, *kept.shape[2:])
+
+
 def spread_over_models(points: np.ndarray, errors: np.ndarray) -> np.ndarray:
     """:func:`keypoint_spread` over both views of all pairs but flips; arguments as of :func:`keypoint_3d_se`.
 
     Returns:
         float64 (N,), object units.
     """
-    kept = np.asarray(points)[np.asarray(errors) <= FLIP_DEGREES]
-    return keypoint_spread(kept.reshape(-1, *kept.shape[2:]))
+    return keypoint_spread(views_but_flips(points, errors))
 
 
 def distinct_keypoints(points: np.ndarray, errors: np.ndarray, distance: float) -> int:
@@ -194,10 +199,10 @@ def distinct_keypoints(points: np.ndarray, errors: np.ndarray, distance: float) 
     Returns:
         1 to N, or 0 when every pair is a flip.
     """
-    kept = np.asarray(points, np.float64)[np.asarray(errors) <= FLIP_DEGREES]
-    if not len(kept):
+    views = views_but_flips(points, errors)
+    if not len(views):
         return 0
-    places = kept.mean((0, 1))
+    places = views.mean(0, dtype=np.float64)
     near = np.linalg.norm(places[:, None] - places, axis=-1) <= distance
     return int(connected_components(near)[0])
 
