@@ -93,7 +93,7 @@ def test_canonical_consistency_leaves_out_where_a_set_is_along_the_camera_axis(s
     torch.testing.assert_close(found, torch.tensor([expected], dtype=torch.double), atol=1e-12, rtol=1e-9)
 
 
-@pytest.mark.parametrize(["count", "partners"], [(6, 2), (7, 3), (3, 1)])
+@pytest.mark.parametrize(["count", "partners"], [(6, 3), (7, 3), (3, 1)])
 def test_separation_leaves_mirror_pairs_to_their_own_term(count, partners):
     points = torch.zeros(1, 2, count, 3, dtype=torch.double)  # all on each other
     expected = torch.tensor([2 * 0.1 * (count**2 - 2 * partners) / (2 * count)], dtype=torch.double)
@@ -109,9 +109,13 @@ def test_mirror_separation_by_hand():
     pose = rigid(random_rotation(), [0.3, -0.2, 30]).expand(1, 2, 4, 4)
     shape = torch.randn(8, 3, dtype=torch.double)
     shape[:6, 0] = torch.tensor([0.3, -0.3, 0.05, 0.0, -0.2, 0.2])  # far apart, too near, on each other's sides
+    shape[6:, 2] = torch.tensor([0.1, 0.0])  # the last two, who have no mirror images
     points = transform_points(pose, shape.expand(1, 2, 8, 3))
-    expected = 2 * (0 + (0.4 - 0.05) + (0.4 + 0.4)) / 3  # of both views; the last two are no pair
+    expected = 2 * (0 + (0.4 - 0.05) + (0.4 + 0.4) + (0.4 - 0.1)) / 4  # of both views
     found = losses.mirror_separation(points, pose, 0.4)
+    torch.testing.assert_close(found, torch.tensor([expected], dtype=torch.double))
+    expected = 2 * (0 + (0.4 - 0.05) + (0.4 + 0.4)) / 3  # one alone has nobody to be parted from
+    found = losses.mirror_separation(points[..., :7, :], pose, 0.4)
     torch.testing.assert_close(found, torch.tensor([expected], dtype=torch.double))
 
 
@@ -119,10 +123,11 @@ def test_mirror_separation_parts_keypoints_that_lie_on_each_other():
     pose = rigid(random_rotation(), [0.0, 0.0, 30]).expand(1, 2, 4, 4)
     points = torch.randn(1, 2, 1, 3, dtype=torch.double).repeat(1, 1, 4, 1).requires_grad_()
     along_x = pose[..., None, :3, 0] * torch.tensor([-0.5, 0.5, 0, 0])[:, None]
+    along_z = pose[..., None, :3, 2] * torch.tensor([0, 0, -0.5, 0.5])[:, None]
     (slope,) = torch.autograd.grad(losses.separation(points, 0.1).sum(), points)
     torch.testing.assert_close(slope, torch.zeros_like(slope))
     (slope,) = torch.autograd.grad(losses.mirror_separation(points, pose, 0.3).sum(), points)
-    torch.testing.assert_close(slope, 2 * along_x)
+    torch.testing.assert_close(slope, along_x + along_z)
 
 
 def test_pose_is_the_angle_between_true_and_recovered_rotation():

@@ -23,7 +23,7 @@ class LossWeights:
     uncertainty: float = 0.0  # ours: likelihood of the residuals under the predicted uncertainties
     spatial_consistency: float = 0.0  # ours: consistency in space, over the size of the point set; from anneal_end on
     canonical_consistency: float = 0.0  # ours: keypoints of all objects at one place of the object frame
-    mirror_separation: float = 0.0  # ours, with --mirror: the two of a mirror pair on their own sides of the object
+    mirror_separation: float = 0.0  # ours, with --mirror: keypoints 2k and 2k + 1 on their own sides of the object
 
 
 @dataclass
@@ -92,7 +92,7 @@ _COMPACT = dict(
         uncertainty=0.02,
         spatial_consistency=2.0,
         canonical_consistency=2.0,
-        mirror_separation=0.4,
+        mirror_separation=0.5,
     ),
     delta=0.1,
     noise=0.05,

@@ -148,7 +148,7 @@ def separation(points: Tensor, delta: float, mirror: bool = False) -> Tensor:
     code has it.
 
     Args:
-        points: (B, 2, N, 3). mirror: leave out pairs of mirror images, which :func:`mirror_separation` is for.
+        points: (B, 2, N, 3). mirror: leave out the pairs that :func:`mirror_separation` is for.
 
     Returns:
         (B,) summed over views.
@@ -157,28 +157,31 @@ def separation(points: Tensor, delta: float, mirror: bool = False) -> Tensor:
     hinge = (delta - squared).clamp(min=0)
     if mirror:
         k = torch.arange(points.shape[-2], device=points.device)
-        partners = (k // 2 == k[:, None] // 2) & (k != k[:, None]) & (k < count_paired(len(k)))
+        partners = (k // 2 == k[:, None] // 2) & (k != k[:, None])
         hinge = hinge.masked_fill(partners, 0)
     return hinge.sum((-2, -1)).sum(1) / (2 * points.shape[-2])
 
 
 def mirror_separation(points: Tensor, object_to_camera: Tensor, distance: float) -> Tensor:
-    """Mirror separation (ours): hinge on how far keypoint 2k lies beyond 2k + 1 along the object's x axis.
+    """Mirror separation (ours): hinge on how far keypoint 2k lies beyond 2k + 1 along an axis of the object.
 
     The two of a mirror pair begin on each other in the plane of symmetry, where views agree best. :func:`separation`
-    has no slope there; this has, and the same one in all views.
+    has no slope there; this has, and the same one in all views. Their axis is x, across that plane. The last two of an
+    even number have no mirror images and stay in the plane, where they can fall together as well: theirs is z.
 
     Args:
         points: (B, 2, N, 3) camera-frame keypoints. object_to_camera: (B, 2, 4, 4).
-        distance: along x, object units, from which on the pair is left alone.
+        distance: along the axis, object units, from which on a pair is left alone.
 
     Returns:
-        (B,) mean over the pairs of :func:`mirror_permutation`, summed over views.
+        (B,) mean over the pairs, summed over views.
     """
-    paired = points[..., : count_paired(points.shape[-2]), :]
-    apart = paired[..., ::2, :] - paired[..., 1::2, :]
-    along_x = (apart * axis_directions(object_to_camera, ("x",))).sum(-1)
-    return (distance - along_x).clamp(min=0).mean(-1).sum(1)
+    num_keypoints = points.shape[-2]
+    apart = points[..., : num_keypoints // 2 * 2 : 2, :] - points[..., 1::2, :]
+    x, z = axis_directions(object_to_camera, ("x", "z")).unbind(-2)
+    mirrored = count_paired(num_keypoints) // 2
+    along = torch.stack([x] * mirrored + [z] * (num_keypoints // 2 - mirrored), dim=-2)
+    return (distance - (apart * along).sum(-1)).clamp(min=0).mean(-1).sum(1)
 
 
 def silhouette(heatmaps: Tensor, mask: Tensor) -> Tensor:
@@ -265,8 +268,8 @@ def pair_terms(
             in place of the geometry of the pair, see :func:`supervision`; with mates, the terms that compare views are
             means over both pairs.
         axes: object axes the network predicts. delta, noise: of :func:`separation` and :func:`relative_pose`.
-        mirror: whether :func:`mirror_separation` parts pairs of mirror images in place of :func:`separation`, by half
-            its distance, so that both stay on a narrow part.
+        mirror: whether :func:`mirror_separation` parts its pairs in place of :func:`separation`, by half its distance,
+            so that both stay on a narrow part.
 
     Returns:
         name of each term, a field of :class:`LossWeights` -> (B,). With labels these are "supervision" and
