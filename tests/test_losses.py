@@ -1,5 +1,6 @@
 """Each term of the objective against a case worked out by hand, and its gradient by finite differences."""
 
+import itertools
 import math
 
 import pytest
@@ -167,6 +168,35 @@ def test_silhouette_by_hand():
     assert losses.silhouette(heatmaps, mask).item() == pytest.approx(-math.log(0.25))
 
 
+def test_object_distance_by_hand():
+    mask = torch.zeros(1, 2, 8, 8, dtype=torch.double)
+    mask[0, :, 2:4, 1:3] = 1  # pixels whose centres span x -0.625 to -0.375 and y -0.375 to -0.125
+    mask[0, :, 7, 7] = 0.4  # hardly covered
+    places = torch.tensor([[-0.4, -0.15], [-0.375, 0.0], [0.625, -0.375], [-0.975, 0.275]], dtype=torch.double)
+    keypoints = torch.cat([places, torch.full((4, 1), 30.0, dtype=torch.double)], dim=-1).expand(1, 2, 4, 3)
+    expected = 2 * (0 + 0 + (1 - 0.125) + (math.hypot(0.35, 0.4) - 0.125)) / 4
+    assert losses.object_distance(keypoints, mask).item() == pytest.approx(expected)
+    zoomed = keypoints * torch.tensor([0.5, 0.5, 1])
+    zoom = torch.full((1, 2), 0.5, dtype=torch.double)
+    assert losses.object_distance(zoomed, mask, zoom).item() == pytest.approx(expected)
+
+
+def test_object_distance_is_that_of_the_nearest_of_all_pixels():
+    mask, keypoints = (torch.rand(2, 2, 6, 6) > 0.7).double(), torch.randn(2, 2, 3, 3, dtype=torch.double)
+    expected = torch.zeros(2, dtype=torch.double)
+    for item, view, k in itertools.product(range(2), range(2), range(3)):
+        covered = pixel_grid(6, 6, like=keypoints)[:, mask[item, view] > 0]
+        away = (keypoints[item, view, k, :2, None] - covered).norm(dim=0).min()
+        expected[item] += (away - 1 / 6).clamp(min=0) / 3
+    torch.testing.assert_close(losses.object_distance(keypoints, mask), expected)
+
+
+def test_object_distance_of_an_empty_view_teaches_nothing_that_is_not_finite():
+    keypoints = torch.zeros(1, 2, 1, 3, requires_grad=True)
+    losses.object_distance(keypoints, torch.zeros(1, 2, 8, 8)).sum().backward()
+    assert keypoints.grad.isfinite().all()
+
+
 def test_variance_by_hand():
     heatmaps = torch.zeros(1, 2, 1, 4, 4, dtype=torch.double)
     heatmaps[0, 0, 0, 1, 0] = heatmaps[0, 0, 0, 1, 3] = 0.5  # x = ±0.75
@@ -212,6 +242,7 @@ def test_gradients():
     assert check(lambda p: losses.separation(p * 0.1, 0.05), points.clone().requires_grad_())
     assert check(lambda p: losses.mirror_separation(p, transforms, 0.3), points.clone().requires_grad_())
     assert check(lambda x: losses.silhouette(soft(x), mask), logits)
+    assert check(lambda k: losses.object_distance(k, mask), keypoints)
     assert check(heatmap_variance, logits)
     ends = torch.randn(1, 2, 1, 2, 2, dtype=torch.double, requires_grad=True)
     assert check(lambda e: losses.orientation(e, torch.zeros_like(e)), ends)
@@ -312,5 +343,5 @@ def test_comparing_with_mates_is_the_mean_of_both_comparisons():
     for name in ("consistency", "spatial_consistency", "pose", "uncertainty"):
         torch.testing.assert_close(both[name], (alone[name] + across[name]) / 2)
         assert not torch.allclose(both[name][:2], alone[name][:2])
-    for name in ("separation", "silhouette", "variance", "orientation"):
+    for name in ("separation", "silhouette", "object_distance", "variance", "orientation"):
         torch.testing.assert_close(both[name], alone[name])

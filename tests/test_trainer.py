@@ -37,7 +37,7 @@ from train.detector import Detector
 from train.eval.evaluate import evaluate
 from train.eval.validation import open_validation, validate
 from train.logger import Logger
-from train.networks import Prediction
+from train.networks import Prediction, pixel_grid
 from train.optimizer import MovingAverage, Optimizers, make_optimizer
 from train.trainer import loss_terms, optimizer_step, prepare, start, train, training_step
 
@@ -436,7 +436,7 @@ def test_paper_preset_is_the_papers():
     assert (config.delta, config.noise, config.noise_end, config.gradient_clip) == (0.05, 0.1, 0.1, 5.0)
     assert dataclasses.asdict(config.weights) == dict(
         consistency=1, pose=0.2, separation=1, silhouette=1, variance=0.5, orientation=1, supervision=1, uncertainty=0,
-        spatial_consistency=0, canonical_consistency=0, mirror_separation=0,
+        spatial_consistency=0, canonical_consistency=0, mirror_separation=0, object_distance=0,
     )  # fmt: skip
     # annealed linearly between steps 30 000 and 60 000
     assert [schedules.flag_anneal(config, step) for step in (0, 30_000, 45_000, 60_000, 199_999)] == [1, 1, 0.5, 0, 0]
@@ -567,13 +567,18 @@ def test_terms_of_a_network_that_knows_all(dataset):
     spread = batch.zoom.square() * 2 / 3 * (1 - 1 / 36) - centers.square().sum(-1).mean(-1)
     shapes = network.points[::2] - network.points[::2].mean(1, keepdim=True)
     offset = network.points.mean(1) - network.points.mean((0, 1))
-    beside = torch.linalg.cross(offset, network.poses[:, 2, :3]).square().sum(-1).unflatten(0, (6, 2)).mean(1)
-    apart = ((shapes - shapes.mean(0)).square().sum(-1).mean(1) + beside) / shapes.square().sum(-1).mean()
+    sideways = torch.linalg.cross(offset, network.poses[:, 2, :3]).square().sum(-1).unflatten(0, (6, 2)).mean(1)
+    apart = ((shapes - shapes.mean(0)).square().sum(-1).mean(1) + sideways) / shapes.square().sum(-1).mean()
     gaps = network.points[::2, :1, 0] - network.points[::2, 1:2, 0]  # of three keypoints two are a pair
+    covered = torch.nn.functional.adaptive_avg_pool2d(batch.mask, 48).flatten(2) >= 0.5
+    pixels = pixel_grid(48, 48, like=centers).flatten(1).T
+    squares = (centers / batch.zoom[..., None, None]).flatten(0, 1)
+    nearest = torch.stack([torch.cdist(p, pixels[c]).amin(-1) for p, c in zip(squares, covered.flatten(0, 1))])
+    beside = (nearest - 1 / 48).clamp(min=0).mean(-1).unflatten(0, (6, 2)).sum(1)
     expected = dict(
         mirror_separation=2 * (0.05 - gaps).clamp(min=0).mean(1),
         consistency=0, spatial_consistency=0, canonical_consistency=apart, pose=0, orientation=0, separation=0.01,
-        variance=spread.sum(1),
+        variance=spread.sum(1), object_distance=beside,
         silhouette=-batch.mask.mean((2, 3)).log().sum(1), uncertainty=1.5 * math.log(2 * 0.1**2),
     )  # fmt: skip
     assert terms.keys() == expected.keys()

@@ -20,6 +20,7 @@ class LossWeights:
     variance: float = 0.5
     orientation: float = 1.0
     supervision: float = 1.0  # with --supervised: squared distance to the semantic keypoints
+    object_distance: float = 0.0  # ours: keypoints on the object in the image, not their heat maps alone
     uncertainty: float = 0.0  # ours: likelihood of the residuals under the predicted uncertainties
     spatial_consistency: float = 0.0  # ours: consistency in space, over the size of the point set; from anneal_end on
     canonical_consistency: float = 0.0  # ours: keypoints of all objects at one place of the object frame

@@ -28,6 +28,8 @@ from train.batches import PairBatch, with_mates
 from train.config import LossWeights
 from train.networks import Prediction, count_paired, pixel_grid
 
+MASK_SIDE = 48  # pixels in which distances from the object are taken
+
 
 def consistency(keypoints: Tensor, transforms: Tensor, intrinsics: Tensor) -> Tensor:
     """Multi-view consistency (eq. 1): squared image distance between moved and detected keypoints, both ways.
@@ -197,6 +199,28 @@ def silhouette(heatmaps: Tensor, mask: Tensor) -> Tensor:
     return -torch.log(inside + 1e-12).mean(-1).sum(1)
 
 
+def object_distance(keypoints: Tensor, mask: Tensor, zoom: Tensor | None = None) -> Tensor:
+    """Object distance (ours): how far keypoints lie beside the object in the image.
+
+    :func:`silhouette` holds heat maps on the object, but the mean of one that covers two parts can lie between them.
+
+    Args:
+        keypoints: (B, 2, N, 3), u and v normalised, from the centre of the mask. mask: (B, 2, h, w) in [0, 1].
+        zoom: (B, 2) side of the square that the mask covers, in images; 1 by default.
+
+    Returns:
+        (B,) mean over keypoints, summed over views; in half sides of the square, 0 within half a pixel of the object.
+    """
+    uv = keypoints[..., :2] if zoom is None else keypoints[..., :2] / zoom[..., None, None]
+    pixels = pixel_grid(*mask.shape[-2:], like=keypoints).flatten(1)
+    with torch.no_grad():  # which pixel is the nearest
+        off_object = torch.where(mask.flatten(2) < 0.5, 1e3, 0.0).unsqueeze(2)
+        nearest = (pixels.square().sum(0) + off_object - 2 * uv @ pixels).argmin(-1)
+    on_object = 1 / mask.shape[-1]  # half a pixel
+    squared = (uv - pixels.T[nearest]).square().sum(-1)
+    return (squared.clamp(min=on_object**2).sqrt() - on_object).mean(-1).sum(1)
+
+
 def variance(heatmaps: Tensor, keypoints: Tensor, zoom: Tensor | None = None) -> Tensor:
     """Variance of each heat map about its mean (eq. 8), in squared normalised image units.
 
@@ -289,6 +313,7 @@ def pair_terms(
         "pose": relative_pose(compared, rotation, noise, sigma),
         "separation": separation(points, delta, mirror),
         "silhouette": silhouette(heatmaps, F.adaptive_avg_pool2d(batch.mask, heatmaps.shape[-2:])),
+        "object_distance": object_distance(keypoints, F.adaptive_avg_pool2d(batch.mask, MASK_SIDE), batch.zoom),
         "variance": variance(heatmaps, keypoints, batch.zoom),
         "orientation": orientation(axis_ends, axis_end_projections(batch.object_to_camera, intrinsics, axes)),
     }
