@@ -1,8 +1,8 @@
-"""How few flips a detector can have on built-in shapes: python benchmarks/best_flips.py chair
+"""How many flips of built-in shapes no detector could avoid: python benchmarks/best_flips.py chair
 
 A shape that is the same after half a turn about the y axis has no front: half of the pairs of its views flip, whoever
-looks. A shape counts as one if its surface lies as near to the turned one as to other samples of itself, to within 30 %.
-Colours are not looked at.
+looks. A shape counts as one if its surface lies as near to the turned one as to other samples of itself, within 30 %.
+Colours, which may tell the front all the same, are not looked at: so this is the most that there can be.
 """
 
 import sys
@@ -37,4 +37,4 @@ def has_no_front(category: str, index: int) -> bool:
 if __name__ == "__main__":
     category = sys.argv[1]
     share = np.mean([has_no_front(category, index) for index in tqdm(range(SHAPES), disable=None)])
-    print(f"{share:.2%} of {SHAPES} shapes have no front: {share / 2:.2%} of all pairs flip at best")
+    print(f"{share:.2%} of {SHAPES} shapes have no front: at most {share / 2:.2%} of all pairs flip whoever looks")
