@@ -334,7 +334,7 @@ def test_comparing_with_mates_is_the_mean_of_both_comparisons():
     def terms(views, poses, mates=None):
         transforms = pair_transforms(losses.with_mates(poses, mates))
         batch = PairBatch(images, mask, poses, transforms, intrinsics, zoom, mates=mates)
-        return losses.pair_terms(views, batch, ("x",), 0.05, 0.0)
+        return losses.pair_terms(views, batch, ("x",), 0.05, 0.0, on_object=True)
 
     second = Prediction(**{name: values[mates] for name, values in vars(views[1]).items()})
     alone = terms(views, poses)

@@ -561,6 +561,7 @@ def knowing(dataset, config):
 
 def test_terms_of_a_network_that_knows_all(dataset):
     config = small_config(noise=0.0, noise_end=0.0, delta=0.01)
+    config.weights.object_distance = 1.0
     network, batch = knowing(dataset, config)
     terms = loss_terms(network, batch, config, step=0)
     centers = project(network.intrinsics, transform_points(network.poses, network.points))[..., :2].unflatten(0, (6, 2))

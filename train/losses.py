@@ -283,6 +283,7 @@ def pair_terms(
     delta: float,
     noise: float | Tensor,
     mirror: bool = False,
+    on_object: bool = False,
 ) -> dict[str, Tensor]:
     """All terms for a batch of pairs.
 
@@ -294,6 +295,7 @@ def pair_terms(
         axes: object axes the network predicts. delta, noise: of :func:`separation` and :func:`relative_pose`.
         mirror: whether :func:`mirror_separation` parts its pairs in place of :func:`separation`, by half its distance,
             so that both stay on a narrow part.
+        on_object: whether :func:`object_distance` is asked for.
 
     Returns:
         name of each term, a field of :class:`LossWeights` -> (B,). With labels these are "supervision" and
@@ -313,10 +315,11 @@ def pair_terms(
         "pose": relative_pose(compared, rotation, noise, sigma),
         "separation": separation(points, delta, mirror),
         "silhouette": silhouette(heatmaps, F.adaptive_avg_pool2d(batch.mask, heatmaps.shape[-2:])),
-        "object_distance": object_distance(keypoints, F.adaptive_avg_pool2d(batch.mask, MASK_SIDE), batch.zoom),
         "variance": variance(heatmaps, keypoints, batch.zoom),
         "orientation": orientation(axis_ends, axis_end_projections(batch.object_to_camera, intrinsics, axes)),
     }
+    if on_object:
+        terms["object_distance"] = object_distance(keypoints, F.adaptive_avg_pool2d(batch.mask, MASK_SIDE), batch.zoom)
     if mirror:
         terms["mirror_separation"] = mirror_separation(points, batch.object_to_camera, math.sqrt(delta) / 2)
     if batch.labels is not None:

@@ -332,8 +332,9 @@ def loss_terms(
         views = [network(*(x if x is None else x[:, i] for x in inputs)) for i in range(2)]
     else:
         views = network(*(x if x is None else x.flatten(0, 1) for x in inputs)).split_views(2)
-    mirror = config.mirror and config.weights.mirror_separation > 0
-    return losses.pair_terms(views, batch, network.axes, config.delta, schedules.noise(config, step), mirror)
+    mirror, on_object = config.mirror and config.weights.mirror_separation > 0, config.weights.object_distance > 0
+    noise = schedules.noise(config, step)
+    return losses.pair_terms(views, batch, network.axes, config.delta, noise, mirror, on_object)
 
 
 def optimizer_step(network: nn.Module, optimizer: Optimizers, config: TrainConfig, step: int | Tensor) -> Tensor:
