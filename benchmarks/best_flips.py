@@ -5,6 +5,7 @@ looks. A shape counts as one if its surface lies as near to the turned one as to
 Colours, which may tell the front all the same, are not looked at: so this is the most that there can be.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from render.shapes import generate
+from render.shapes import CATEGORIES, generate
 
 SHAPES, SAMPLES = 2000, 4000
 TOLERANCE = 1.3
@@ -35,6 +36,8 @@ def has_no_front(category: str, index: int) -> bool:
 
 
 if __name__ == "__main__":
-    category = sys.argv[1]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("category", choices=CATEGORIES)
+    category = parser.parse_args().category
     share = np.mean([has_no_front(category, index) for index in tqdm(range(SHAPES), disable=None)])
     print(f"{share:.2%} of {SHAPES} shapes have no front: at most {share / 2:.2%} of all pairs flip whoever looks")
