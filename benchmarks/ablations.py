@@ -61,7 +61,7 @@ VARIANTS = {
     "no-spatial-consistency": "--weight-spatial-consistency 0",
     "no-canonical-consistency": "--weight-canonical-consistency 0",
     "no-mirror-separation": "--weight-mirror-separation 0",
-    "object-distance": "--weight-object-distance 5",
+    "no-object-distance": "--weight-object-distance 0",
     "no-cross-pairs": "--no-cross-pairs",
     "without-consistency": "--weight-consistency 0",
     "without-pose": "--weight-pose 0",

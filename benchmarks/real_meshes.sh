@@ -19,7 +19,7 @@ esac
 vary="--recolor 0.5 --color-jitter 0.5 --stretch 0.2 --warp 0.6 --sun-spread-degrees 45 --light-tint 0.1
     --ambient 0.6,1.1 --brightness 0.15 --contrast 0.15"
 second="--init-from first --width 32 --steps 4000 --learning-rate 0.003 --warmup-steps 50 --noise 0.01
-    --weight-pose 4 --weight-object-distance 5 --anneal-start 0 --anneal-end 0"
+    --weight-pose 4 --anneal-start 0 --anneal-end 0"
 split="--splits 0.7,0.05,0.25"
 train() { # RUN DATASETS OPTIONS...
     local run=$1 datasets=$2

@@ -90,6 +90,7 @@ _COMPACT = dict(
         pose=2.0,
         silhouette=2.0,
         orientation=6.0,
+        object_distance=5.0,
         uncertainty=0.02,
         spatial_consistency=2.0,
         canonical_consistency=2.0,
