@@ -172,9 +172,9 @@ def test_object_distance_by_hand():
     mask = torch.zeros(1, 2, 8, 8, dtype=torch.double)
     mask[0, :, 2:4, 1:3] = 1  # pixels whose centres span x -0.625 to -0.375 and y -0.375 to -0.125
     mask[0, :, 7, 7] = 0.4  # hardly covered
-    places = torch.tensor([[-0.4, -0.15], [-0.375, 0.0], [0.625, -0.375], [-0.975, 0.275]], dtype=torch.double)
+    places = torch.tensor([[-0.26, -0.01], [-0.5, -0.25], [0.625, -0.375], [-0.975, 0.275]], dtype=torch.double)
     keypoints = torch.cat([places, torch.full((4, 1), 30.0, dtype=torch.double)], dim=-1).expand(1, 2, 4, 3)
-    expected = 2 * (0 + 0 + (1 - 0.125) + (math.hypot(0.35, 0.4) - 0.125)) / 4
+    expected = 2 * (0 + 0 + (1 - 0.125) + math.hypot(0.35 - 0.125, 0.4 - 0.125)) / 4
     assert losses.object_distance(keypoints, mask).item() == pytest.approx(expected)
     zoomed = keypoints * torch.tensor([0.5, 0.5, 1])
     zoom = torch.full((1, 2), 0.5, dtype=torch.double)
@@ -186,8 +186,8 @@ def test_object_distance_is_that_of_the_nearest_of_all_pixels():
     expected = torch.zeros(2, dtype=torch.double)
     for item, view, k in itertools.product(range(2), range(2), range(3)):
         covered = pixel_grid(6, 6, like=keypoints)[:, mask[item, view] > 0]
-        away = (keypoints[item, view, k, :2, None] - covered).norm(dim=0).min()
-        expected[item] += (away - 1 / 6).clamp(min=0) / 3
+        away = (keypoints[item, view, k, :2, None] - covered).abs()
+        expected[item] += (away[:, away.norm(dim=0).argmin()] - 1 / 6).clamp(min=0).norm() / 3
     torch.testing.assert_close(losses.object_distance(keypoints, mask), expected)
 
 
@@ -343,5 +343,5 @@ def test_comparing_with_mates_is_the_mean_of_both_comparisons():
     for name in ("consistency", "spatial_consistency", "pose", "uncertainty"):
         torch.testing.assert_close(both[name], (alone[name] + across[name]) / 2)
         assert not torch.allclose(both[name][:2], alone[name][:2])
-    for name in ("separation", "silhouette", "object_distance", "variance", "orientation"):
+    for name in ("canonical_consistency", "separation", "silhouette", "object_distance", "variance", "orientation"):
         torch.testing.assert_close(both[name], alone[name])

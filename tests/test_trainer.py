@@ -571,11 +571,12 @@ def test_terms_of_a_network_that_knows_all(dataset):
     sideways = torch.linalg.cross(offset, network.poses[:, 2, :3]).square().sum(-1).unflatten(0, (6, 2)).mean(1)
     apart = ((shapes - shapes.mean(0)).square().sum(-1).mean(1) + sideways) / shapes.square().sum(-1).mean()
     gaps = network.points[::2, :1, 0] - network.points[::2, 1:2, 0]  # of three keypoints two are a pair
-    covered = torch.nn.functional.adaptive_avg_pool2d(batch.mask, 48).flatten(2) >= 0.5
+    covered = torch.nn.functional.adaptive_max_pool2d(batch.mask, 48).flatten(2) > 0
     pixels = pixel_grid(48, 48, like=centers).flatten(1).T
     squares = (centers / batch.zoom[..., None, None]).flatten(0, 1)
-    nearest = torch.stack([torch.cdist(p, pixels[c]).amin(-1) for p, c in zip(squares, covered.flatten(0, 1))])
-    beside = (nearest - 1 / 48).clamp(min=0).mean(-1).unflatten(0, (6, 2)).sum(1)
+    objects = [pixels[c] for c in covered.flatten(0, 1)]
+    nearest = torch.stack([o[torch.cdist(p, o).argmin(-1)] for p, o in zip(squares, objects)])
+    beside = ((squares - nearest).abs() - 1 / 48).clamp(min=0).norm(dim=-1).mean(-1).unflatten(0, (6, 2)).sum(1)
     expected = dict(
         mirror_separation=2 * (0.05 - gaps).clamp(min=0).mean(1),
         consistency=0, spatial_consistency=0, canonical_consistency=apart, pose=0, orientation=0, separation=0.01,

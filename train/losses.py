@@ -28,7 +28,7 @@ from train.batches import PairBatch, with_mates
 from train.config import LossWeights
 from train.networks import Prediction, count_paired, pixel_grid
 
-MASK_SIDE = 48  # pixels in which distances from the object are taken
+MASK_SIDE = 48  # pixels in which distances from the object are taken; those that hold any of it count
 
 
 def consistency(keypoints: Tensor, transforms: Tensor, intrinsics: Tensor) -> Tensor:
@@ -205,20 +205,20 @@ def object_distance(keypoints: Tensor, mask: Tensor, zoom: Tensor | None = None)
     :func:`silhouette` holds heat maps on the object, but the mean of one that covers two parts can lie between them.
 
     Args:
-        keypoints: (B, 2, N, 3), u and v normalised, from the centre of the mask. mask: (B, 2, h, w) in [0, 1].
+        keypoints: (B, 2, N, 3), u and v normalised, from the centre of the mask. mask: (B, 2, S, S) in [0, 1].
         zoom: (B, 2) side of the square that the mask covers, in images; 1 by default.
 
     Returns:
-        (B,) mean over keypoints, summed over views; in half sides of the square, 0 within half a pixel of the object.
+        (B,) mean over keypoints, summed over views; in half sides of the square, 0 on pixels of at least 1/2.
     """
     uv = keypoints[..., :2] if zoom is None else keypoints[..., :2] / zoom[..., None, None]
     pixels = pixel_grid(*mask.shape[-2:], like=keypoints).flatten(1)
     with torch.no_grad():  # which pixel is the nearest
         off_object = torch.where(mask.flatten(2) < 0.5, 1e3, 0.0).unsqueeze(2)
         nearest = (pixels.square().sum(0) + off_object - 2 * uv @ pixels).argmin(-1)
-    on_object = 1 / mask.shape[-1]  # half a pixel
-    squared = (uv - pixels.T[nearest]).square().sum(-1)
-    return (squared.clamp(min=on_object**2).sqrt() - on_object).mean(-1).sum(1)
+    half_pixel = 1 / mask.shape[-1]
+    beside = ((uv - pixels.T[nearest]).abs() - half_pixel).clamp(min=0)
+    return torch.linalg.vector_norm(beside, dim=-1).mean(-1).sum(1)
 
 
 def variance(heatmaps: Tensor, keypoints: Tensor, zoom: Tensor | None = None) -> Tensor:
@@ -319,7 +319,7 @@ def pair_terms(
         "orientation": orientation(axis_ends, axis_end_projections(batch.object_to_camera, intrinsics, axes)),
     }
     if on_object:
-        terms["object_distance"] = object_distance(keypoints, F.adaptive_avg_pool2d(batch.mask, MASK_SIDE), batch.zoom)
+        terms["object_distance"] = object_distance(keypoints, F.adaptive_max_pool2d(batch.mask, MASK_SIDE), batch.zoom)
     if mirror:
         terms["mirror_separation"] = mirror_separation(points, batch.object_to_camera, math.sqrt(delta) / 2)
     if batch.labels is not None:
