@@ -142,7 +142,7 @@ def run(folder: Path, arguments: argparse.Namespace) -> None:
     write_gzip_copy(shard, folder / "naive.h5")
     write_png_tar(shard, folder / "png.tar")
 
-    stored, cached = PairDataset(folder / "set", SPLIT), PairDataset(folder / "set", SPLIT, cache=True)
+    stored, cached = PairDataset(folder / "set", SPLIT), PairDataset(folder / "set", SPLIT).load()
     sampler = PairSampler(len(stored), batch_size, 0, 10**6)
     rows: dict[str, Iterator] = {
         COPY: copy_memory(cached._images, batch_size),

@@ -60,13 +60,14 @@ PHASES = ("loading", "augmentation", "forward, objective", "backward", "clip, op
 
 def steps(config: TrainConfig, pairs: PairDataset) -> Iterator[list[float]]:
     """Training steps as ``train.trainer`` takes them; gives the CPU seconds of each of ``PHASES``."""
-    state = start(settle(config, "cpu", pairs))
+    config = settle(config, "cpu", pairs)
+    state = start(config)
     loader = iter(make_pair_loader(pairs, config, 0, "cpu"))
     for step in count():
         marks = [time.process_time()]
         stored = next(loader)
         marks.append(time.process_time())
-        batch = prepare(stored, pairs, config, "cpu", step)
+        batch = prepare(stored, pairs, config, step)
         marks.append(time.process_time())
         terms = loss_terms(state.network, batch, config, step)
         loss = losses.objective(terms, schedules.loss_weights(config, step)).mean()

@@ -23,6 +23,10 @@ from render.pipeline import render_model  # noqa: E402
 from render.sources import Source  # noqa: E402
 from render.variety import Variety  # noqa: E402
 
+TOGETHER = Variety(
+    recolor=0.6, color_jitter=0.5, stretch=0.2, warp=0.6, sun_spread_degrees=60.0, light_tint=0.2, ambient=(0.5, 1.1),
+    brightness=0.2, contrast=0.2,
+)  # fmt: skip  # the command of docs/variety.md
 VARIETIES = {
     "none": Variety(),
     "recolor": Variety(recolor=1.0),
@@ -32,7 +36,7 @@ VARIETIES = {
     "warp": Variety(warp=0.6),
     "brightness, contrast": Variety(brightness=0.2, contrast=0.2),
     "backgrounds": Variety(backgrounds=("solid", "gradient", "noise")),
-    "docs/variety.md's": Variety(0.6, 0.5, 0.2, 0.6, False, 60.0, 0.2, (0.5, 1.1), None, None, 0.2, 0.2),
+    "docs/variety.md's": TOGETHER,
 }
 
 

@@ -37,7 +37,6 @@ class PairDataset(Dataset):
     Args:
         folders: one dataset folder or several; their images must be of one size.
         split: "train", "val" or "test".
-        cache: keep all images in memory, see :meth:`load`.
 
     Attributes:
         model_ids: name of each of the M models, over all folders.
@@ -51,7 +50,7 @@ class PairDataset(Dataset):
             size; a model is in this split in one folder and in another split in another.
     """
 
-    def __init__(self, folders: str | Path | Sequence[str | Path], split: str, cache: bool = False):
+    def __init__(self, folders: str | Path | Sequence[str | Path], split: str):
         if isinstance(folders, (str, Path)):
             folders = [folders]
         if split not in SPLITS:
@@ -67,8 +66,6 @@ class PairDataset(Dataset):
         self._pid = os.getpid()
         self._buffers = _Buffers()
         self._read_tables()
-        if cache:
-            self.load()
 
     def __len__(self) -> int:
         return len(self.model_index)

@@ -16,6 +16,7 @@ from PIL import Image
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
+from benchmarks.variety import TOGETHER  # noqa: E402
 from render.backends import open_backend  # noqa: E402
 from render.loading import load_mesh  # noqa: E402
 from render.pipeline import pair_rng  # noqa: E402
@@ -40,7 +41,7 @@ VARIETIES = {
     "backgrounds": Variety(backgrounds=("solid", "gradient", "noise")),
     "brightness": Variety(brightness=0.6),
     "contrast": Variety(contrast=0.8),
-    "together": Variety(0.6, 0.5, 0.2, 0.6, False, 60.0, 0.2, (0.5, 1.1), None, None, 0.2, 0.2),
+    "together": TOGETHER,
 }
 VIEWS = {
     "roll-degrees": ViewSettings(SIZE, fov_degrees=(4.8, 4.8), shift=0.0, roll_degrees=45.0),

@@ -69,7 +69,7 @@ def test_items_are_the_pairs_in_order(folder, dataset):
 def test_batches_caches_and_items_agree(folder, dataset):
     indices = [5, 0, 17, 5]
     batch = dataset.batch(indices)
-    cached = PairDataset(folder, SPLIT, cache=True).batch(torch.tensor(indices))
+    cached = PairDataset(folder, SPLIT).load().batch(torch.tensor(indices))
     assert batch.keys() == cached.keys() == dataset[0].keys()
     for name, values in batch.items():
         assert torch.equal(values, torch.stack([dataset[index][name] for index in indices]))
@@ -77,7 +77,7 @@ def test_batches_caches_and_items_agree(folder, dataset):
 
 
 def test_spawned_workers_share_the_cache(folder):
-    cached = PairDataset(folder, SPLIT, cache=True)
+    cached = PairDataset(folder, SPLIT).load()
     ForkingPickler.dumps(cached)  # what starting a spawned worker does
     assert cached._images.is_shared()
 
@@ -201,7 +201,9 @@ def test_workers_that_are_ahead_write_over_nothing(dataset, prefetch):
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 @pytest.mark.parametrize("cache", [False, True])
 def test_workers_may_be_forked_or_spawned(folder, context, cache):
-    dataset = PairDataset(folder, SPLIT, cache=cache)
+    dataset = PairDataset(folder, SPLIT)
+    if cache:
+        dataset.load()
     dataset[0]  # files are open here when the workers start
     sampler = PairSampler(len(dataset), 4, seed=1, num_batches=4)
     loaded = PairLoader(dataset, sampler, 2, multiprocessing_context=context)

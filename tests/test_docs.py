@@ -10,7 +10,7 @@ import cli
 ROOT = Path(cli.__file__).parent
 PAGES = [
     ROOT / "README.md",
-    *(page for room in ("data", "docs", "train") for page in sorted((ROOT / room).rglob("*.md"))),
+    *(page for room in ("benchmarks", "data", "docs", "train") for page in sorted((ROOT / room).rglob("*.md"))),
 ]
 # Options of click, other programs and benchmarks.
 OTHERS = {

@@ -180,9 +180,6 @@ def test_uncertainty_has_bounds_and_can_be_left_out():
     assert build_network(make_config("cpu", width=8)).predicts_sigma
     assert not build_network(make_config("cpu", {"uncertainty": 0.0}, width=8)).predicts_sigma
     assert CompactNetwork(2, width=8, predicts_sigma=False)(torch.rand(2, 4, 96, 96)).sigma is None
-
-
-def test_uncertainty_is_a_positive_length_per_keypoint():
-    network = CompactNetwork(3, width=8)
-    assert (network(torch.rand(2, 4, 96, 96)).sigma > 0).all()
     assert PaperNetwork(3, width=4).eval()(torch.rand(2, 3, 16, 16)).sigma is None
+
+

@@ -555,7 +555,7 @@ def knowing(dataset, config):
     pairs = PairDataset(dataset, "train")
     stored = pairs.batch([0, 1, 2, 3, 4, 6])
     stored["model_index"].zero_()  # nothing is to be taken from it
-    batch = prepare(stored, pairs, config, "cpu", step=0)
+    batch = prepare(stored, pairs, config, step=0)
     return Knowing(batch, pairs.semantic_keypoints[stored["shape_index"]]), batch
 
 
@@ -643,7 +643,7 @@ def test_batches_are_prepared_as_the_settings_say(dataset):
     pairs = PairDataset(dataset, "train")
     stored = pairs.batch([0, 1, 2])  # of one shape
     plain, framed, jittered = (
-        prepare(stored, pairs, small_config(batch_size=3, **settings), "cpu", step=1)
+        prepare(stored, pairs, small_config(batch_size=3, **settings), step=1)
         for settings in (dict(color_jitter=0.0, cross_pairs=False, margin=0.0), dict(color_jitter=0.0), {})
     )
     assert plain.mates is None and torch.equal(plain.zoom, torch.ones(3, 2))

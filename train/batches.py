@@ -37,9 +37,6 @@ class PairBatch:
     labels: Tensor | None = None
     mates: Tensor | None = None
 
-    def to(self, device: str | torch.device) -> PairBatch:
-        return PairBatch(**{name: x if x is None else x.to(device) for name, x in vars(self).items()})
-
 
 def decode_images(rgba: Tensor) -> Tensor:
     """uint8 (B, H, W, 4) to float (B, 4, H, W) in [0, 1]."""

@@ -290,7 +290,7 @@ def training_step(
     Returns:
         What to log: the terms of each pair, the loss and the norm of its gradient.
     """
-    batch = prepare(stored, pairs, config, config.device, step)
+    batch = prepare(stored, pairs, config, step)
     terms = loss_terms(replica, batch, config, step)
     loss = losses.objective(terms, schedules.loss_weights(config, step)).mean()
     loss.backward()
@@ -299,12 +299,10 @@ def training_step(
     return {name: value.detach() for name, value in {**terms, "loss": loss, "gradient_norm": norm}.items()}
 
 
-def prepare(
-    stored: dict[str, Tensor], pairs: PairDataset, config: TrainConfig, device: str, step: int | Tensor
-) -> PairBatch:
-    """Network input on the device of a batch as :meth:`PairDataset.batch` gives it, augmented;
+def prepare(stored: dict[str, Tensor], pairs: PairDataset, config: TrainConfig, step: int | Tensor) -> PairBatch:
+    """Network input, on the device of ``config``, of a batch as :meth:`PairDataset.batch` gives it; augmented, and
     labelled if supervised."""
-    stored = {name: tensor.to(device) for name, tensor in stored.items()}
+    stored = {name: tensor.to(config.device) for name, tensor in stored.items()}
     views = (stored["rgba"], stored["object_to_camera"], stored["intrinsics"])
     mates = find_mates(stored["shape_index"], step * config.batch_size) if config.cross_pairs else None
     batch = make_batch(*views, config.image_size, config.margin, mates)

@@ -43,8 +43,7 @@ def object_points(keypoints: np.ndarray, intrinsics: np.ndarray, object_to_camer
         float64 (*, N, 3), object frame.
     """
     camera_to_object = geometry.invert_rigid(_tensor(object_to_camera))
-    in_camera = geometry.unproject(_tensor(intrinsics), _tensor(keypoints))
-    return geometry.transform_points(camera_to_object, in_camera).numpy()
+    return geometry.transform_points(camera_to_object, _tensor(camera_points(keypoints, intrinsics))).numpy()
 
 
 def relative_rotation(points: np.ndarray, sigma: np.ndarray | None = None) -> np.ndarray:

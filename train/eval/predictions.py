@@ -89,7 +89,7 @@ def predict_split(detector, dataset, batch_size: int = BATCH_SIZE, progress: boo
             if values is not None:
                 rows[name].append(values)
         maps = found.heatmaps[np.isin(pairs, shown)]
-        heatmaps.append((maps / maps.max((-2, -1), keepdims=True)).astype(np.float16))
+        heatmaps.append((maps / maps.max((-2, -1), keepdims=True).clip(1e-12)).astype(np.float16))
     joined = {name: np.concatenate(parts) for name, parts in rows.items()}
     sigma = 1 / joined["confidence"] if "confidence" in joined else None
     estimated = metrics.recover_rotation(joined["keypoints"], dataset.intrinsics.numpy(), sigma)
