@@ -340,7 +340,7 @@ def pose(run: str, first: Path, second: Path, **options) -> None:
 @click.argument("run", type=Run())
 @click.argument("mesh", type=PATH)
 @click.argument("out", type=PATH, metavar="OUT")
-@click.option("--frames", type=click.IntRange(2), default=48, show_default=True, help="views around the object")
+@click.option("--frames", type=click.IntRange(2, 1000), default=48, show_default=True, help="views around the object")
 @click.option("--elevation", type=float, default=25.0, show_default=True, help="of the camera, degrees")
 def spin(run: str, mesh: Path, out: Path, frames: int, elevation: float) -> None:
     """Write an animated turntable of a mesh with its keypoints.

@@ -167,10 +167,13 @@ class PairDataset(Dataset):
                 "give datasets of one --image-size"
             )
 
+    def cameras(self) -> tuple[Tensor, Tensor]:
+        """Distance (object units) and focal length (image heights) of all cameras, (P, 2) each."""
+        return self.object_to_camera[..., :3, 3].norm(dim=-1), self.intrinsics[..., 1, 1] / self.image_size[0]
+
     def typical_camera(self) -> tuple[float, float]:
-        """Median distance (object units) and focal length (image heights) of the cameras."""
-        distance = self.object_to_camera[..., :3, 3].norm(dim=-1).median()
-        focal = self.intrinsics[..., 1, 1].median() / self.image_size[0]
+        """The medians of :meth:`cameras`."""
+        distance, focal = (values.median() for values in self.cameras())
         return round(float(distance), 2), round(float(focal), 4)
 
     def fingerprint(self) -> str:

@@ -7,13 +7,21 @@ from PIL import Image
 
 
 def to_8_bits(image: Image.Image) -> Image.Image:
-    """A grey picture of 16 bits as one of 8, which ``convert`` would clip; others as they are.
+    """A grey picture of 16 bits, or of floats, as one of 8, which ``convert`` would clip; others as they are.
 
-    Values that all fit in 8 bits, as those of a mask of 0 and 1, are kept.
+    Values that all fit in 8 bits, as those of a mask of 0 and 1, are kept; floats up to 1 are shares of white.
+
+    Raises:
+        ValueError: floats that are not finite.
     """
-    if not image.mode.startswith("I"):
+    if image.mode[0] not in "IF":
         return image
-    values = np.asarray(image).astype(np.int64).clip(0, 65535)
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("numbers that are not finite")
+    if image.mode == "F" and values.max() <= 1:
+        values = values * 255
+    values = values.round().astype(np.int64).clip(0, 65535)
     return Image.fromarray((values if values.max() < 256 else values >> 8).astype(np.uint8))
 
 

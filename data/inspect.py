@@ -217,7 +217,7 @@ def _describe_pixels(folder: Path) -> dict | None:
             row, column, in_image = pixels_under(moved, alpha.shape[1:])
             half_covered_too = binary_dilation(alpha[1], np.ones((3, 3)))  # where points at the rim may fall
             hits = in_image & half_covered_too[row, column]
-            if touches[1]:  # cut off: what leaves the image says nothing
+            if touches[1] or not alpha[1].any():  # cut off, or all outside: what leaves the image says nothing
                 hits = hits[in_image]
             inside += [hits.mean()] if len(hits) else []
     if not coverage:

@@ -27,7 +27,8 @@ def existing_manifest(out: Path, config: RenderConfig, settings: dict) -> Manife
     if (out / MERGING).exists():
         raise UserError(f"{out}: holds an unfinished merge: run that merge again to end it, or choose a new folder")
     marker = out / PARTS / SETTINGS
-    if marker.exists() and (unfinished := json.loads(marker.read_bytes())) != settings:
+    begun = not (out / MANIFEST_NAME).exists() or any((out / PARTS).glob("*.h5"))  # else there is nothing to give up
+    if marker.exists() and begun and (unfinished := json.loads(marker.read_bytes())) != settings:
         _require_same_settings(
             out, unfinished, settings, f"; to give up the unfinished rendering, delete {out / PARTS}"
         )
@@ -52,9 +53,7 @@ def existing_manifest(out: Path, config: RenderConfig, settings: dict) -> Manife
 
 def claim(out: Path, settings: dict) -> None:
     """Note what the parts are rendered with, and clear away what killed runs left."""
-    marker = out / PARTS / SETTINGS
-    if not marker.exists():
-        write_bytes(marker, canonical_json(settings).encode())
+    write_bytes(out / PARTS / SETTINGS, canonical_json(settings).encode())
     for remains in (out / PARTS).glob("run-*"):
         _remove_tree(remains)
 

@@ -70,6 +70,7 @@ class Job:
     config: RenderConfig
     settings: dict  # of the data, see :func:`data_settings`
     held: Mapping[str, int]  # model id: how many of its pairs the dataset has already
+    geometries: Mapping[str, str]  # model id: :func:`_geometry` of its mesh when these were rendered, where it is known
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,9 @@ def render_dataset(config: RenderConfig) -> RenderSummary:
         _require_meshes_of_short_models(config, held, sources)
         _require_common_models(config, held, everything)
         claim(out, settings)
-        return _finish(Job(config, settings, held), manifest, sources, {source.name for source in everything})
+        geometries = {entry.model_id: entry.geometry for entry in manifest.models if entry.geometry}
+        job = Job(config, settings, held, geometries)
+        return _finish(job, manifest, sources, {source.name for source in everything})
 
 
 def _backend(config: RenderConfig) -> str:
@@ -138,8 +141,13 @@ def render_model(config: RenderConfig, source: Source, mesh: Mesh, backend: Back
         poses,
         cameras,
         _stored_keypoints(config, mesh),
-        hashlib.sha256(mesh.vertices.astype(np.float32)[mesh.faces].tobytes()).hexdigest(),
+        _geometry(mesh),
     )
+
+
+def _geometry(mesh: Mesh) -> str:
+    """SHA-256 of the corners of all faces: the same for the same shape."""
+    return hashlib.sha256(mesh.vertices.astype(np.float32)[mesh.faces].tobytes()).hexdigest()
 
 
 def _render_pairs(
@@ -423,6 +431,8 @@ def _part_renderer(job: Job) -> Callable[[Path, list[Source]], _Outcome]:
     def render(source: Source) -> tuple[ModelPairs, tuple[str, ...]]:
         with time_limit(config.time_limit):  # libraries that read files can hang; what follows is bounded
             mesh = _mesh_of(config, source, annotations)
+        if job.geometries.get(source.model_id, geometry := _geometry(mesh)) != geometry:
+            raise MeshError("another shape than when its first pairs were rendered")
         model = render_model(config, source, mesh, backend, job.held.get(source.model_id, 0))
         return model, _keypoint_names(config, mesh)
 

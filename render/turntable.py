@@ -27,7 +27,7 @@ def turntable(
     """
     if not -90 <= elevation_degrees <= 90:
         raise UserError(f"elevation {elevation_degrees}: give -90 to 90 degrees")
-    elevation = np.radians(elevation_degrees)
+    elevation = np.radians(np.clip(elevation_degrees, -89.9, 89.9))  # at the poles a camera has no azimuth
     azimuths = 2 * np.pi * np.arange(frames) / frames
     positions = np.stack(
         [

@@ -110,6 +110,36 @@ def test_detect_takes_paths_pictures_and_arrays(tmp_path):
         detect(CornerDetector(), pixels, mask=np.where(shown, np.nan, 0.0))
 
 
+def test_arguments_that_are_none():
+    pixels = np.zeros((50, 50, 4), np.uint8)
+    pixels[10:40, 10:40] = 200
+    fine = np.array([[600.0, 0, 25], [0, 600, 25], [0, 0, 1]])
+    for k in ((600, 600, 25, 25), np.zeros((3, 3)), np.where(fine > 0, np.nan, 0)):
+        with pytest.raises(UserError, match="intrinsics: .*give K, 3 x 3"):
+            detect(CornerDetector(), pixels, intrinsics=k)
+    with pytest.raises(UserError, match="background: 'white'"):
+        detect(CornerDetector(), pixels, background="white")
+    with pytest.raises(UserError, match="image: a Tensor"):
+        detect(CornerDetector(), torch.from_numpy(pixels))
+    with pytest.raises(UserError, match="5 and 4 keypoints"):
+        relative_pose(known(OBJECT), known(OBJECT[:4]))
+    labels = np.where(pixels[..., 3] > 0, 2**32 - 1, 0).astype(np.uint32)
+    expected = detect(CornerDetector(), pixels)
+    for mask in (labels, (labels > 0).astype(np.int8), labels > 0):
+        found = detect(CornerDetector(), pixels[..., :3], mask=mask)
+        np.testing.assert_array_equal(found.keypoints, expected.keypoints)
+    with pytest.raises(UserError, match="its mask is empty"):
+        detect(CornerDetector(), pixels, mask=np.zeros((50, 50), bool))
+
+
+def test_grey_pictures_of_floats():
+    shown = np.zeros((50, 50), np.float32)
+    shown[10:40, 10:40] = 1.0
+    found = [detect(CornerDetector(), Image.fromarray(shown * most)).framed for most in (1.0, 255.0, 65535.0)]
+    assert all(framed.mask == "background" for framed in found)
+    assert all(np.array_equal(framed.picture, found[0].picture) for framed in found)
+
+
 def test_the_distance_does_not_depend_on_whether_the_image_is_square():
     pixels = np.zeros((200, 200, 4), np.uint8)
     pixels[80:120, 50:150] = (200, 100, 50, 255)  # taken as it is, half as long as the image

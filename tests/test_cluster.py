@@ -142,7 +142,7 @@ class NotThere:
 
 def test_a_node_without_the_meshes(tmp_path):
     with pytest.raises(UserError, match="is not there on node"):
-        _open_sender(Job(config(tmp_path / "out", tmp_path / "absent"), {}, {}))
+        _open_sender(Job(config(tmp_path / "out", tmp_path / "absent"), {}, {}, {}))
 
 
 @pytest.mark.parametrize(

@@ -284,7 +284,7 @@ def test_another_camera_is_told(run, folder, tmp_path, capsys):
     assert "trained with" not in capsys.readouterr().err
     save_config(make_config("cpu", camera_distance=20.0), run[0])
     evaluate(run[0], [folder], out=tmp_path / "b", progress=False)
-    assert "camera distance 30, the detector was trained with 20" in capsys.readouterr().err
+    assert f"{folder}: camera distance 30, the detector was trained with 20" in capsys.readouterr().err
 
 
 def test_several_runs_give_one_table_and_a_page(run, folder, tmp_path):

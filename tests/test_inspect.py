@@ -156,6 +156,15 @@ def test_what_leaves_the_image_of_a_cut_off_object_is_no_mistake(tmp_path, monke
     assert sampled["cut_off"] == 1 and sampled["points_inside_other_silhouette"] > 0.999
 
 
+def test_an_object_outside_of_the_other_image_is_no_mistake(tmp_path, monkeypatch):
+    look, aside = _look_from, np.zeros((4, 4))
+    aside[0, 3] = 10
+    monkeypatch.setattr("tests.test_inspect._look_from", lambda a, e: look(a, e) + aside * ((a, e) == VIEWS[0][1]))
+    folder, _ = _ellipsoid_dataset(tmp_path / "set", VIEWS)
+    assert not PairDataset(folder, "test")[0]["rgba"][1].any()
+    assert describe(folder)["sampled"]["points_inside_other_silhouette"] > 0.999
+
+
 def test_the_sheet_shows_each_number_twice(tmp_path):
     folder, _ = _ellipsoid_dataset(tmp_path / "set", VIEWS[:1])
     contact_sheet(folder, tmp_path / "sheet.png")

@@ -302,6 +302,24 @@ class TestGrowing:
         assert told.reason.endswith("; it keeps its 2 pairs")
         assert len(models_of(out)[first.model_id][0]) == 2 and verify(out) == []
 
+    def test_a_mesh_of_another_shape_is_told_and_can_be_restored(self, few, grown, meshes, tmp_path):
+        out = Path(shutil.copytree(few, tmp_path / "data"))
+        folder = Path(shutil.copytree(meshes, tmp_path / meshes.name))
+        first = load_manifest(out).models[0]
+        trimesh.creation.box((1, 2, 3)).export(folder / first.source)
+        summary = render_dataset(config(out, folder, **MORE, grow=True))
+        (told,) = [failure for failure in summary.failures if failure.source == first.source]
+        assert told.reason.startswith("another shape than when") and len(models_of(out)[first.model_id][0]) == 2
+        shutil.copy(meshes / first.source, folder / first.source)
+        render_dataset(config(out, folder, **MORE, grow=True))
+        assert len(models_of(out)[first.model_id][0]) == 5 and verify(out) == []
+
+    def test_after_a_failed_strict_run(self, reference, meshes, tmp_path):
+        out = Path(shutil.copytree(reference, tmp_path / "data"))
+        with pytest.raises(UserError, match="leave --strict out"):
+            render_dataset(config(out, meshes, strict=True))
+        assert render_dataset(config(out, meshes, pairs_per_model=3, grow=True)).rendered == 8
+
     def test_only_when_asked_and_only_upwards(self, few, meshes, tmp_path):
         before = contents(few)
         with pytest.raises(UserError, match=r"other settings \(models, pairs_per_model\).*or --grow"):

@@ -183,6 +183,14 @@ def test_taken_run_folder_is_refused(dataset, tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_text() == "precious"
 
 
+def test_a_dataset_is_no_run_folder(dataset, tmp_path):
+    forgotten = Path(shutil.copytree(dataset, tmp_path / "data"))
+    before = sorted(path.name for path in forgotten.iterdir())
+    with pytest.raises(UserError, match="a dataset, not a run"):
+        train(small_config(), [dataset], forgotten)
+    assert sorted(path.name for path in forgotten.iterdir()) == before
+
+
 def test_two_trainings_in_one_folder_are_refused(dataset, tmp_path):
     run = tmp_path / "run"
     run.mkdir()
@@ -203,7 +211,14 @@ def test_resume_refuses_other_settings_data_and_folders(dataset, finished_run, t
     models = [make_model(number) for number in range(12)]
     parts = [write_part(tmp_path, dataclasses.replace(model, rgba=model.rgba // 2)) for model in models]
     assemble(recoloured, parts, make_manifest())
-    for others in ([dataset, dataset], [recoloured]):
+    farther, away = tmp_path / "farther", np.zeros((4, 4))
+    away[2, 3] = 3
+    parts = [
+        write_part(tmp_path, dataclasses.replace(model, object_to_camera=model.object_to_camera + away))
+        for model in models
+    ]
+    assemble(farther, parts, make_manifest())
+    for others in ([dataset, recoloured], [recoloured], [farther]):
         with pytest.raises(UserError, match="was started with other pairs"):
             train(small_config(), others, finished_run, resume=True)
     with pytest.raises(UserError, match="8 steps are done already"):

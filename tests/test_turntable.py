@@ -52,6 +52,18 @@ def test_views_go_around_from_the_front(views):
     assert np.allclose(metrics.object_points(np.array([[[24, 24, 30.0]]] * 8), intrinsics, poses), 0, atol=1e-9)
 
 
+def test_views_from_straight_above_turn_too():
+    pytest.importorskip("embreex")
+    from render.mesh import build_mesh
+    from render.turntable import turntable
+
+    corners = np.array([[0, 0, 0], [1, 0, 0], [0, 0, 1.0]])
+    mesh = build_mesh(corners, np.array([[0, 1, 2]]), np.full((1, 3), 200, np.uint8))
+    _, poses, _ = turntable(mesh, 4, 30.0, 11.4519, 16, elevation_degrees=90)
+    np.testing.assert_allclose(poses[0, 0, :3], -poses[2, 0, :3], atol=1e-9)
+    assert abs(poses[:, 2, 1]).min() > 0.999
+
+
 def test_keypoints_are_located_in_the_objects_frame(views):
     rgba, poses, intrinsics = views
     assert np.allclose(locate(KnowingDetector(poses, intrinsics), rgba, poses, intrinsics), POINTS, atol=1e-4)

@@ -104,11 +104,15 @@ def detect(
         object_length: longest side of the object's bounding box, in the unit that points shall have.
 
     Raises:
-        UserError: the image cannot be used.
+        UserError: the image or another argument cannot be used.
     """
     name = str(image) if isinstance(image, (str, Path)) else "image"
     if not 0 < object_length < np.inf:
         raise UserError(f"object_length: {object_length}: give a length above 0")
+    if intrinsics is not None:
+        intrinsics = _camera_matrix(intrinsics)
+    if background is not None and not (np.shape(background) == (3,) and np.asarray(background).dtype.kind in "iu"):
+        raise UserError(f"background: {background!r}: give red, green and blue as whole numbers, 0 to 255")
     mask = None if mask is None else _image(_whole_numbers(mask))
     framed = frame_for(detector, _image(image), mask, background, name)
     return detect_framed(detector, [framed], intrinsics, object_length)[0]
@@ -118,7 +122,12 @@ def relative_pose(first: Keypoints, second: Keypoints) -> RelativePose:
     """The rotation and translation that best align two detections of one object (Procrustes, eq. 3 of the paper).
 
     Keypoints count by their uncertainties where both detections tell them.
+
+    Raises:
+        UserError: the detections have different numbers of keypoints.
     """
+    if len(first.points) != len(second.points):
+        raise UserError(f"{len(first.points)} and {len(second.points)} keypoints: detect both with one detector")
     points = np.stack([first.points, second.points])
     known = first.sigma is not None and second.sigma is not None
     sigma = np.stack([first.sigma, second.sigma]) if known else None
@@ -225,13 +234,23 @@ def _whole_numbers(mask: ImageLike) -> ImageLike:
     return np.rint(mask * (255 / max(mask.max(), 1e-9))).astype(np.uint8)
 
 
+def _camera_matrix(intrinsics: np.ndarray) -> np.ndarray:
+    """K as float64 (3, 3); refuses what is none."""
+    k = np.asarray(intrinsics, np.float64)
+    if k.shape != (3, 3) or not np.isfinite(k).all() or not (k[0, 0] > 0 and k[1, 1] > 0 and k[2, 2] == 1):
+        raise UserError(f"intrinsics: {k.tolist()}: give K, 3 x 3: [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], in pixels")
+    return k
+
+
 def _image(image: ImageLike) -> Image.Image:
     if isinstance(image, (str, Path)):
         return open_image(image)
-    if not isinstance(image, np.ndarray):
+    if isinstance(image, Image.Image):
         return to_8_bits(upright(image))
+    if not isinstance(image, np.ndarray):
+        raise UserError(f"image: a {type(image).__name__}: give a path, a PIL image, or a numpy array")
     if image.ndim == 2 and image.dtype.kind in "biu":  # a mask: labels, of whatever type
-        return to_8_bits(Image.fromarray(image.astype(np.int32)))
+        return to_8_bits(Image.fromarray(image.astype(np.float64).clip(0, 65535).astype(np.int32)))
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (3, 4):
         raise UserError(
             f"image: an array of {image.dtype} {image.shape}: give uint8 (H, W, 3) or (H, W, 4), or (H, W) of whole "

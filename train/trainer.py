@@ -33,6 +33,7 @@ from data.atomic import holding
 from data.dataset import PairDataset
 from data.errors import UserError, resumable
 from data.geometry import transform_points
+from data.manifest import MANIFEST_NAME
 from data.signals import STOPS, handled_by
 from train import distributed, losses, schedules
 from train.batches import PairBatch, find_mates, jitter_colors, make_batch
@@ -242,6 +243,8 @@ def require_labels(config: TrainConfig, pairs: PairDataset) -> None:
 
 def check_run_folder(config: TrainConfig, run: Path, resume: bool) -> None:
     """Refuse a folder that holds a run, or with ``resume`` one that does not hold this run."""
+    if (run / MANIFEST_NAME).exists():
+        raise UserError(f"{run}: a dataset, not a run: name a run folder after the datasets")
     if not resume:
         for name in (CONFIG_NAME, CHECKPOINT_NAME, PREVIOUS_NAME, WEIGHTS_NAME, METRICS_NAME):
             if (run / name).exists():
@@ -253,6 +256,8 @@ def check_run_folder(config: TrainConfig, run: Path, resume: bool) -> None:
     if before["precision"] == "auto":  # of a version that did not resolve it
         before["precision"] = now["precision"]
     differing = [name for name in now if name not in FREE_TO_CHANGE and now[name] != before[name]]
+    if {"camera_distance", "focal_length"} & set(differing):  # of the pairs, not the user's to choose
+        raise UserError(f"{run}: was started with other pairs: resume with the same datasets, or use --init-from {run}")
     if differing:
         name = differing[0]
         raise UserError(

@@ -32,6 +32,7 @@ COLUMNS = {
     "orientation": ("orientation_accuracy", "{:.1%}", "{:.0%}"),
     "in mask": ("silhouette_hit_rate", "{:.1%}", "{:.0%}"),
 }
+SYMMETRIC = ("mean °", "median °", "flips")  # columns that come once more where `eval` was told of a symmetry
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,14 @@ def compare(folders: Sequence[str | Path], out: str | Path) -> str:
     return _text_table(evaluated)
 
 
+def _columns(evaluated: Sequence[Evaluated]) -> dict[str, tuple[str, str, str]]:
+    """``COLUMNS``, and those of the symmetry that all evaluations were told of."""
+    (symmetry, *others) = {each.figures.get("symmetry") for each in evaluated}
+    if symmetry is None or others:
+        return COLUMNS
+    return COLUMNS | {f"{name} {symmetry}": (f"symmetric_{COLUMNS[name][0]}", *COLUMNS[name][1:]) for name in SYMMETRIC}
+
+
 def _names(evaluated: Sequence[Evaluated]) -> list[str]:
     return [f"{each.folder}{'' if each.data == evaluated[0].data else ' *'}" for each in evaluated]
 
@@ -94,9 +103,10 @@ def _note(evaluated: Sequence[Evaluated]) -> str:
 
 
 def _text_table(evaluated: Sequence[Evaluated]) -> str:
-    rows = [["", *COLUMNS]]
+    columns = _columns(evaluated)
+    rows = [["", *columns]]
     for name, each in zip(_names(evaluated), evaluated, strict=True):
-        rows.append([name, *(shown(form, each.figures[key]) for key, form, _ in COLUMNS.values())])
+        rows.append([name, *(shown(form, each.figures[key]) for key, form, _ in columns.values())])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
     return "\n".join([*lines, *filter(None, [_note(evaluated)])])
@@ -104,14 +114,14 @@ def _text_table(evaluated: Sequence[Evaluated]) -> str:
 
 def _page(evaluated: Sequence[Evaluated], parent: Path) -> str:
     """The page, whose links to the reports hold from the folder ``parent``."""
-    colors = [css_color(i) for i in range(len(evaluated))]
+    colors, columns = [css_color(i) for i in range(len(evaluated))], _columns(evaluated)
     rows = []
     for color, name, each in zip(colors, _names(evaluated), evaluated, strict=True):
         report = html.escape(quote(os.path.relpath(each.folder / "report.html", parent)))
         link = f'<a href="{report}">{html.escape(name.removeprefix(f"{parent}/"))}</a>'
-        cells = "".join(f"<td>{_cell(each.figures, *column)}</td>" for column in COLUMNS.values())
+        cells = "".join(f"<td>{_cell(each.figures, *column)}</td>" for column in columns.values())
         rows.append(f'<tr><td><span><i style="background:{color}"></i>{link}</span></td>{cells}</tr>')
-    head = "".join(f"<th>{name}</th>" for name in ("", *COLUMNS))
+    head = "".join(f"<th>{name}</th>" for name in ("", *columns))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Comparison</title>'
         '<link rel="icon" href="data:,"><meta name="viewport" content="width=device-width, initial-scale=1"><style>'

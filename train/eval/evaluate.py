@@ -107,14 +107,16 @@ def _predictions(
 
 def warn_of_other_camera(config: TrainConfig, dataset: PairDataset) -> None:
     """One line on standard error where pairs are of a camera that a detector was not trained with."""
-    for name, theirs in zip(("camera_distance", "focal_length"), dataset.typical_camera()):
+    pairs = [sum(s.pairs for s in manifest.shards if s.split == dataset.split) for manifest in dataset.manifests]
+    for name, values in zip(("camera_distance", "focal_length"), dataset.cameras()):
         ours = getattr(config, name)
-        if abs(theirs - ours) > OTHER_CAMERA * ours:
-            what = name.replace("_", " ")
-            print(
-                f"{dataset.folders[0]}: {what} {theirs:g}, the detector was trained with {ours:g}: expect poor figures",
-                file=sys.stderr,
-            )
+        for folder, own in zip(dataset.folders, values.split(pairs), strict=True):
+            if own.numel() and abs((theirs := own.median()) - ours) > OTHER_CAMERA * ours:
+                print(
+                    f"{folder}: {name.replace('_', ' ')} {theirs:g}, the detector was trained with {ours:g}: expect "
+                    "poor figures",
+                    file=sys.stderr,
+                )
 
 
 def _without_nan(figures):

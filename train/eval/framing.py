@@ -143,7 +143,8 @@ def frame_image(
             raise UserError(f"{name}: its mask is {mask.size}, the image {image.size}: give one of the same pixels")
         straight[..., 3] = mask_channel(mask)
     if not straight[..., 3].any():
-        raise UserError(f"{name}: fully transparent: nothing to detect")
+        empty = "fully transparent" if mask is None else "its mask is empty"
+        raise UserError(f"{name}: {empty}, so there is no object: give an image, or a mask, that shows one")
     if mask is not None:
         found, picture = "given", premultiply(straight)
     elif _hides(straight[..., 3]):
