@@ -565,6 +565,18 @@ def test_every_frame_of_a_video(tmp_path):
         predict("run", [path], tmp_path / "out")
 
 
+@pytest.mark.parametrize("name", ["clip.gif", "clip.webp", "clip.png"])
+def test_every_frame_of_an_animation(tmp_path, name):
+    shown = [painted(320, 240, (60 + shift, 60, 180 + shift, 180)) for shift in (0, 40, 80)]
+    first, *others = (Image.fromarray(np.ascontiguousarray(pixels)) for pixels in shown)
+    first.save(tmp_path / name, save_all=True, append_images=others, disposal=2)
+    results = predict("run", [tmp_path / name], tmp_path / "out")
+    assert [r["frame"] for r in results] == [0, 1, 2]
+    assert [r["keypoints"][0][0] for r in results] == pytest.approx([60, 100, 140], abs=5)
+    first.save(tmp_path / name)
+    assert [r["frame"] for r in predict("run", [tmp_path / name], tmp_path / "out")] == [None]
+
+
 def test_videos_need_the_extra(tmp_path, monkeypatch):
     (tmp_path / "clip.mp4").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "av", None)

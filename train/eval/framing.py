@@ -14,11 +14,12 @@ A detector knows one camera, far away with a narrow view, and objects on black. 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageSequence
 from scipy import ndimage
 
 from data.errors import UserError
@@ -75,6 +76,11 @@ def open_image(path: str | Path) -> Image.Image:
     Raises:
         UserError: missing, or not an image.
     """
+    return next(open_frames(path))
+
+
+def open_frames(path: str | Path) -> Iterator[Image.Image]:
+    """:func:`open_image` of every picture in a file, as an animation has several."""
     path = Path(path)
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise UserError(f"{path}: a pipe or a device, not a file")
@@ -83,9 +89,10 @@ def open_image(path: str | Path) -> Image.Image:
             warnings.simplefilter("ignore")  # of metadata that do not matter here
             if max(opened.size) > LONGEST_SIDE:
                 raise ValueError(f"{opened.width} x {opened.height} pixels, at most {LONGEST_SIDE} a side")
-            image = to_8_bits(upright(opened))
-            has_alpha = "A" in image.getbands() or "transparency" in image.info
-            return image.convert("RGBA" if has_alpha else "RGB")
+            for frame in ImageSequence.Iterator(opened):
+                image = to_8_bits(upright(frame))
+                has_alpha = "A" in image.getbands() or "transparency" in image.info
+                yield image.convert("RGBA" if has_alpha else "RGB")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except IsADirectoryError:

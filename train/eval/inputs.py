@@ -5,18 +5,20 @@ from __future__ import annotations
 import glob
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 
 from PIL import Image
 
 from data.errors import UserError
-from train.eval.framing import open_image
+from train.eval.framing import open_frames, open_image
 
 IMAGE_SUFFIXES = set(
     ".avif .bmp .dib .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
 )
 SOFTWARE = "keypointnet predict"  # marks overlays, which are no input and which a later run may replace
+ANIMATED_SUFFIXES = {".gif", ".png", ".webp"}  # several pictures in a file of another kind are no animation
 VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
 
 
@@ -46,7 +48,7 @@ def expand(arguments: Sequence[str | Path]) -> list[Path]:
 
 
 def read_images(path: Path) -> Iterator[tuple[int | None, Image.Image]]:
-    """The image in a file, or the frames of a video.
+    """The image in a file, or the frames of a video or an animation.
 
     Returns:
         (number of the frame from 0, or None for an image; the picture) one after the other.
@@ -54,6 +56,13 @@ def read_images(path: Path) -> Iterator[tuple[int | None, Image.Image]]:
     Raises:
         UserError: it cannot be read; videos need PyAV.
     """
+    if path.suffix.lower() in ANIMATED_SUFFIXES:
+        frames = open_frames(path)
+        first, second = next(frames), next(frames, None)
+        yield None if second is None else 0, first
+        if second is not None:
+            yield from enumerate(chain([second], frames), 1)
+        return
     if path.suffix.lower() not in VIDEO_SUFFIXES:
         yield None, open_image(path)
         return
