@@ -301,8 +301,9 @@ def compare(evaluations: tuple[Path, ...], out: Path) -> None:
 def predict(run: str, images: tuple[Path, ...], out: Path, **options) -> None:
     """Detect keypoints in images of your own.
 
-    RUN is a run folder or the name of shipped weights. IMAGE is an image, animation, video, folder, quoted pattern, or - for
-    a list on standard input. The object is cut out by --mask, by the image's alpha, or from a background of one colour.
+    RUN is a run folder or the name of shipped weights. IMAGE is an image, an animation, a video, a folder, a quoted
+    pattern, or - for a list on standard input. The object is cut out by --mask, by the image's alpha, or from a
+    background of one colour.
 
     \b
     Examples:
