@@ -70,7 +70,7 @@ class Job:
     config: RenderConfig
     settings: dict  # of the data, see :func:`data_settings`
     held: Mapping[str, int]  # model id: how many of its pairs the dataset has already
-    geometries: Mapping[str, str]  # model id: :func:`_geometry` of its mesh when these were rendered, where it is known
+    geometries: Mapping[str, str]  # model id: the geometry that these pairs show, where it is known
 
 
 @dataclass(frozen=True)
@@ -141,13 +141,8 @@ def render_model(config: RenderConfig, source: Source, mesh: Mesh, backend: Back
         poses,
         cameras,
         _stored_keypoints(config, mesh),
-        _geometry(mesh),
+        hashlib.sha256(mesh.vertices.astype(np.float32)[mesh.faces].tobytes()).hexdigest(),
     )
-
-
-def _geometry(mesh: Mesh) -> str:
-    """SHA-256 of the corners of all faces: the same for the same shape."""
-    return hashlib.sha256(mesh.vertices.astype(np.float32)[mesh.faces].tobytes()).hexdigest()
 
 
 def _render_pairs(
@@ -431,9 +426,9 @@ def _part_renderer(job: Job) -> Callable[[Path, list[Source]], _Outcome]:
     def render(source: Source) -> tuple[ModelPairs, tuple[str, ...]]:
         with time_limit(config.time_limit):  # libraries that read files can hang; what follows is bounded
             mesh = _mesh_of(config, source, annotations)
-        if job.geometries.get(source.model_id, geometry := _geometry(mesh)) != geometry:
-            raise MeshError("another shape than when its first pairs were rendered")
         model = render_model(config, source, mesh, backend, job.held.get(source.model_id, 0))
+        if job.geometries.get(source.model_id, model.geometry) != model.geometry:
+            raise MeshError("another shape than when its first pairs were rendered")
         return model, _keypoint_names(config, mesh)
 
     def render_part(path: Path, group: list[Source]) -> _Outcome:

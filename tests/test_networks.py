@@ -181,5 +181,3 @@ def test_uncertainty_has_bounds_and_can_be_left_out():
     assert not build_network(make_config("cpu", {"uncertainty": 0.0}, width=8)).predicts_sigma
     assert CompactNetwork(2, width=8, predicts_sigma=False)(torch.rand(2, 4, 96, 96)).sigma is None
     assert PaperNetwork(3, width=4).eval()(torch.rand(2, 3, 16, 16)).sigma is None
-
-

@@ -62,6 +62,11 @@ def find_checkpoint(run: Path) -> Path | None:
     return next((run / name for name in (CHECKPOINT_NAME, PREVIOUS_NAME) if (run / name).exists()), None)
 
 
+def other_pairs(run: Path) -> UserError:
+    """What to say of datasets that are not those of the run."""
+    return UserError(f"{run}: was started with other pairs: resume with the same datasets, or use --init-from {run}")
+
+
 def load_checkpoint(run: Path, state: TrainState, steps: int, data: str) -> None:
     """Restore ``state`` from a run's newest checkpoint; a run that was stopped before the first one starts anew.
 
@@ -97,6 +102,6 @@ def load_checkpoint(run: Path, state: TrainState, steps: int, data: str) -> None
             remedy = f"delete it, and --resume goes on from {PREVIOUS_NAME}"
         raise UserError(f"{path}: damaged, or not a checkpoint of this run ({reason}): {remedy}") from None
     if trained_on != data:
-        raise UserError(f"{run}: was started with other pairs: resume with the same datasets, or use --init-from {run}")
+        raise other_pairs(run)
     if state.step > steps:
         raise UserError(f"{run}: {state.step} steps are done already, more than {steps}: give more --steps")

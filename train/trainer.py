@@ -43,6 +43,7 @@ from train.checkpoint import (
     TrainState,
     find_checkpoint,
     load_checkpoint,
+    other_pairs,
     save_checkpoint,
 )
 from train.config import TrainConfig, replace_settings
@@ -257,7 +258,7 @@ def check_run_folder(config: TrainConfig, run: Path, resume: bool) -> None:
         before["precision"] = now["precision"]
     differing = [name for name in now if name not in FREE_TO_CHANGE and now[name] != before[name]]
     if {"camera_distance", "focal_length"} & set(differing):  # of the pairs, not the user's to choose
-        raise UserError(f"{run}: was started with other pairs: resume with the same datasets, or use --init-from {run}")
+        raise other_pairs(run)
     if differing:
         name = differing[0]
         raise UserError(

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,15 +85,29 @@ def open_frames(path: str | Path) -> Iterator[Image.Image]:
     path = Path(path)
     if path.exists() and not (path.is_file() or path.is_dir()):
         raise UserError(f"{path}: a pipe or a device, not a file")
-    try:
-        with warnings.catch_warnings(), Image.open(path) as opened:
-            warnings.simplefilter("ignore")  # of metadata that do not matter here
+    with ExitStack() as stack:
+        with _decoding(path):
+            opened = stack.enter_context(Image.open(path))
             if max(opened.size) > LONGEST_SIDE:
                 raise ValueError(f"{opened.width} x {opened.height} pixels, at most {LONGEST_SIDE} a side")
-            for frame in ImageSequence.Iterator(opened):
+            frames = ImageSequence.Iterator(opened)
+        while True:
+            with _decoding(path):
+                if (frame := next(frames, None)) is None:
+                    return
                 image = to_8_bits(upright(frame))
                 has_alpha = "A" in image.getbands() or "transparency" in image.info
-                yield image.convert("RGBA" if has_alpha else "RGB")
+                image = image.convert("RGBA" if has_alpha else "RGB")
+            yield image
+
+
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """What goes wrong within as :class:`UserError` of the file; no warnings of metadata, which do not matter here."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except IsADirectoryError:
