@@ -31,6 +31,7 @@ VARIETIES = {
     "none": Variety(),
     "recolor": Variety(recolor=1.0),
     "color-jitter": Variety(color_jitter=0.5),
+    "mottle": Variety(mottle=1.0),
     "light": Variety(sun_spread_degrees=60.0, light_tint=0.2, ambient=(0.5, 1.1)),
     "stretch": Variety(stretch=0.2),
     "warp": Variety(warp=0.6),

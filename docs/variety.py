@@ -32,6 +32,7 @@ POSITION = np.array([-0.5, 0.36, -0.79])  # of the camera where that is not what
 VARIETIES = {
     "recolor": Variety(recolor=1.0),
     "color-jitter": Variety(color_jitter=0.7),
+    "mottle": Variety(mottle=1.0),
     "stretch": Variety(stretch=0.3),
     "warp": Variety(warp=1.0),
     "asymmetric": Variety(warp=1.0, asymmetric=True),

@@ -25,6 +25,7 @@ from render.shading import Light
 BACKGROUNDS = ("solid", "gradient", "noise")
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")  # files of a folder of pictures
 MAX_COLORS = 8  # that a recoloured or jittered object is divided into
+SHADES = 8  # waves of brightness that a mottled object's shades sum up
 WAVES = 4  # that a warp sums up
 WAVELENGTH = (2.5, 6.0)  # of them, object units
 STEEPEST = 0.9  # bound on a warp's change of displacement per distance, at strength 1; below 1 nothing folds over
@@ -42,6 +43,7 @@ class Variety:
 
     recolor: float = 0.0  # share of pairs whose parts get random colours instead of their own
     color_jitter: float = 0.0  # how much the other pairs' colours change in hue, saturation and brightness, 0 to 1
+    mottle: float = 0.0  # share of pairs whose colours get shades, grain and patches, as textures have
     stretch: float = 0.0  # width, height and length change by factors of up to 1 + this, each by itself
     warp: float = 0.0  # how much the shape is bent, smoothly and alike left and right, 0 to 1
     asymmetric: bool = False  # --warp may differ between left and right
@@ -56,9 +58,9 @@ class Variety:
     @property
     def of_objects(self) -> bool:
         """Whether pairs differ in the object or its light."""
-        return any((self.recolor, self.color_jitter, self.deforms, self.sun_spread_degrees, self.light_tint)) or (
-            self.ambient != (1.0, 1.0)
-        )
+        return any(
+            (self.recolor, self.color_jitter, self.mottle, self.deforms, self.sun_spread_degrees, self.light_tint)
+        ) or self.ambient != (1.0, 1.0)
 
     @property
     def of_images(self) -> bool:
@@ -74,8 +76,8 @@ class Variety:
 def check_variety(variety: Variety) -> None:
     """Raise :class:`UserError` for the first option that makes no sense."""
     for name, high in (
-        ("recolor", 1), ("color_jitter", 1), ("stretch", 1), ("warp", 1), ("sun_spread_degrees", 180),
-        ("light_tint", 1), ("brightness", 2), ("contrast", 2),
+        ("recolor", 1), ("color_jitter", 1), ("mottle", 1), ("stretch", 1), ("warp", 1),
+        ("sun_spread_degrees", 180), ("light_tint", 1), ("brightness", 2), ("contrast", 2),
     ):  # fmt: skip
         value = getattr(variety, name)
         if not 0 <= value <= high:  # true of NaN too
@@ -113,6 +115,9 @@ def vary_object(mesh: Mesh, light: Light, variety: Variety, draws: Draws) -> tup
         mesh = mesh.repainted(recolor(colors, rng))
     elif variety.color_jitter:
         mesh = mesh.repainted(jitter_colors(colors, variety.color_jitter, draws("color_jitter")))
+    rng = draws("mottle")
+    if rng.random() < variety.mottle:
+        mesh = mottle(mesh, rng)
     if variety.deforms:
         mesh = deform(mesh, variety, draws)
     return mesh, vary_light(light, variety, draws)
@@ -185,6 +190,30 @@ def jitter_colors(palette: np.ndarray, strength: float, rng: np.random.Generator
         mixing = np.exp(gain) * _hue_and_saturation(2 * turn, np.exp(2 * saturation))
         changed[part == number] = palette[part == number] @ mixing.T + tint
     return _as_bytes(changed)
+
+
+def mottle(mesh: Mesh, rng: np.random.Generator) -> Mesh:
+    """Colours that change over the surface, as those of textures do: soft shades, grain from face to face, and, half of
+    the time, up to six patches of other colours, alike left and right."""
+    corners = mesh.vertices[mesh.faces]
+    waves = rng.uniform(2, 20, (SHADES, 1)) * rng.normal(size=(SHADES, 3))
+    shade = rng.uniform(0, 50) * np.sin(corners @ waves.T + rng.uniform(0, 2 * np.pi, SHADES)).mean(-1)
+    shade += rng.normal(0, rng.uniform(0, 20), (len(corners), 1))
+    centers = corners.mean(1)
+    centers[:, 0] = np.abs(centers[:, 0])
+    patches = []
+    for _ in range(rng.integers(0, 7) if rng.random() < 0.5 else 0):
+        inside = (np.abs(centers - centers[rng.integers(len(centers))]) < rng.uniform(0.04, 0.18, 3)).all(1)
+        patches.append((inside, _paint(rng)))
+
+    def painted(colors: np.ndarray) -> np.ndarray:
+        colors = colors + shade[..., None]
+        for inside, paint in patches:
+            colors[inside] = paint
+        return _as_bytes(colors)
+
+    back = None if mesh.back_colors is None else painted(mesh.back_colors)
+    return replace(mesh, colors=painted(mesh.colors), back_colors=back)
 
 
 _LUMA = np.array([0.299, 0.587, 0.114])

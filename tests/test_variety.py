@@ -20,11 +20,11 @@ from render.normals import corner_normals
 from render.pipeline import pair_rng, render_dataset
 from render.shading import Light, lit_corners
 from render.shapes import generate
-from render.variety import Variety, Warp, deform, jitter_colors, recolor, vary_images, vary_light, vary_object
+from render.variety import Variety, Warp, deform, jitter_colors, mottle, recolor, vary_images, vary_light, vary_object
 from render.views import ViewSettings, sample_pair
 
 SIZE = 32
-ALL = Variety(1.0, 0.5, 0.3, 0.8, True, 60.0, 0.5, (0.3, 1.2), ("solid", "gradient", "noise"), None, 0.4, 0.4)
+ALL = Variety(1.0, 0.5, 1.0, 0.3, 0.8, True, 60.0, 0.5, (0.3, 1.2), ("solid", "gradient", "noise"), None, 0.4, 0.4)
 DRAWS = [partial(pair_rng, 0, "some-model", i) for i in range(40)]
 
 
@@ -136,14 +136,15 @@ STEPS = (-1, 0, 1)
 def test_an_option_leaves_the_others_draws_alone(car):
     draw = DRAWS[0]
     mesh, light = vary_object(car, Light(), ALL, draw)
-    np.testing.assert_array_equal(mesh.colors, vary_object(car, Light(), Variety(recolor=1.0), draw)[0].colors)
+    np.testing.assert_array_equal(mesh.colors, vary_object(car, Light(), Variety(recolor=1.0, mottle=1.0), draw)[0].colors)
     shape = vary_object(car, Light(), Variety(stretch=0.3, warp=0.8, asymmetric=True), draw)[0]
     np.testing.assert_array_equal(mesh.vertices, shape.vertices)
     assert light.sun_direction == vary_light(Light(), Variety(sun_spread_degrees=60.0), draw).sun_direction
 
 
-def test_recolor_a_share_of_the_pairs(car):
-    changed = [(vary_object(car, Light(), Variety(recolor=0.5), draw)[0].colors != car.colors).any() for draw in DRAWS]
+@pytest.mark.parametrize("variety", [Variety(recolor=0.5), Variety(mottle=0.5)])
+def test_a_share_of_the_pairs(car, variety):
+    changed = [(vary_object(car, Light(), variety, draw)[0].colors != car.colors).any() for draw in DRAWS]
     assert 10 < sum(changed) < 30
 
 
@@ -167,6 +168,31 @@ def test_shades_of_a_picture_stay_in_order():
     jumps = (np.abs(np.diff(changed, axis=1)).max(-1) > 3).sum(1)
     assert jumps.max() <= 7 and jumps.max() >= 3  # between the parts, which are at most 8
     assert max(len(np.unique(colors, axis=0)) for colors in changed) > 40
+
+
+class TestMottle:
+    def test_shades_are_soft_and_patches_alike_on_both_sides(self):
+        fine = trimesh.creation.icosphere(subdivisions=4)
+        mesh = build_mesh(fine.vertices, fine.faces, np.full((len(fine.faces), 3), 128))
+        faces = mesh.vertices[mesh.faces].mean(1)
+        mirrored = np.linalg.norm(faces[:, None] * [-1, 1, 1] - faces, axis=2).argmin(1)
+        patched = 0
+        for seed in range(20):
+            colors = mottle(mesh, np.random.default_rng(seed)).colors.astype(int)
+            tinted = np.ptp(colors, axis=2).max(1) > 2  # shades and grain are grey on a grey object
+            np.testing.assert_array_equal(tinted, tinted[mirrored])
+            assert tinted.mean() < 0.6
+            assert np.abs(colors[~tinted].mean() - 128) < 10 and colors[~tinted].std() < 40
+            patched += tinted.any()
+        assert 4 < patched < 12
+
+    def test_backs_too(self):
+        square = np.array([[0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]], float)
+        faces = np.array([[0, 1, 2], [0, 2, 3], [2, 1, 0], [3, 2, 0]])
+        mesh = build_mesh(square, faces, np.repeat([[90, 90, 90], [160, 160, 160]], 2, axis=0))
+        changed = mottle(mesh, np.random.default_rng(1))
+        assert (changed.colors != mesh.colors).any() and (changed.back_colors != mesh.back_colors).any()
+        assert changed.vertices is mesh.vertices and changed.normals is mesh.normals
 
 
 def test_a_mesh_knows_its_palette(car):
@@ -317,8 +343,8 @@ class TestImages:
 @pytest.mark.parametrize(
     "options",
     [
-        {"recolor": 1.5}, {"recolor": float("nan")}, {"color_jitter": -0.1}, {"warp": 2.0}, {"stretch": 9.0},
-        {"sun_spread_degrees": 200.0}, {"light_tint": 3.0}, {"ambient": (1.0, 0.5)}, {"ambient": (-1.0, 1.0)},
+        {"recolor": 1.5}, {"recolor": float("nan")}, {"color_jitter": -0.1}, {"mottle": 2.0}, {"warp": 2.0},
+        {"stretch": 9.0}, {"sun_spread_degrees": 200.0}, {"light_tint": 3.0}, {"ambient": (1.0, 0.5)}, {"ambient": (-1.0, 1.0)},
         {"backgrounds": ("plaid",)}, {"background_images": Path("nowhere")},
         {"background_images": Path(__file__).parent},
         {"brightness": -1.0}, {"contrast": float("inf")}, {"asymmetric": True},
