@@ -136,7 +136,8 @@ STEPS = (-1, 0, 1)
 def test_an_option_leaves_the_others_draws_alone(car):
     draw = DRAWS[0]
     mesh, light = vary_object(car, Light(), ALL, draw)
-    np.testing.assert_array_equal(mesh.colors, vary_object(car, Light(), Variety(recolor=1.0, mottle=1.0), draw)[0].colors)
+    coloured = vary_object(car, Light(), Variety(recolor=1.0, mottle=1.0), draw)[0]
+    np.testing.assert_array_equal(mesh.colors, coloured.colors)
     shape = vary_object(car, Light(), Variety(stretch=0.3, warp=0.8, asymmetric=True), draw)[0]
     np.testing.assert_array_equal(mesh.vertices, shape.vertices)
     assert light.sun_direction == vary_light(Light(), Variety(sun_spread_degrees=60.0), draw).sun_direction
@@ -344,7 +345,8 @@ class TestImages:
     "options",
     [
         {"recolor": 1.5}, {"recolor": float("nan")}, {"color_jitter": -0.1}, {"mottle": 2.0}, {"warp": 2.0},
-        {"stretch": 9.0}, {"sun_spread_degrees": 200.0}, {"light_tint": 3.0}, {"ambient": (1.0, 0.5)}, {"ambient": (-1.0, 1.0)},
+        {"stretch": 9.0}, {"sun_spread_degrees": 200.0}, {"light_tint": 3.0}, {"ambient": (1.0, 0.5)},
+        {"ambient": (-1.0, 1.0)},
         {"backgrounds": ("plaid",)}, {"background_images": Path("nowhere")},
         {"background_images": Path(__file__).parent},
         {"brightness": -1.0}, {"contrast": float("inf")}, {"asymmetric": True},
