@@ -178,30 +178,7 @@ def jitter_colors(images: Tensor, strength: float) -> Tensor:
     mixing = torch.eye(3, device=device) + strength / 2 * distributed.randn(*views, 3, 3, device=device)
     gain = torch.exp(strength * distributed.randn(*views, 1, 1, device=device))
     lift = strength / 2 * distributed.randn(*views, 1, 1, 1, device=device)
-    brightest = _brightest(rgb, alpha)
+    over_background = ((rgb > 0) & (alpha == 0)).any(dim=(2, 3, 4), keepdim=True)
+    brightest = torch.where(over_background, 1.0, alpha)
     mixed = (gain * mixing @ rgb.flatten(3)).view_as(rgb) + lift * brightest
     return torch.cat([torch.minimum(mixed.clamp_(min=0), brightest), alpha], dim=2)
-
-
-def jitter_tones(images: Tensor, strength: float, negatives: float) -> Tensor:
-    """Random gamma per view, and some views as negatives: which parts are dark and which are light says less then.
-
-    Args:
-        images: as :func:`jitter_colors` takes them.
-        strength: standard deviation of log gamma.
-        negatives: probability of a view to become its negative.
-    """
-    rgb, alpha = images[:, :, :3], images[:, :, 3:]
-    views, device = images.shape[:2], images.device
-    brightest = _brightest(rgb, alpha)
-    straight = (rgb / brightest.clamp(min=1e-3)).clamp(0, 1)
-    gamma = torch.exp(strength * distributed.randn(*views, 1, 1, 1, device=device))
-    negative = distributed.rand(*views, 1, 1, 1, device=device) < negatives
-    tones = torch.where(negative, 1 - straight, straight) ** gamma
-    return torch.cat([tones * brightest, alpha], dim=2)
-
-
-def _brightest(rgb: Tensor, alpha: Tensor) -> Tensor:
-    """What white would be at each pixel: alpha, for colour is premultiplied; 1 in views that show a background."""
-    over_background = ((rgb > 0) & (alpha == 0)).any(dim=(2, 3, 4), keepdim=True)
-    return torch.where(over_background, 1.0, alpha)

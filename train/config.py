@@ -70,8 +70,6 @@ class TrainConfig:
     # Augmentation
     mirror: bool = False  # show the network half of the views mirrored: keypoints are learned in pairs of mirror images
     color_jitter: float = 0.0  # strength of random brightness, hue and saturation per view
-    gamma_jitter: float = 0.0  # standard deviation of log gamma, drawn per view
-    negatives: float = 0.0  # share of views shown as their negative
     # Logging, in steps
     log_every: int = 50
     validate_every: int = 2000
@@ -173,8 +171,6 @@ RANGES = {
     "anneal_end": (0, 1),
     "flag_margin": (0, 1),
     "color_jitter": (0, 10),
-    "gamma_jitter": (0, 10),
-    "negatives": (0, 1),
     "log_every": (1, 10**9),
     "validate_every": (1, 10**9),
     "checkpoint_every": (1, 10**9),

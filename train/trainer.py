@@ -36,7 +36,7 @@ from data.geometry import transform_points
 from data.manifest import MANIFEST_NAME
 from data.signals import STOPS, handled_by
 from train import distributed, losses, schedules
-from train.batches import PairBatch, find_mates, jitter_colors, jitter_tones, make_batch
+from train.batches import PairBatch, find_mates, jitter_colors, make_batch
 from train.checkpoint import (
     CHECKPOINT_NAME,
     PREVIOUS_NAME,
@@ -314,8 +314,6 @@ def prepare(stored: dict[str, Tensor], pairs: PairDataset, config: TrainConfig, 
     batch = make_batch(*views, config.image_size, config.margin, mates)
     if config.color_jitter:
         batch.images = jitter_colors(batch.images, config.color_jitter)
-    if config.gamma_jitter or config.negatives:
-        batch.images = jitter_tones(batch.images, config.gamma_jitter, config.negatives)
     if config.supervised:
         points = pairs.semantic_keypoints[stored["shape_index"]].unsqueeze(1).expand(-1, 2, -1, -1)
         batch.labels = transform_points(batch.object_to_camera, points)
