@@ -6,22 +6,20 @@
 # MESHES holds category folders in ShapeNet's layout. FOLDER gets datasets and runs: "run" is the table's, "shipped" is
 # train/pretrained's. Takes an hour and a half on one core; run again, it goes on where it was stopped.
 set -euo pipefail
-cli=$(realpath "$(dirname "${BASH_SOURCE[0]}")/../cli.py") category=$3 learned=shapes first="" tones=""
+cli=$(realpath "$(dirname "${BASH_SOURCE[0]}")/../cli.py") category=$3 first=""
 case $category in
     airplane) meshes=$(realpath "$2/02691156") pairs=60 varied_pairs=60 ;;
     car)
         meshes=$(realpath "$2/02958343") pairs=200 varied_pairs=400
-        # Colours tell too much of front and back; the rest is no better with canonical consistency, see ablations.md.
-        learned=looks tones="--negatives 0.25 --gamma-jitter 0.4" first="--weight-canonical-consistency 0"
+        first="--weight-canonical-consistency 0" # no better with it, see ablations.md
         ;;
     chair) meshes=$(realpath "$2/03001627") pairs=200 varied_pairs=300 ;;
     *) echo "$category: choose airplane, car or chair" >&2 && exit 2 ;;
 esac
-light="--sun-spread-degrees 45 --light-tint 0.1 --ambient 0.6,1.1 --brightness 0.15 --contrast 0.15"
-vary="--recolor 0.5 --color-jitter 0.5 --stretch 0.2 --warp 0.6 $light"
-shapes="--category $category --models 12000 --pairs-per-model 2 --splits 0.97,0.01,0.02"
+vary="--recolor 0.5 --color-jitter 0.5 --stretch 0.2 --warp 0.6 --sun-spread-degrees 45 --light-tint 0.1
+    --ambient 0.6,1.1 --brightness 0.15 --contrast 0.15"
 second="--init-from first --width 32 --steps 4000 --learning-rate 0.003 --warmup-steps 50 --noise 0.01
-    --weight-pose 4 --anneal-start 0 --anneal-end 0 $tones"
+    --weight-pose 4 --anneal-start 0 --anneal-end 0"
 split="--splits 0.7,0.05,0.25"
 train() { # RUN DATASETS OPTIONS...
     local run=$1 datasets=$2
@@ -30,15 +28,14 @@ train() { # RUN DATASETS OPTIONS...
 }
 
 mkdir -p "$1" && cd "$1"
-python "$cli" render shapes $shapes
-[[ $learned == shapes ]] || python "$cli" render looks $shapes --recolor 0.3 --color-jitter 0.3 --mottle 0.6 $light
+python "$cli" render shapes --category "$category" --models 12000 --pairs-per-model 2 --splits 0.97,0.01,0.02
 python "$cli" render real --meshes "$meshes" --pairs-per-model $pairs $split
 python "$cli" render varied --meshes "$meshes" --pairs-per-model $varied_pairs $split $vary
 python "$cli" render all --meshes "$meshes" --pairs-per-model $pairs --splits 1,0,0
 
-train first "$learned real varied" --width 32 --steps 20000 $first $tones
-train run "$learned real varied" $second
-train shipped "$learned all" $second
+train first "shapes real varied" --width 32 --steps 20000 $first
+train run "shapes real varied" $second
+train shipped "shapes all" $second
 python "$cli" eval run real
 python "$cli" eval run shapes --out run/eval-shapes
 python "$cli" eval shipped all --split train
