@@ -195,11 +195,10 @@ def jitter_colors(palette: np.ndarray, strength: float, rng: np.random.Generator
 def mottle(mesh: Mesh, rng: np.random.Generator) -> Mesh:
     """Colours that change over the surface, as those of textures do: soft shades, grain from face to face, and, half of
     the time, up to six patches of other colours, alike left and right."""
-    corners = mesh.vertices[mesh.faces]
     waves = rng.uniform(2, 20, (SHADES, 1)) * rng.normal(size=(SHADES, 3))
-    shade = rng.uniform(0, 50) * np.sin(corners @ waves.T + rng.uniform(0, 2 * np.pi, SHADES)).mean(-1)
-    shade += rng.normal(0, rng.uniform(0, 20), (len(corners), 1))
-    centers = corners.mean(1)
+    shade = rng.uniform(0, 50) * np.sin(mesh.vertices @ waves.T + rng.uniform(0, 2 * np.pi, SHADES)).mean(-1)
+    shade = shade[mesh.faces] + rng.normal(0, rng.uniform(0, 20), (len(mesh.faces), 1))
+    centers = mesh.vertices[mesh.faces].mean(1)
     centers[:, 0] = np.abs(centers[:, 0])
     patches = []
     for _ in range(rng.integers(0, 7) if rng.random() < 0.5 else 0):
