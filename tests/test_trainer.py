@@ -60,7 +60,7 @@ def dataset(tmp_path_factory):
 @pytest.fixture(scope="module")
 def finished_run(dataset, tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "run"
-    train(small_config(), [dataset], run)
+    train(small_config(), [str(dataset)], str(run))
     return run
 
 

@@ -21,7 +21,7 @@ import ctypes
 import dataclasses
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -71,7 +71,7 @@ FREE_TO_CHANGE = ("steps", "device", "cuda_graph", "log_every", "validate_every"
 
 
 @distributed.process_group()
-def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = False) -> None:
+def train(config: TrainConfig, datasets: Sequence[str | Path], run: str | Path, resume: bool = False) -> None:
     """Train a network, or go on with a run that was stopped. Under torchrun, all processes call this.
 
     Args:
@@ -85,7 +85,7 @@ def train(config: TrainConfig, datasets: list[Path], run: Path, resume: bool = F
         KeyboardInterrupt: the user stopped it; a checkpoint has been written.
     """
     keep_freed_memory()
-    device = choose_device(config.device)
+    run, device = Path(run), choose_device(config.device)
     pairs = PairDataset(datasets, "train")
     validation = open_validation(pairs)
     if resume and config.precision == "auto" and (run / CONFIG_NAME).exists():  # another machine might choose another

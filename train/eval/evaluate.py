@@ -70,7 +70,7 @@ def evaluate(
         UserError: the run or a dataset cannot be used, or the split is empty.
     """
     split, config = options.split, load_config(find_run(run))
-    dataset = PairDataset([Path(folder) for folder in datasets], split)
+    dataset = PairDataset(datasets, split)
     warn_of_other_camera(config, dataset)
     if out is None:
         out = Path(run) / f"eval-{split}" if find_run(run) == Path(run) else Path(f"{Path(run).name}-eval-{split}")
