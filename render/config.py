@@ -22,6 +22,7 @@ DEFAULT_MODELS = 400
 # Names of ShapeNetCore's folders that have built-in shapes too, so that both kinds of dataset can be merged.
 SYNSETS = {"02691156": "airplane", "02958343": "car", "03001627": "chair"}
 _MAX_BYTES_PER_MODEL = 4 << 30
+_MAX_SHAPES = 1_000_000  # their ids have six digits, so that they sort as their numbers do
 
 
 @dataclass
@@ -80,6 +81,10 @@ def check_config(config: RenderConfig) -> None:
             f"category: {config.category!r} is not built in: choose one of {', '.join(CATEGORIES)}, or use --meshes",
         )
     require(config.models is None or config.models >= 1, f"models: {config.models}: ask for at least 1")
+    require(
+        config.category is None or (config.models or 0) <= _MAX_SHAPES,
+        f"models: {config.models}: one seed gives {_MAX_SHAPES} shapes: ask for fewer, or use another --seed as well",
+    )
     require(config.pairs_per_model >= 1, f"pairs-per-model: {config.pairs_per_model}: ask for at least 1")
     check_views(config.views)
     varied, size = config.variety.of_objects or config.variety.of_images, config.views.image_size

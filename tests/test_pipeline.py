@@ -563,6 +563,7 @@ class TestRefusals:
             {"category": "chair"},
             {"meshes": None, "category": "boat"},
             {"models": 0},
+            {"meshes": None, "category": "car", "models": 10**6 + 1},
             {"pairs_per_model": 0},
             {"pairs_per_model": 10**9},
             {"seed": -1},
