@@ -196,7 +196,7 @@ def render(out: Path, task: str | None, **options) -> None:
 @click.argument("datasets", metavar="DATASET...", type=PATH, nargs=-1, required=True)
 @click.argument("run", type=PATH)
 @click.option("--preset", type=click.Choice(["paper", "cpu", "gpu"]), help="settings [default: cpu]")
-@options_of("train/config.py:TrainConfig", leave_out=("preset", "camera_distance", "focal_length"))
+@options_of("train/config.py:TrainConfig", leave_out=("preset", "camera_distance", "focal_length", "source_size"))
 @options_of("train/config.py:LossWeights", prefix="weight-", part="weights", heading="Weights of the objective's terms")
 @click.option("--resume", is_flag=True, help="go on with the run in RUN, from its last checkpoint, with its settings")
 def train(datasets: tuple[Path, ...], run: Path, preset: str | None, resume: bool, **options) -> None:

@@ -142,7 +142,7 @@ def test_grey_pictures_of_floats():
 
 def test_the_distance_does_not_depend_on_whether_the_image_is_square():
     pixels = np.zeros((200, 200, 4), np.uint8)
-    pixels[80:120, 50:150] = (200, 100, 50, 255)  # taken as it is, half as long as the image
+    pixels[80:120, 35:165] = (200, 100, 50, 255)  # taken as it is, two thirds as long as the image
     wide = np.pad(pixels, ((0, 0), (0, 1), (0, 0)))
     for focal in (300, 11.4519 * 200):
         k = np.array([[focal, 0, 100], [0, focal, 100], [0, 0, 1.0]])
@@ -152,8 +152,12 @@ def test_the_distance_does_not_depend_on_whether_the_image_is_square():
         if focal == 300:
             assert distance == pytest.approx(np.linalg.norm(padded.points, axis=1).mean(), rel=0.02)
             np.testing.assert_allclose(project(square.points, k), square.keypoints[:, :2])
-        else:  # the training's camera: the object is small
+        else:  # the training's camera
             assert distance == pytest.approx(30, rel=0.01)
+            pixels[:, :140] = 0  # an object seen end-on, whatever its place
+            end_on = detect(CornerDetector(), pixels, intrinsics=k)
+            assert end_on.framed.framing == "as given"
+            assert np.linalg.norm(end_on.points, axis=1).mean() == pytest.approx(30, rel=0.01)
 
 
 def test_a_pil_image_is_turned_upright_as_its_file_is(tmp_path):
@@ -171,7 +175,7 @@ def test_a_pil_image_is_turned_upright_as_its_file_is(tmp_path):
 
 def test_load_and_detect_with_a_network(tmp_path):
     torch.manual_seed(0)
-    config = make_config("cpu", width=4, keypoints=6, image_size=32)
+    config = make_config("cpu", width=4, keypoints=6, image_size=32, source_size=40)
     save_config(config, tmp_path)
     save_weights(build_network(config), tmp_path / "model.safetensors")
     detector = load(tmp_path)
@@ -179,5 +183,7 @@ def test_load_and_detect_with_a_network(tmp_path):
     a, b = detect(detector, pixels), detect(detector, pixels[:, ::-1].copy())
     assert a.keypoints.shape == a.points.shape == (6, 3) and a.flags.shape == (2,)
     assert np.linalg.det(relative_pose(a, b).rotation) == pytest.approx(1)
+    finer = detector.detect(pixels.repeat(4, axis=0).repeat(4, axis=1)).keypoints  # reduced to what was learned from
+    np.testing.assert_allclose(finer / [4, 4, 1], detector.detect(pixels).keypoints, rtol=1e-4)
     with pytest.raises(UserError, match="not a run folder"):
         load("no such run")

@@ -109,7 +109,7 @@ def settings_classes():
         ("render", "views__", ViewSettings, set()),
         ("render", "light__", Light, set()),
         ("render", "variety__", Variety, set()),
-        ("train", "", TrainConfig, {"preset", "camera_distance", "focal_length", "weights"}),
+        ("train", "", TrainConfig, {"preset", "camera_distance", "focal_length", "source_size", "weights"}),
         ("train", "weights__", LossWeights, set()),
         ("predict", "", PredictOptions, set()),
     ]

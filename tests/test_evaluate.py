@@ -58,7 +58,7 @@ def run(tmp_path, monkeypatch, dataset):
     """A run folder whose detector is an oracle; yields the folder and the oracle."""
     folder = tmp_path / "run"
     folder.mkdir()
-    save_config(make_config("cpu"), folder)
+    save_config(make_config("cpu", source_size=SIZE), folder)
     (folder / "model.safetensors").write_bytes(b"weights")
     oracle = Oracle(dataset, noise=0.1)
     monkeypatch.setattr(evaluation_module.Detector, "load", lambda run, device="cpu": oracle)
@@ -279,12 +279,14 @@ def test_a_bent_model_is_another_one_in_each_pair(dataset, monkeypatch, as_it_is
     assert figures.get("dual_alignment_score") == (1 if as_it_is else None)  # what is bent has no labels
 
 
-def test_another_camera_is_told(run, folder, tmp_path, capsys):
+def test_other_views_are_told(run, folder, tmp_path, capsys):
     evaluate(run[0], [folder], out=tmp_path / "a", progress=False)
     assert "trained with" not in capsys.readouterr().err
     save_config(make_config("cpu", camera_distance=20.0), run[0])
     evaluate(run[0], [folder], out=tmp_path / "b", progress=False)
-    assert f"{folder}: camera distance 30, the detector was trained with 20" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"{folder}: camera distance 30, the detector was trained with 20" in told
+    assert f"{folder}: images of {SIZE} pixels, the detector was trained with 128" in told
 
 
 def test_several_runs_give_one_table_and_a_page(run, folder, tmp_path):

@@ -108,6 +108,14 @@ def test_training_views_are_taken_as_they_are(tmp_path):
     assert np.array_equal(framed.rgba, premultiply(pixels))
 
 
+def test_an_object_that_is_small_in_a_larger_image_keeps_its_detail():
+    half = Image.fromarray(painted(SIZE, SIZE, (16, 20, 48, 40)))
+    larger = Image.fromarray(painted(4 * SIZE, 4 * SIZE, (64, 80, 192, 160)))
+    assert frame_image(half, SIZE).framing == "as given"
+    assert frame_image(larger, SIZE).framing == "cut out"
+    assert frame_image(larger, SIZE, own_camera=True).framing == "as given"
+
+
 def test_other_images_are_framed_like_training_views(tmp_path):
     framed = load_image(write(tmp_path / "wide.png", CASES["wide.png"]), SIZE)
     assert framed.framing == "cut out" and framed.mask == "alpha"

@@ -75,10 +75,11 @@ def assert_same_weights(run, other):
         assert torch.equal(tensor, theirs[name]), name
 
 
-def test_run_folder(finished_run):
+def test_run_folder(finished_run, dataset):
     config = json.loads((finished_run / "config.json").read_text())
     assert config["preset"] == "cpu" and config["axes"] == ["x", "z"] and config["weights"]["pose"] == 2.0
     assert config["camera_distance"] == pytest.approx(30, abs=1)
+    assert config["source_size"] == PairDataset(dataset, "train").image_size[0] != 128
     lines = [json.loads(line) for line in (finished_run / "metrics.jsonl").read_text().splitlines()]
     logged = [line for line in lines if "loss" in line]
     assert [line["step"] for line in logged] == [2, 4, 6, 8]

@@ -114,7 +114,7 @@ def detect(
     if background is not None and not (np.shape(background) == (3,) and np.asarray(background).dtype.kind in "iu"):
         raise UserError(f"background: {background!r}: give red, green and blue as whole numbers, 0 to 255")
     mask = None if mask is None else _image(_whole_numbers(mask))
-    framed = frame_for(detector, _image(image), mask, background, name)
+    framed = frame_for(detector, _image(image), mask, background, name, intrinsics)
     return detect_framed(detector, [framed], intrinsics, object_length)[0]
 
 
@@ -148,9 +148,19 @@ def frame_for(
     mask: Image.Image | None = None,
     background: tuple[int, int, int] | None = None,
     name: str = "image",
+    intrinsics: np.ndarray | None = None,
 ) -> FramedImage:
     """:func:`train.eval.framing.frame_image` as a detector wants its images: its size, and its camera's view."""
-    return frame_image(image, detector.image_size, mask, background, name, apparent_size(detector.config))
+    config = detector.config
+    own_camera = _is_own_camera(config, intrinsics, image.width)
+    return frame_image(image, detector.image_size, mask, background, name, apparent_size(config), own_camera)
+
+
+def _is_own_camera(config: TrainConfig, intrinsics: np.ndarray | None, width: int) -> bool:
+    """Whether images of this width are of the training's camera, by its focal length."""
+    if intrinsics is None:
+        return False
+    return np.allclose(np.asarray(intrinsics)[[0, 1], [0, 1]] / width, config.focal_length, rtol=0.02)
 
 
 def detect_framed(
@@ -183,8 +193,7 @@ def _nearness(framed: FramedImage, config: TrainConfig, intrinsics: np.ndarray |
     """
     if intrinsics is None:
         return 1.0
-    focal = np.asarray(intrinsics)[[0, 1], [0, 1]] / framed.picture.shape[1]
-    same = framed.framing == "as given" and np.allclose(focal, config.focal_length, rtol=0.02)
+    same = framed.framing == "as given" and _is_own_camera(config, intrinsics, framed.picture.shape[1])
     return 1.0 if same else framed.box[2] / framed.object_box[2]
 
 

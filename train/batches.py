@@ -38,6 +38,9 @@ class PairBatch:
     mates: Tensor | None = None
 
 
+MOST_REDUCED = 2  # times that squares are reduced bilinearly, which of a much larger image would skip pixels
+
+
 def decode_images(rgba: Tensor) -> Tensor:
     """uint8 (B, H, W, 4) to float (B, 4, H, W) in [0, 1]."""
     return rgba.permute(0, 3, 1, 2).contiguous().float() / 255  # planes: several times as fast to change colours of
@@ -102,7 +105,7 @@ def frame_objects(images: Tensor, size: int, margin: float) -> tuple[Tensor, Ten
     if not margin:
         whole = torch.cat([images.new_zeros(images.shape[0], 2), images.new_ones(images.shape[0], 1)], dim=-1)
         return resize_images(images, size), whole
-    images = resize_images(images, min(images.shape[-1], 2 * size))  # sampling skips pixels of a much larger one
+    images = resize_images(images, min(images.shape[-1], MOST_REDUCED * size))
     squares = object_squares(images[:, 3], margin)
     return crop(images, squares, size), squares
 

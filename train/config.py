@@ -42,6 +42,7 @@ class TrainConfig:
     axes: tuple[str, ...] = ("x",)  # object axes with an orientation flag
     camera_distance: float = 30.0  # object units; taken from the dataset
     focal_length: float = 11.4519  # in image heights; taken from the dataset
+    source_size: int = 128  # side of the images that are learned from; taken from the dataset; no detail beyond is used
     # Optimisation
     steps: int = 200_000
     batch_size: int = 256  # pairs
@@ -156,6 +157,7 @@ RANGES = {
     "width": (2, 4096),
     "camera_distance": (1e-6, 1e6),
     "focal_length": (1e-6, 1e6),
+    "source_size": (1, 2**15),
     "steps": (1, 10**9),
     "batch_size": (1, 10**6),
     "learning_rate": (0, 10),

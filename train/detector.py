@@ -15,7 +15,7 @@ from torch import Tensor
 
 from data.atomic import write_bytes
 from data.errors import UserError
-from train.batches import decode_images, frame_objects, uncrop
+from train.batches import MOST_REDUCED, decode_images, frame_objects, resize_images, uncrop
 from train.config import TrainConfig, config_from_dict
 from train.networks import CompactNetwork, KeypointNetwork, PaperNetwork, Prediction
 
@@ -73,8 +73,10 @@ class Detector:
 
     @property
     def image_size(self) -> int:
-        """Side of square images that hold all that the network can use, pixels."""
-        return self.config.image_size * (2 if self.config.margin else 1)
+        """Side of square images that hold all that the network can use, pixels: what it learned from had no more."""
+        if not self.config.margin:
+            return self.config.image_size
+        return min(self.config.source_size, MOST_REDUCED * self.config.image_size)
 
     @classmethod
     def load(cls, run: str | Path, device: str = "cpu") -> Detector:
@@ -140,6 +142,7 @@ class Detector:
         return self._find(*self._frame(images))
 
     def _frame(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        images = resize_images(images, min(images.shape[-1], self.image_size))
         return frame_objects(images, self.config.image_size, self.config.margin)
 
     def _find(self, framed: Tensor, squares: Tensor) -> Prediction:

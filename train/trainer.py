@@ -151,7 +151,12 @@ def settle(config: TrainConfig, device: str, pairs: PairDataset) -> TrainConfig:
     precision = "bfloat16" if uses_bfloat16(config, device) else "float32"
     distance, focal_length = pairs.typical_camera()
     config = dataclasses.replace(
-        config, device=device, precision=precision, camera_distance=distance, focal_length=focal_length
+        config,
+        device=device,
+        precision=precision,
+        camera_distance=distance,
+        focal_length=focal_length,
+        source_size=max(pairs.image_size),
     )
     if config.supervised:
         require_labels(config, pairs)
@@ -257,7 +262,7 @@ def check_run_folder(config: TrainConfig, run: Path, resume: bool) -> None:
     if before["precision"] == "auto":  # of a version that did not resolve it
         before["precision"] = now["precision"]
     differing = [name for name in now if name not in FREE_TO_CHANGE and now[name] != before[name]]
-    if {"camera_distance", "focal_length"} & set(differing):  # of the pairs, not the user's to choose
+    if {"camera_distance", "focal_length", "source_size"} & set(differing):  # of the pairs, not the user's to choose
         raise other_pairs(run)
     if differing:
         name = differing[0]

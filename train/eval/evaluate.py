@@ -71,7 +71,7 @@ def evaluate(
     """
     split, config = options.split, load_config(find_run(run))
     dataset = PairDataset(datasets, split)
-    warn_of_other_camera(config, dataset)
+    warn_of_other_views(config, dataset)
     if out is None:
         out = Path(run) / f"eval-{split}" if find_run(run) == Path(run) else Path(f"{Path(run).name}-eval-{split}")
     out, key = Path(out), {"weights": weights_fingerprint(run), "data": dataset.fingerprint()}
@@ -105,8 +105,14 @@ def _predictions(
     return made
 
 
-def warn_of_other_camera(config: TrainConfig, dataset: PairDataset) -> None:
-    """One line on standard error where pairs are of a camera that a detector was not trained with."""
+def warn_of_other_views(config: TrainConfig, dataset: PairDataset) -> None:
+    """One line on standard error where pairs are of a camera that a detector was not trained with, or less sharp."""
+    if (size := max(dataset.image_size)) < config.source_size:
+        print(
+            f"{dataset.folders[0]}: images of {size} pixels, the detector was trained with {config.source_size}: expect "
+            "poor figures",
+            file=sys.stderr,
+        )
     pairs = [sum(s.pairs for s in manifest.shards if s.split == dataset.split) for manifest in dataset.manifests]
     for name, values in zip(("camera_distance", "focal_length"), dataset.cameras()):
         ours = getattr(config, name)

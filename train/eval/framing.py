@@ -5,9 +5,9 @@ A detector knows one camera, far away with a narrow view, and objects on black. 
 1. The object is told from the background by a mask given with the image, else by alpha. Without either, a background of
    one colour (the one given, or that of the image's border) is removed; failing that, the whole image is taken for the
    object, and accuracy suffers. Specks beside the object are cleared.
-2. A square image whose object is as large and as central as in the training views is taken as it is. Otherwise a
-   square about the object's bounding box is cut out (or padded) such that the box's longer side fills ``OBJECT_SHARE``
-   of it, about the median of the training views.
+2. A square image whose object is as large and as central as in the training views is taken as it is, and so is any
+   square one of the training's camera. Otherwise a square about the object's bounding box is cut out (or padded) such
+   that the box's longer side fills ``OBJECT_SHARE`` of it, about the median of the training views.
 3. The square is reduced to the network's size.
 """
 
@@ -30,6 +30,7 @@ from train.config import TrainConfig
 DEFAULT_CAMERA = TrainConfig.focal_length / TrainConfig.camera_distance  # for which the next two hold
 OBJECT_SHARE = 0.72  # of the square's side that the longer side of the object's box fills
 TRAINING_SHARES = (0.4, 0.95)  # what training views span
+REDUCED_SHARE = 0.6  # at least, in place of the first of these, if the image will be reduced: detail would be lost
 TRAINING_OFFSET = 0.2  # of the side; how far the box's centre strays from the image's in training views
 SOLID_ALPHA = 26  # a pixel of at least this alpha, of 255, belongs to the box
 HIDDEN_SHARE = 0.001  # of an image at least, that alpha hides where it tells an object
@@ -146,6 +147,7 @@ def frame_image(
     background: tuple[int, int, int] | None = None,
     name: str = "image",
     size_in_view: float = 1.0,
+    own_camera: bool = False,
 ) -> FramedImage:
     """Find the object in an image and cut a view of it out.
 
@@ -154,6 +156,7 @@ def frame_image(
         mask: of the image's size, see :func:`mask_channel`; replaces the image's alpha.
         background: sRGB colour to remove; by default that of the border, if the border is of one colour.
         name: of the image, for messages. size_in_view: see :func:`apparent_size`.
+        own_camera: whether the image is known to be of the training's camera.
 
     Raises:
         UserError: the mask does not fit, the border is not of the background's colour, or nothing of the image is
@@ -182,7 +185,7 @@ def frame_image(
         found, picture = "none", straight
     if found != "none":
         _clear_specks(picture)
-    return frame(picture, found, size, size_in_view)
+    return frame(picture, found, size, size_in_view, own_camera)
 
 
 def _hides(alpha: np.ndarray) -> bool:
@@ -222,15 +225,18 @@ def mask_channel(mask: Image.Image) -> np.ndarray:
     return (channel * (255.0 / max(1, channel.max()))).round().astype(np.uint8)
 
 
-def frame(picture: np.ndarray, mask: str, size: int, size_in_view: float = 1.0) -> FramedImage:
+def frame(
+    picture: np.ndarray, mask: str, size: int, size_in_view: float = 1.0, own_camera: bool = False
+) -> FramedImage:
     """Cut a view out of an image, framed like the training views.
 
     Args:
         picture: uint8 (H, W, 4), premultiplied. mask: how the object was found. size: side of the view.
-        size_in_view: see :func:`apparent_size`.
+        size_in_view: see :func:`apparent_size`. own_camera: see :func:`frame_image`.
     """
-    least, most = TRAINING_SHARES[0] * size_in_view, min(TRAINING_SHARES[1] * size_in_view, 1.0)
     height, width = picture.shape[:2]
+    least = (TRAINING_SHARES[0] if width <= size else REDUCED_SHARE) * size_in_view
+    most = min(TRAINING_SHARES[1] * size_in_view, 1.0)
     if mask == "none":
         side = max(height, width)
         box = object_box = ((width - side) / 2, (height - side) / 2, float(side))
@@ -245,7 +251,8 @@ def frame(picture: np.ndarray, mask: str, size: int, size_in_view: float = 1.0) 
         share = extent / max(width, height)
         side = extent / min(OBJECT_SHARE * size_in_view, TRAINING_SHARES[1])  # all of it, even if trained on parts
         object_box = (float(center[0] - side / 2), float(center[1] - side / 2), float(side))
-        if width == height and least <= share <= most and offset <= TRAINING_OFFSET:
+        like_training = own_camera or (least <= share <= most and offset <= TRAINING_OFFSET)
+        if width == height and like_training:
             box, framing = (0.0, 0.0, float(width)), "as given"
             if width <= 2 * size:  # more of them would fill the memory
                 return FramedImage(picture, picture, box, object_box, mask, framing)

@@ -137,7 +137,8 @@ def pose(run: str | Path, first: Path, second: Path, options: PredictOptions = P
     framed = []
     for path in (first, second):
         mask = _mask_of(path, options.mask)
-        framed.append(frame_for(detector, open_image(path), mask, options.color, str(path)))
+        image = open_image(path)
+        framed.append(frame_for(detector, image, mask, options.color, str(path), options.camera_matrix))
         if warning := WARNINGS[framed[-1].mask]:
             print(f"{path}: {warning}", file=sys.stderr)
     found = relative_pose(*detect_framed(detector, framed, options.camera_matrix, options.object_length))
@@ -172,7 +173,8 @@ def _frame_all(
                 background = options.color
                 if number and background and not border_has(np.asarray(image), background):
                     background = None  # of a video only the first frame must have it: an object may fill a later one
-                yield path, number, frame_for(detector, image, mask, background, str(path))
+                framed = frame_for(detector, image, mask, background, str(path), options.camera_matrix)
+                yield path, number, framed
         except UserError as error:
             if len(paths) > 1:
                 tqdm.write(f"error: {error}", file=sys.stderr)
