@@ -25,7 +25,19 @@ from data.errors import UserError
 from data.interchange import FORMATS
 
 DEBUG_VARIABLE = "KEYPOINTNET_DEBUG"
-PATH = click.Path(path_type=Path)
+NO_MEMORY = "more memory is needed than there is: ask for fewer or smaller images at once (train: --batch-size)"
+
+
+class GivenPath(click.Path):
+    """A path; not the empty one, which would be the current folder, and is what an unset variable of a shell gives."""
+
+    def convert(self, value, param, ctx):
+        if not str(value):
+            self.fail("is empty: give a path.", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = GivenPath(path_type=Path)
 
 
 class Run(click.ParamType):
@@ -539,10 +551,12 @@ def main(arguments: list[str] | None = None) -> None:
     except UserError as error:
         _fail(str(error))
     except MemoryError:
-        _fail("more memory is needed than there is: ask for fewer or smaller images at once")
+        _fail(NO_MEMORY)
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE):
             raise
+        if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):  # PyTorch's
+            _fail(NO_MEMORY)
         if isinstance(error, ModuleNotFoundError):
             _fail(NO_PACKAGE.format(error.name))
         if isinstance(error, OSError) and error.strerror:

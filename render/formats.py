@@ -90,6 +90,8 @@ def _refuse_misread(header: dict) -> None:
     shown = {}
     if any("EXT_mesh_gpu_instancing" in node.get("extensions", {}) for node in header.get("nodes", [])):
         refuse("instances (EXT_mesh_gpu_instancing)")
+    if any(any(part.get("weights", [])) for part in header.get("nodes", []) + header.get("meshes", [])):
+        refuse("morph targets that are not at rest")
     for mesh in header.get("meshes", []):
         for primitive in mesh.get("primitives", []):
             attributes = {**primitive.get("attributes", {}), "indices": primitive.get("indices")}

@@ -54,7 +54,9 @@ def load_mesh(path: Path, root: Path | None = None, semantic_keypoints: dict[str
     except Exception as error:  # parsers meet bad files with whatever exception their bugs make
         assets.raise_problem()
         text = str(error).strip().partition("\n")[0][:200]
-        advice = ": triangulate it, or save it as OBJ or GLB" * (path.suffix.lower() == ".ply")  # see troubleshooting
+        advice = ": triangulate it, or save it as OBJ or GLB" * (
+            path.suffix.lower() in (".ply", ".off")
+        )  # see troubleshooting
         raise MeshError(f"cannot be read ({type(error).__name__}{': ' * bool(text)}{text}){advice}") from None
 
 

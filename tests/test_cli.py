@@ -14,6 +14,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
+import torch
 from click.shell_completion import ShellComplete
 from PIL import Image
 
@@ -136,6 +137,11 @@ def test_given_options_by_part():
     assert cli.given(options) == {"seed": 3, "strict": False, "views": {"shift": 0.1}}
 
 
+def test_an_empty_path_is_refused(capsys):
+    assert run("render", "", "--category", "car") == 2
+    assert "'OUT': is empty: give a path." in one_line(capsys)
+
+
 def test_tuples_are_joined_by_commas(capsys):
     assert option("train", "axes").type.convert("x,z", None, None) == ("x", "z")
     assert option("render", "splits").type.convert("0, 0, 1", None, None) == (0.0, 0.0, 1.0)
@@ -217,6 +223,13 @@ def test_bad_input_is_one_line(tmp_path, capsys):
             OSError(28, "No space left on device"),
             1,
             "error: file system: No space left on device: make room and run the same command again\n",
+        ),
+        (MemoryError(), 1, f"error: {cli.NO_MEMORY}\n"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), 1, f"error: {cli.NO_MEMORY}\n"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you"),
+            1,
+            f"error: {cli.NO_MEMORY}\n",
         ),
         (
             ValueError("odd\nsecond line"),

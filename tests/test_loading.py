@@ -280,6 +280,20 @@ def triangle(attributes=(), material=None, extra=(), node=(), texture=None):
     return glb(gltf(accessors, views, [{"primitives": [primitive]}], **(header | dict(extra))), binary)
 
 
+def test_an_off_file_that_the_parser_cannot_read_says_what_to_do(tmp_path):
+    corners = [(np.cos(a), np.sin(a), z) for z in (0, 1) for a in np.arange(5) * 1.2566]
+    sides = [(i, (i + 1) % 5, (i + 1) % 5 + 5, i + 5) for i in range(5)]
+    faces = [range(5), range(5, 10), *sides]  # a prism: corners of two numbers, one of them above four
+    lines = [
+        "OFF",
+        "10 7 0",
+        *(" ".join(map(str, p)) for p in corners),
+        *(" ".join(map(str, [len(f), *f])) for f in faces),
+    ]
+    with pytest.raises(MeshError, match="triangulate it, or save it as OBJ or GLB"):
+        load_mesh(write(tmp_path / "prism.off", "\n".join(lines)))
+
+
 def test_the_triangle_itself_is_fine(tmp_path):
     assert len(load_mesh(write(tmp_path / "a.glb", triangle())).faces) == 1
     harmless = {"offset": [0, 0], "scale": [1.0, 1.0]}  # with nothing to move, and no texture that it could move
@@ -301,6 +315,7 @@ BY_TEXTURE = {"pbrMetallicRoughness": {"baseColorTexture": {"index": 0}}}
         (triangle({"TEXCOORD_0": WHOLE}, BY_TEXTURE), "TEXCOORD_0 as whole numbers"),
         (triangle({"COLOR_0": np.zeros((3, 4), np.uint16)}), "16-bit colours"),
         (triangle(node={"extensions": {"EXT_mesh_gpu_instancing": {}}}), "instances"),
+        (triangle(node={"weights": [0.0, 0.5]}), "morph targets"),
         (triangle({"TEXCOORD_0": UV}, BY_TEXTURE, texture={"extensions": {"KHR_texture_basisu": {}}}), "format"),
         (
             triangle(material={"pbrMetallicRoughness": {"baseColorTexture": {"index": 0, "texCoord": 1}}}),

@@ -109,8 +109,8 @@ def warn_of_other_views(config: TrainConfig, dataset: PairDataset) -> None:
     """One line on standard error where pairs are of a camera that a detector was not trained with, or less sharp."""
     if (size := max(dataset.image_size)) < config.source_size:
         print(
-            f"{dataset.folders[0]}: images of {size} pixels, the detector was trained with {config.source_size}: expect "
-            "poor figures",
+            f"{dataset.folders[0]}: images of {size} pixels, the detector was trained with {config.source_size}: "
+            "expect poor figures",
             file=sys.stderr,
         )
     pairs = [sum(s.pairs for s in manifest.shards if s.split == dataset.split) for manifest in dataset.manifests]
