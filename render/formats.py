@@ -1,4 +1,4 @@
-"""What mesh files are looked through for before trimesh reads them, format by format; OBJ has a module of its own.
+"""What mesh files are looked through for before trimesh reads them, by format; OBJ and PLY have modules of their own.
 
 Sizes are bounded before memory is asked for. What a format allows and trimesh would misread without a word is put in
 terms that it reads, or refused.
@@ -22,7 +22,6 @@ MAX_DEPTH = 256  # of nodes in one another, glTF: trimesh takes time that grows 
 _HARMLESS = re.compile(
     "KHR_materials_(?!pbrSpecularGlossiness)|KHR_lights_|KHR_xmp|KHR_texture_transform|EXT_texture_webp"
 )
-_PLY_COORDINATES = ("s", "t", "u", "v", "texture_u", "texture_v")  # of a texture
 _FLOAT, _UINT16 = 5126, 5123  # componentType of glTF
 _FAN = 6  # mode of a primitive
 _USED = ("POSITION", "TEXCOORD_0", "COLOR_0", "indices")  # of a primitive
@@ -131,28 +130,6 @@ def _check_depth(nodes: list[dict]) -> None:
         if not level:
             return
     raise MeshError(f"has nodes more than {MAX_DEPTH} deep in one another")
-
-
-def prepare_ply(content: bytes) -> bytes:
-    """A PLY file in terms that trimesh reads; refuses a header that declares more elements than the file has bytes."""
-    end = content.find(b"end_header")
-    header, body = content[: max(end, 0)], content[max(end, 0) :]
-    lines = header.decode("ascii", "replace").replace("\ufffd", "?").split("\n")
-    words = [line.split() for line in lines]
-    for line in words:
-        if len(line) == 3 and line[0] == "element" and int(line[2]) > len(content):
-            raise MeshError(f"declares {int(line[2])} elements in a file of {len(content)} bytes")
-    pictures = sum(line[:1] == ["comment"] and line[1:2] and line[1].lower() == "texturefile" for line in words)
-    if pictures > 1:
-        raise MeshError("has several textures, which is not supported in PLY: save it as OBJ or GLB")
-    names = {line[-1] for line in words if line[:1] == ["property"]}
-    new = {} if "red" in names else {f"diffuse_{color}": color for color in ("red", "green", "blue")}
-    if not pictures:  # trimesh would take the coordinates for a texture, and leave colours out
-        new |= {name: f"_{name}" for name in _PLY_COORDINATES}
-    for number, line in enumerate(words):
-        if line[:1] == ["property"] and line[-1] in new:
-            lines[number] = " ".join([*line[:-1], new[line[-1]]])
-    return "\n".join(lines).encode() + body
 
 
 def check_off(content: bytes) -> None:

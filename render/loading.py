@@ -16,9 +16,10 @@ import trimesh
 
 from render.assets import MAX_FILE_BYTES, Assets, own_folder
 from render.coincidence import Coincidence
-from render.formats import MAX_FACES, check_gltf, check_off, prepare_ply, prepare_stl
+from render.formats import MAX_FACES, check_gltf, check_off, prepare_stl
 from render.mesh import Mesh, build_mesh
 from render.painting import Painted, Textures, hides_all, paint
+from render.ply import prepare_ply
 from render.sources import MeshError
 from render.wavefront import cut_concave, prepare_obj
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
 MAX_CORNERS = 1000  # clipping takes time that grows with the cube of their number
@@ -30,6 +32,31 @@ def triangulate(points: np.ndarray) -> np.ndarray:
         triangles.append(left[[ear - 1, ear, (ear + 1) % len(left)]])
         left = np.delete(left, ear)
     return np.concatenate([np.array(triangles, np.int64).reshape(-1, 3), _fan(left)])
+
+
+def triangulate_all(
+    vertices: np.ndarray, polygons: Iterable[tuple[np.ndarray, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut faces into triangles, see :func:`triangulate`.
+
+    Args:
+        vertices: (V, 3). polygons: of faces of K corners each, their numbers (F,) and their corners (F, K).
+
+    Returns:
+        int64 (T, 3) corners of triangles and int64 (T,) numbers of the faces that they are of, in ascending order.
+    """
+    triangles, source = [np.empty((0, 3), np.int64)], [np.empty(0, np.int64)]
+    for numbers, corners in polygons:
+        if corners.shape[1] < 3:
+            continue
+        cut = np.broadcast_to(_fan(np.arange(corners.shape[1])), (len(corners), corners.shape[1] - 2, 3)).copy()
+        points = vertices[corners]
+        for face in np.flatnonzero(~is_fan(points)):
+            cut[face] = triangulate(points[face])
+        triangles.append(np.take_along_axis(corners, cut.reshape(len(corners), -1), axis=1).reshape(-1, 3))
+        source.append(np.repeat(numbers, cut.shape[1]))
+    order = np.argsort(np.concatenate(source), kind="stable")
+    return np.concatenate(triangles)[order], np.concatenate(source)[order]
 
 
 def is_fan(points: np.ndarray) -> np.ndarray:

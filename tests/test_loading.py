@@ -480,6 +480,48 @@ def test_ply_colours_by_another_name(tmp_path):
     assert (load_mesh(write(tmp_path / "a.ply", text)).colors == (255, 0, 0)).all()
 
 
+BINARY_PLY = """ply
+format binary_{}_endian 1.0
+element vertex 12
+property float x
+property float y
+property float z
+element face 8
+property list uchar int vertex_indices
+property uchar red
+property uchar green
+property uchar blue
+element edge 1
+property int vertex1
+property int vertex2
+end_header
+"""
+
+
+@pytest.mark.parametrize("order, name", [("<", "little"), (">", "big")])
+def test_binary_ply_with_faces_of_any_number_of_corners(order, name, tmp_path):
+    outline = [(1, 2), (0, 2), (0, 0), (2, 0), (2, 1), (1, 1)]  # an L, of which a fan from the first corner is wrong
+    points = np.array([(x, y, z) for z in (0, 1) for x, y in outline], order + "f4")
+    faces = [range(5, -1, -1), range(6, 12), *((i, (i + 1) % 6, (i + 1) % 6 + 6, i + 6) for i in range(6))]
+
+    def content(faces):
+        rows = (
+            bytes([len(face)]) + np.array(face, order + "i4").tobytes() + bytes([10 * number, 0, 0])
+            for number, face in enumerate(faces)
+        )
+        edge = np.array([0, 1], order + "i4").tobytes()
+        return BINARY_PLY.format(name).encode() + points.tobytes() + b"".join(rows) + edge
+
+    mesh = load_mesh(write(tmp_path / "l.ply", content(faces)))
+    a, b, c = mesh.vertices[mesh.faces].transpose(1, 0, 2)
+    assert len(mesh.faces) == 20 and np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2 == pytest.approx(14)
+    assert sorted(mesh.colors[:, 0, 0].tolist()) == [0] * 4 + [10] * 4 + sorted([20, 30, 40, 50, 60, 70] * 2)
+    with pytest.raises(MeshError, match="vertex indices outside 0 to 11"):
+        load_mesh(write(tmp_path / "broken.ply", content([*faces[:-1], (5, 0, 6, 12)])))
+    with pytest.raises(MeshError, match="cannot be read"):
+        load_mesh(write(tmp_path / "short.ply", content(faces)[:-9]))
+
+
 def test_ply_with_several_textures_is_refused(tmp_path):
     comment = "comment TextureFile a.png\ncomment TextureFile b.png\n"
     with pytest.raises(MeshError, match="several textures"):
