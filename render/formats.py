@@ -7,13 +7,14 @@ terms that it reads, or refused.
 from __future__ import annotations
 
 import base64
-import io
 import json
 import re
 import struct
-from itertools import islice
+
+import numpy as np
 
 from render.assets import Assets
+from render.polygons import triangulate_all
 from render.sources import MeshError
 
 MAX_FACES = 5_000_000
@@ -132,18 +133,33 @@ def _check_depth(nodes: list[dict]) -> None:
     raise MeshError(f"has nodes more than {MAX_DEPTH} deep in one another")
 
 
-def check_off(content: bytes) -> None:
-    """Refuse colours, which trimesh leaves out."""
-    lines = (words for line in io.BytesIO(content) if (words := line.partition(b"#")[0].split()))
-    first = next(lines, [b""])
-    magic = re.fullmatch(rb"(C?)OFF(\d*)", first[0])
+def prepare_off(content: bytes) -> bytes:
+    """An OFF file of triangles, for trimesh makes a fan of any face, and does not read some mixtures; refuses colours,
+    which it leaves out."""
+    lines = [words for line in content.splitlines() if (words := line.partition(b"#")[0].split())]
+    magic = re.fullmatch(rb"(C?)OFF(\d*)", lines[0][0])
     if magic is None:
-        return  # trimesh says what is wrong
+        return content  # trimesh says what is wrong
     colored, number = magic.groups()
-    counts = [number] if number else first[1:] or next(lines)  # some files have no blank, others no line end between
-    face = next(islice(lines, int(counts[0]), None), [b"0"])
-    if colored or len(face) > 1 + int(face[0]):
+    counts = [number, *lines[0][1:]] if number else lines[0][1:]  # some files have no blank, others no line end between
+    if not counts:
+        counts = lines.pop(1)
+    end = 1 + int(counts[0])
+    corners, faces = lines[1:end], lines[end : end + int(counts[1])]
+    if colored or any(len(face) > 1 + int(face[0]) for face in faces):
         raise MeshError("has colours, which are not read from OFF: save it as PLY, OBJ or GLB")
+    if all(face[0] == b"3" for face in faces):
+        return content
+    vertices = np.array([words[:3] for words in corners], np.float64)
+    polygons: dict[int, list[list[bytes]]] = {}
+    for face in faces:
+        polygons.setdefault(len(face) - 1, []).append(face[1:])
+    indices = [np.array(rows, np.int64).reshape(len(rows), number) for number, rows in polygons.items()]
+    if any(index.size and (index.min() < 0 or index.max() >= len(vertices)) for index in indices):
+        raise MeshError(f"has faces with vertex indices outside 0 to {len(vertices) - 1}")
+    triangles, _ = triangulate_all(vertices, [(np.arange(len(index)), index) for index in indices])
+    rows = [b" ".join(words) for words in corners] + [b"3 %d %d %d" % tuple(triangle) for triangle in triangles]
+    return b"OFF\n%d %d 0\n" % (len(vertices), len(triangles)) + b"\n".join(rows) + b"\n"
 
 
 def prepare_stl(content: bytes) -> bytes:

@@ -16,7 +16,7 @@ import trimesh
 
 from render.assets import MAX_FILE_BYTES, Assets, own_folder
 from render.coincidence import Coincidence
-from render.formats import MAX_FACES, check_gltf, check_off, prepare_stl
+from render.formats import MAX_FACES, check_gltf, prepare_off, prepare_stl
 from render.mesh import Mesh, build_mesh
 from render.painting import Painted, Textures, hides_all, paint
 from render.ply import prepare_ply
@@ -55,9 +55,7 @@ def load_mesh(path: Path, root: Path | None = None, semantic_keypoints: dict[str
     except Exception as error:  # parsers meet bad files with whatever exception their bugs make
         assets.raise_problem()
         text = str(error).strip().partition("\n")[0][:200]
-        advice = ": triangulate it, or save it as OBJ or GLB" * (
-            path.suffix.lower() in (".ply", ".off")
-        )  # see troubleshooting
+        advice = ": triangulate it, or save it as OBJ or GLB" * (path.suffix.lower() == ".ply")  # see troubleshooting
         raise MeshError(f"cannot be read ({type(error).__name__}{': ' * bool(text)}{text}){advice}") from None
 
 
@@ -79,7 +77,7 @@ def _read_parts(path: Path, assets: Assets) -> list[Painted]:
     elif kind == "stl":
         content = prepare_stl(content)
     elif kind == "off":
-        check_off(content)
+        content = prepare_off(content)
     meshes = _meshes_of(content, kind, assets)
     faces = sum(len(geometry.faces) for geometry, _ in meshes)
     if not meshes:

@@ -280,20 +280,6 @@ def triangle(attributes=(), material=None, extra=(), node=(), texture=None):
     return glb(gltf(accessors, views, [{"primitives": [primitive]}], **(header | dict(extra))), binary)
 
 
-def test_an_off_file_that_the_parser_cannot_read_says_what_to_do(tmp_path):
-    corners = [(np.cos(a), np.sin(a), z) for z in (0, 1) for a in np.arange(5) * 1.2566]
-    sides = [(i, (i + 1) % 5, (i + 1) % 5 + 5, i + 5) for i in range(5)]
-    faces = [range(5), range(5, 10), *sides]  # a prism: corners of two numbers, one of them above four
-    lines = [
-        "OFF",
-        "10 7 0",
-        *(" ".join(map(str, p)) for p in corners),
-        *(" ".join(map(str, [len(f), *f])) for f in faces),
-    ]
-    with pytest.raises(MeshError, match="triangulate it, or save it as OBJ or GLB"):
-        load_mesh(write(tmp_path / "prism.off", "\n".join(lines)))
-
-
 def test_the_triangle_itself_is_fine(tmp_path):
     assert len(load_mesh(write(tmp_path / "a.glb", triangle())).faces) == 1
     harmless = {"offset": [0, 0], "scale": [1.0, 1.0]}  # with nothing to move, and no texture that it could move
@@ -480,6 +466,15 @@ def test_ply_colours_by_another_name(tmp_path):
     assert (load_mesh(write(tmp_path / "a.ply", text)).colors == (255, 0, 0)).all()
 
 
+OUTLINE = [(1, 2), (0, 2), (0, 0), (2, 0), (2, 1), (1, 1)]  # an L, of which a fan from the first corner is wrong
+PRISM = [range(5, -1, -1), range(6, 12), *((i, (i + 1) % 6, (i + 1) % 6 + 6, i + 6) for i in range(6))]
+
+
+def area(mesh):
+    a, b, c = mesh.vertices[mesh.faces].transpose(1, 0, 2)
+    return np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2
+
+
 BINARY_PLY = """ply
 format binary_{}_endian 1.0
 element vertex 12
@@ -500,9 +495,7 @@ end_header
 
 @pytest.mark.parametrize("order, name", [("<", "little"), (">", "big")])
 def test_binary_ply_with_faces_of_any_number_of_corners(order, name, tmp_path):
-    outline = [(1, 2), (0, 2), (0, 0), (2, 0), (2, 1), (1, 1)]  # an L, of which a fan from the first corner is wrong
-    points = np.array([(x, y, z) for z in (0, 1) for x, y in outline], order + "f4")
-    faces = [range(5, -1, -1), range(6, 12), *((i, (i + 1) % 6, (i + 1) % 6 + 6, i + 6) for i in range(6))]
+    points = np.array([(x, y, z) for z in (0, 1) for x, y in OUTLINE], order + "f4")
 
     def content(faces):
         rows = (
@@ -512,14 +505,22 @@ def test_binary_ply_with_faces_of_any_number_of_corners(order, name, tmp_path):
         edge = np.array([0, 1], order + "i4").tobytes()
         return BINARY_PLY.format(name).encode() + points.tobytes() + b"".join(rows) + edge
 
-    mesh = load_mesh(write(tmp_path / "l.ply", content(faces)))
-    a, b, c = mesh.vertices[mesh.faces].transpose(1, 0, 2)
-    assert len(mesh.faces) == 20 and np.linalg.norm(np.cross(b - a, c - a), axis=1).sum() / 2 == pytest.approx(14)
+    mesh = load_mesh(write(tmp_path / "l.ply", content(PRISM)))
+    assert len(mesh.faces) == 20 and area(mesh) == pytest.approx(14)
     assert sorted(mesh.colors[:, 0, 0].tolist()) == [0] * 4 + [10] * 4 + sorted([20, 30, 40, 50, 60, 70] * 2)
     with pytest.raises(MeshError, match="vertex indices outside 0 to 11"):
-        load_mesh(write(tmp_path / "broken.ply", content([*faces[:-1], (5, 0, 6, 12)])))
+        load_mesh(write(tmp_path / "broken.ply", content([*PRISM[:-1], (5, 0, 6, 12)])))
     with pytest.raises(MeshError, match="cannot be read"):
-        load_mesh(write(tmp_path / "short.ply", content(faces)[:-9]))
+        load_mesh(write(tmp_path / "short.ply", content(PRISM)[:-9]))
+
+
+def test_off_with_faces_of_any_number_of_corners(tmp_path):
+    corners = "\n".join(f"{x} {y} {z}" for z in (0, 1) for x, y in OUTLINE)
+    faces = "\n".join(" ".join(map(str, [len(face), *face])) for face in PRISM)
+    mesh = load_mesh(write(tmp_path / "l.off", f"OFF\n12 8 0\n{corners}\n# sides\n{faces}\n"))
+    assert len(mesh.faces) == 20 and area(mesh) == pytest.approx(14)
+    with pytest.raises(MeshError, match="vertex indices outside 0 to 11"):
+        load_mesh(write(tmp_path / "broken.off", f"OFF\n12 8 0\n{corners}\n{faces[:-1]}99\n"))
 
 
 def test_ply_with_several_textures_is_refused(tmp_path):
