@@ -114,6 +114,8 @@ def test_an_object_that_is_small_in_a_larger_image_keeps_its_detail():
     assert frame_image(half, SIZE).framing == "as given"
     assert frame_image(larger, SIZE).framing == "cut out"
     assert frame_image(larger, SIZE, own_camera=True).framing == "as given"
+    far_away = Image.fromarray(painted(4 * SIZE, 4 * SIZE, (100, 100, 120, 120)))
+    assert frame_image(far_away, SIZE, own_camera=True).framing == "cut out"
 
 
 def test_other_images_are_framed_like_training_views(tmp_path):

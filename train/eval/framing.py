@@ -5,9 +5,10 @@ A detector knows one camera, far away with a narrow view, and objects on black. 
 1. The object is told from the background by a mask given with the image, else by alpha. Without either, a background of
    one colour (the one given, or that of the image's border) is removed; failing that, the whole image is taken for the
    object, and accuracy suffers. Specks beside the object are cleared.
-2. A square image whose object is as large and as central as in the training views is taken as it is, and so is any
-   square one of the training's camera. Otherwise a square about the object's bounding box is cut out (or padded) such
-   that the box's longer side fills ``OBJECT_SHARE`` of it, about the median of the training views.
+2. A square image whose object is as large and as central as in the training views is taken as it is, and so is a
+   square one of the training's camera unless the object is far away. Otherwise a square about the object's bounding
+   box is cut out (or padded) such that the box's longer side fills ``OBJECT_SHARE`` of it, about the median of the
+   training views.
 3. The square is reduced to the network's size.
 """
 
@@ -30,7 +31,8 @@ from train.config import TrainConfig
 DEFAULT_CAMERA = TrainConfig.focal_length / TrainConfig.camera_distance  # for which the next two hold
 OBJECT_SHARE = 0.72  # of the square's side that the longer side of the object's box fills
 TRAINING_SHARES = (0.4, 0.95)  # what training views span
-REDUCED_SHARE = 0.6  # at least, in place of the first of these, if the image will be reduced: detail would be lost
+OWN_SHARE = 0.2  # at least, if the image is of the training's camera: an object seen end-on; a smaller one is far away
+REDUCED_SHARE = 0.6  # at least, if the image is of another and will be reduced: detail would be lost
 TRAINING_OFFSET = 0.2  # of the side; how far the box's centre strays from the image's in training views
 SOLID_ALPHA = 26  # a pixel of at least this alpha, of 255, belongs to the box
 HIDDEN_SHARE = 0.001  # of an image at least, that alpha hides where it tells an object
@@ -251,7 +253,10 @@ def frame(
         share = extent / max(width, height)
         side = extent / min(OBJECT_SHARE * size_in_view, TRAINING_SHARES[1])  # all of it, even if trained on parts
         object_box = (float(center[0] - side / 2), float(center[1] - side / 2), float(side))
-        like_training = own_camera or (least <= share <= most and offset <= TRAINING_OFFSET)
+        if own_camera:
+            like_training = share >= OWN_SHARE
+        else:
+            like_training = least <= share <= most and offset <= TRAINING_OFFSET
         if width == height and like_training:
             box, framing = (0.0, 0.0, float(width)), "as given"
             if width <= 2 * size:  # more of them would fill the memory
