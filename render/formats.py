@@ -137,7 +137,7 @@ def prepare_off(content: bytes) -> bytes:
     """An OFF file of triangles, for trimesh makes a fan of any face, and does not read some mixtures; refuses colours,
     which it leaves out."""
     lines = [words for line in content.splitlines() if (words := line.partition(b"#")[0].split())]
-    magic = re.fullmatch(rb"(C?)OFF(\d*)", lines[0][0])
+    magic = re.fullmatch(rb"(C?)OFF(\d*)", lines[0][0] if lines else b"")
     if magic is None:
         return content  # trimesh says what is wrong
     colored, number = magic.groups()
@@ -148,15 +148,14 @@ def prepare_off(content: bytes) -> bytes:
     corners, faces = lines[1:end], lines[end : end + int(counts[1])]
     if colored or any(len(face) > 1 + int(face[0]) for face in faces):
         raise MeshError("has colours, which are not read from OFF: save it as PLY, OBJ or GLB")
-    if all(face[0] == b"3" for face in faces):
+    whole = len(faces) == int(counts[1]) and all(len(face) == 1 + int(face[0]) for face in faces)
+    if not whole or all(face[0] == b"3" for face in faces):
         return content
     vertices = np.array([words[:3] for words in corners], np.float64)
     polygons: dict[int, list[list[bytes]]] = {}
     for face in faces:
         polygons.setdefault(len(face) - 1, []).append(face[1:])
     indices = [np.array(rows, np.int64).reshape(len(rows), number) for number, rows in polygons.items()]
-    if any(index.size and (index.min() < 0 or index.max() >= len(vertices)) for index in indices):
-        raise MeshError(f"has faces with vertex indices outside 0 to {len(vertices) - 1}")
     triangles, _ = triangulate_all(vertices, [(np.arange(len(index)), index) for index in indices])
     rows = [b" ".join(words) for words in corners] + [b"3 %d %d %d" % tuple(triangle) for triangle in triangles]
     return b"OFF\n%d %d 0\n" % (len(vertices), len(triangles)) + b"\n".join(rows) + b"\n"

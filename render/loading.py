@@ -20,6 +20,7 @@ from render.formats import MAX_FACES, check_gltf, prepare_off, prepare_stl
 from render.mesh import Mesh, build_mesh
 from render.painting import Painted, Textures, hides_all, paint
 from render.ply import prepare_ply
+from render.polygons import check_corners
 from render.sources import MeshError
 from render.wavefront import cut_concave, prepare_obj
 
@@ -120,8 +121,7 @@ def _bounds(meshes: list[_Placed]) -> tuple[np.ndarray, np.ndarray]:
     low, high = np.full(3, np.inf), np.full(3, -np.inf)
     for geometry, transform in meshes:
         faces, vertices = np.asarray(geometry.faces), np.asarray(geometry.vertices)
-        if faces.min() < 0 or faces.max() >= len(vertices):
-            raise MeshError(f"has faces with vertex indices outside 0 to {len(vertices) - 1}")
+        check_corners(faces, len(vertices))
         used = np.zeros(len(vertices), bool)
         used[faces] = True
         corners = trimesh.transform_points(vertices[used], transform)

@@ -112,8 +112,6 @@ def _cut_faces(elements: list[_Element], order: str, data: bytes) -> tuple[int, 
         size = number * corners.itemsize
         rows = octets[starts[faces, None] + np.arange(size + others)]
         indices = np.ascontiguousarray(rows[:, :size]).view(corners).astype(np.int64)
-        if indices.size and (indices.min() < 0 or indices.max() >= len(vertices)):
-            raise MeshError(f"has faces with vertex indices outside 0 to {len(vertices) - 1}")
         polygons[number], rest[faces] = (faces, indices), rows[:, size:]
     triangles, source = triangulate_all(vertices, polygons.values())
     records = np.empty(len(triangles), [("count", counts), ("corners", corners, 3), ("rest", np.uint8, others)])

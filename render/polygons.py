@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from render.sources import MeshError
+
 MAX_CORNERS = 1000  # clipping takes time that grows with the cube of their number
 
 
@@ -44,9 +46,13 @@ def triangulate_all(
 
     Returns:
         int64 (T, 3) corners of triangles and int64 (T,) numbers of the faces that they are of, in ascending order.
+
+    Raises:
+        MeshError: a corner is not among the vertices.
     """
     triangles, source = [np.empty((0, 3), np.int64)], [np.empty(0, np.int64)]
     for numbers, corners in polygons:
+        check_corners(corners, len(vertices))
         if corners.shape[1] < 3:
             continue
         cut = np.broadcast_to(_fan(np.arange(corners.shape[1])), (len(corners), corners.shape[1] - 2, 3)).copy()
@@ -57,6 +63,16 @@ def triangulate_all(
         source.append(np.repeat(numbers, cut.shape[1]))
     order = np.argsort(np.concatenate(source), kind="stable")
     return np.concatenate(triangles)[order], np.concatenate(source)[order]
+
+
+def check_corners(corners: np.ndarray, count: int) -> None:
+    """Refuse faces, integers (F, K), with corners that are not among ``count`` vertices.
+
+    Raises:
+        MeshError: there are such.
+    """
+    if corners.size and (corners.min() < 0 or corners.max() >= count):
+        raise MeshError(f"has faces with vertex indices outside 0 to {count - 1}")
 
 
 def is_fan(points: np.ndarray) -> np.ndarray:

@@ -521,6 +521,9 @@ def test_off_with_faces_of_any_number_of_corners(tmp_path):
     assert len(mesh.faces) == 20 and area(mesh) == pytest.approx(14)
     with pytest.raises(MeshError, match="vertex indices outside 0 to 11"):
         load_mesh(write(tmp_path / "broken.off", f"OFF\n12 8 0\n{corners}\n{faces[:-1]}99\n"))
+    for cut in (faces.rpartition("\n")[0], faces.rpartition(" ")[0]):  # a face, or a corner of one, is missing
+        with pytest.raises(MeshError, match="cannot be read"):
+            load_mesh(write(tmp_path / "short.off", f"OFF\n12 8 0\n{corners}\n{cut}\n"))
 
 
 def test_ply_with_several_textures_is_refused(tmp_path):

@@ -116,6 +116,7 @@ def test_an_object_that_is_small_in_a_larger_image_keeps_its_detail():
     assert frame_image(larger, SIZE, own_camera=True).framing == "as given"
     far_away = Image.fromarray(painted(4 * SIZE, 4 * SIZE, (100, 100, 120, 120)))
     assert frame_image(far_away, SIZE, own_camera=True).framing == "cut out"
+    assert frame_image(far_away, SIZE, size_in_view=0.3, own_camera=True).framing == "as given"  # by a wide view
 
 
 def test_other_images_are_framed_like_training_views(tmp_path):

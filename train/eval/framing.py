@@ -28,7 +28,7 @@ from data.errors import UserError
 from data.images import to_8_bits
 from train.config import TrainConfig
 
-DEFAULT_CAMERA = TrainConfig.focal_length / TrainConfig.camera_distance  # for which the next two hold
+DEFAULT_CAMERA = TrainConfig.focal_length / TrainConfig.camera_distance  # for which the next four hold
 OBJECT_SHARE = 0.72  # of the square's side that the longer side of the object's box fills
 TRAINING_SHARES = (0.4, 0.95)  # what training views span
 OWN_SHARE = 0.2  # at least, if the image is of the training's camera: an object seen end-on; a smaller one is far away
@@ -254,7 +254,7 @@ def frame(
         side = extent / min(OBJECT_SHARE * size_in_view, TRAINING_SHARES[1])  # all of it, even if trained on parts
         object_box = (float(center[0] - side / 2), float(center[1] - side / 2), float(side))
         if own_camera:
-            like_training = share >= OWN_SHARE
+            like_training = share >= OWN_SHARE * size_in_view
         else:
             like_training = least <= share <= most and offset <= TRAINING_OFFSET
         if width == height and like_training:
