@@ -1,5 +1,5 @@
 """Parametric cars: saloons, hatchbacks, estates, off-roaders, vans, pickups, lorries, coupes, open cars, buggies,
-racing cars.
+racing cars, karts.
 
 Each function of `KINDS` samples one kind of `Car`.
 """
@@ -10,7 +10,7 @@ import numpy as np
 
 from render.mesh import Mesh
 from render.shapes import paint
-from render.shapes.car_parts import KEYPOINTS, Body, Cabin, Car, Cockpit, Finish, RacerShape, Wheels, draw
+from render.shapes.car_parts import KEYPOINTS, Body, Cabin, Car, Cockpit, Finish, KartShape, RacerShape, Wheels, draw
 from render.shapes.draws import chance, choice
 from render.shapes.primitives import Builder
 
@@ -226,7 +226,7 @@ def coupe(rng: np.random.Generator) -> Car:
         belt=u(0.62, 0.72),
         hood=u(0.68, 0.92),
         deck=u(0.85, 1.1),
-        screen=(u(-0.24, -0.06), u(0.14, 0.22)),
+        screen=(u(-0.28, -0.04), u(0.14, 0.22)),
         window=(u(0.26, 0.46), u(0.14, 0.26)),
         boxiness=u(3.1, 5),
         clearance=u(0.025, 0.045),
@@ -374,17 +374,42 @@ def lorry(rng: np.random.Generator) -> Car:
 
 
 def roadster(rng: np.random.Generator) -> Car:
-    """No roof."""
+    """No roof; a third with long bonnets, some of these narrow between mudguards."""
+    u = rng.uniform
     car = coupe(rng) if chance(rng, 0.6) else saloon(rng)
     car.cabin, car.roll_bar, car.spoiler = None, chance(rng, 0.3), choice(rng, "none", "lip")
-    belt = car.body.profile[3][1]
-    car.body.profile = car.body.profile[:2] + [
-        (-0.16, belt),
-        (0.0, belt),
-        (0.2, belt),
-        (0.48, belt * rng.uniform(0.9, 1.0)),
-        (0.5, 0.9 * belt),
-    ]
+    body = car.body
+    belt = body.profile[3][1]
+    if chance(rng, 1 / 3):
+        return _long_bonnet(rng, car, belt)
+    front, rear = car.cockpit.front, car.cockpit.rear = u(-0.2, -0.06), u(0.14, 0.24)
+    body.profile = body.profile[:2] + [(front - 0.02, belt), (0.0, belt), (rear, belt)]
+    body.profile += [(0.48, belt * u(0.9, 1.0)), (0.5, 0.9 * belt)]
+    return car
+
+
+def _long_bonnet(rng: np.random.Generator, car: Car, belt: float) -> Car:
+    """Before 1970: the seats right before the rear axle, a low windscreen or none, round lamps."""
+    u = rng.uniform
+    body = car.body
+    front = u(-0.06, 0.08)
+    rear = front + u(0.17, 0.25)
+    car.cockpit = Cockpit(front, rear, screen=u(0.03, 0.11), lean=u(0.0, 0.06), bend=u(0.0, 0.05), rows=1)
+    car.wheels.radius *= u(1.0, 1.2)
+    over_wheels = car.wheels.radius * (1 + car.wheels.arch) + 0.01
+    belt = max(belt, 1.02 * over_wheels)
+    hood, deck = max(belt * u(0.7, 0.95), over_wheels), max(belt * u(0.7, 0.95), over_wheels)
+    body.profile = [(-0.5, 0.8 * hood), (-0.42, hood), (front, belt), (rear, belt), (0.42, deck), (0.5, 0.8 * deck)]
+    body.nose_round, body.tail_round = u(0.04, 0.14), u(0.05, 0.2)
+    body.nose_taper, body.tail_taper = u(0.1, 0.4), u(0.05, 0.5)
+    body.angular, body.upper, body.nose_rake = False, u(2.2, 5), u(0.1, 0.5)
+    car.lamp_shape, car.grille = choice(rng, "round", "round", "oval"), choice(rng, "wide", "upright")
+    car.mirrors, car.bumper = chance(rng, 0.4), choice(rng, 0.0, 0.0, 0.025)
+    if chance(rng, 0.4):
+        body.width *= u(0.6, 0.8)
+        body.nose_taper, body.nose_round = u(0.2, 0.6), u(0.01, 0.06)
+        car.fenders = chance(rng, 0.7)
+        car.wheels.offset, car.spare_wheel = u(0.5, 1.2), chance(rng, 0.3)
     return car
 
 
@@ -442,29 +467,56 @@ def buggy(rng: np.random.Generator) -> Car:
 
 
 def racer(rng: np.random.Generator) -> Car:
+    """Open-wheeled: of these days with pods and wings, or of others without."""
     u = rng.uniform
-    body = Body(u(0.36, 0.44), 0.03, [(-0.5, 0.1), (0.5, 0.1)])
+    body = Body(u(0.34, 0.46), 0.03, [(-0.5, 0.1), (0.5, 0.1)])
+    front_wing, rear_wing = choice(
+        rng, *[(u(0.3, 0.5), u(0.26, 0.42))] * 5, (0.0, 0.0), (0.0, 0.0), (0.0, u(0.26, 0.42))
+    )
+    old = not front_wing
     return Car(
         body,
         Wheels(
-            u(0.06, 0.072),
-            u(0.06, 0.085),
-            (u(-0.34, -0.28), u(0.3, 0.38)),
+            u(0.06, 0.075),
+            u(0.04, 0.07) if old else u(0.06, 0.085),
+            (u(-0.36, -0.28), u(0.28, 0.38)),
             spokes=choice(rng, 0, 5),
-            rear_scale=u(1.0, 1.12),
+            rear_scale=u(1.0, 1.25),
         ),
         None,
         racer=RacerShape(
-            nose=u(0.6, 1.3),
+            nose=u(0.6, 1.4),
             nose_lift=choice(rng, 0.0, u(0.0, 0.05)),
             engine=u(0.7, 1.4),
-            pods=u(0.7, 1.3),
-            front_wing=u(0.3, 0.5),
+            pods=choice(rng, 0.0, 0.0, u(0.5, 1.2)) if old else choice(rng, *[u(0.7, 1.3)] * 4, 0.0),
+            front_wing=front_wing,
             front_chord=u(0.05, 0.12),
-            rear_wing=u(0.26, 0.42),
+            rear_wing=rear_wing,
             rear_chord=u(0.05, 0.11),
             wing_height=u(0.15, 0.27),
             biplane=chance(rng, 0.6),
+            driver=u(-0.06, 0.1),
+            screen=u(0.02, 0.05) if chance(rng, 0.7 if old else 0.2) else 0.0,
+            bare_engine=chance(rng, 0.5 if old else 0.1),
+        ),
+    )
+
+
+def kart(rng: np.random.Generator) -> Car:
+    u = rng.uniform
+    return Car(
+        Body(u(0.62, 0.76), 0.02, [(-0.5, 0.1), (0.5, 0.1)]),
+        Wheels(u(0.07, 0.085), u(0.07, 0.11), (u(-0.34, -0.26), u(0.24, 0.32)), rear_scale=u(1.0, 1.15)),
+        None,
+        kart=KartShape(
+            seat=u(0.1, 0.2),
+            back=u(0.18, 0.3),
+            lean=u(0.03, 0.1),
+            pods=choice(rng, 0.0, u(0.1, 0.16), u(0.1, 0.16)),
+            nose=choice(rng, 0.0, u(0.07, 0.12), u(0.07, 0.12)),
+            shield=choice(rng, 0.0, u(0.12, 0.22)),
+            engine=choice(rng, -1, 1, 1, 0),
+            bumper=chance(rng, 0.6),
         ),
     )
 
@@ -490,10 +542,11 @@ KINDS = (
     (vintage, 2),
     (pickup, 10),
     (lorry, 4),
-    (roadster, 4),
+    (roadster, 6),
     (jeep, 6),
     (buggy, 4),
-    (racer, 4),
+    (racer, 5),
+    (kart, 2),
     (touring_racer, 8),
 )
 

@@ -163,13 +163,30 @@ class RacerShape:
     nose: float  # width
     nose_lift: float  # of its tip
     engine: float  # height of its cover
-    pods: float  # width
-    front_wing: float  # half its span, relative to the width over the wheels
+    pods: float  # width, 0 without
+    front_wing: float  # half its span, relative to the width over the wheels, 0 without
     front_chord: float
-    rear_wing: float  # half its span, relative to the width over the wheels
+    rear_wing: float  # half its span, relative to the width over the wheels, 0 without
     rear_chord: float
     wing_height: float
     biplane: bool
+    driver: float  # z of the driver's head
+    screen: float  # height of a windscreen before it, 0 without
+    bare_engine: bool  # without a cover
+
+
+@dataclass
+class KartShape:
+    """A frame of tubes on four small wheels."""
+
+    seat: float  # z of its back
+    back: float  # height of its back
+    lean: float  # how far its top lies behind
+    pods: float  # width of the side pods, 0 without
+    nose: float  # height of the nose fairing, 0 without
+    shield: float  # height of the panel before the steering wheel, 0 without
+    engine: int  # side of the engine: -1, 1, or 0 behind the seat
+    bumper: bool  # behind
 
 
 @dataclass
@@ -195,6 +212,7 @@ class Car:
     house: float = 0.0  # height of the top of a house on the bed
     roll_bar: bool = False
     racer: RacerShape | None = None  # makes a racing car, which has none of the above
+    kart: KartShape | None = None  # makes a kart, likewise
 
 
 @dataclass
@@ -217,6 +235,9 @@ class Finish:
 def draw(builder: Builder, car: Car, finish: Finish) -> None:
     if car.racer:
         _draw_racer(builder, car, car.racer, finish)
+        return
+    if car.kart:
+        _draw_kart(builder, car, car.kart, finish)
         return
     _draw_body(builder, car, finish)
     _draw_wheels(builder, car, finish)
@@ -322,7 +343,7 @@ def _draw_wheels(builder: Builder, car: Car, finish: Finish) -> None:
         radius = wheels.radius * scale
         stand_out = wheels.offset + (0.25 if car.fenders else 0.0)
         outside = float(car.body.half_width(np.array(axle))) + stand_out * wheels.width
-        if car.racer:
+        if car.racer or car.kart:
             outside = car.body.width / 2
         center = np.array([outside - wheels.width / 2 - 0.002, radius, axle])
         for surface, color in wheel_parts(radius, wheels.width, wheels.spokes, finish):
@@ -653,28 +674,29 @@ def _draw_racer(builder: Builder, car: Car, shape: RacerShape, finish: Finish) -
     builder.add(loft(np.array(rings)), finish.body)
     builder.mark("hood_front", [0, low[0] + height[0] / 2, -0.5])
     builder.mark("tail_center", [0, low[-1] + height[-1] / 2, 0.46])
-    pod = superellipse(1, 1, 4, 16)
-    pods = [
-        np.insert(pod * [shape.pods * w, h] + [0.13 * body.width / 0.4, 0.03 + h / 2], 2, s, axis=1)
-        for s, w, h in ((-0.06, 0.1, 0.09), (0.0, 0.13, 0.1), (0.15, 0.12, 0.09), (0.32, 0.03, 0.05))
-    ]
-    builder.add_pair(loft(np.array(pods)), finish.body)
-    builder.add_pair(fan(pods[0] - [0, 0, 0.002]), finish.dark)
-    builder.add(ellipsoid([0.045, 0.02, 0.07], [0, 0.135, -0.02]), finish.dark)
-    builder.add(ellipsoid([0.026, 0.032, 0.034], [0, 0.165, 0.0]), finish.accent)
-    builder.add(ellipsoid([0.03, 0.05 * shape.engine, 0.1], [0, 0.17, 0.13]), finish.body)
-    half, chord = shape.front_wing * body.width, shape.front_chord
-    builder.add(box([2 * half, 0.01, chord], [0, 0.045, -0.505 + chord / 2]), finish.trim)
-    builder.add_pair(box([0.006, 0.05, 1.2 * chord], [half, 0.055, -0.505 + chord / 2]), finish.trim)
-    rear_half, y, chord = shape.rear_wing * body.width, shape.wing_height, shape.rear_chord
-    planes = [box([2 * rear_half, 0.012, chord], [0, y, 0.44])]
-    if shape.biplane:
-        planes.append(box([2 * rear_half, 0.01, 0.6 * chord], [0, y - 0.04, 0.45]))
-    builder.add(join(planes), finish.trim)
-    builder.add_pair(box([0.008, 0.1, 1.4 * chord], [rear_half, y - 0.03, 0.44]), finish.trim)
-    builder.add_pair(box([0.008, 0.12, 0.04], [0.06, y - 0.06, 0.43]), finish.dark)
-    builder.mark_pair("rear_wing", [rear_half, y, 0.44])
-    builder.mark_pair("front_bumper", [half, 0.05, -0.47])
+    if shape.pods:
+        pod = superellipse(1, 1, 4, 16)
+        pods = [
+            np.insert(pod * [shape.pods * w, h] + [0.13 * body.width / 0.4, 0.03 + h / 2], 2, s, axis=1)
+            for s, w, h in ((-0.06, 0.1, 0.09), (0.0, 0.13, 0.1), (0.15, 0.12, 0.09), (0.32, 0.03, 0.05))
+        ]
+        builder.add_pair(loft(np.array(pods)), finish.body)
+        builder.add_pair(fan(pods[0] - [0, 0, 0.002]), finish.dark)
+    driver = shape.driver
+    cockpit = float(np.interp(driver, at, low + height)) + 0.005
+    builder.add(ellipsoid([0.045, 0.02, 0.07], [0, cockpit, driver - 0.02]), finish.dark)
+    builder.add(ellipsoid([0.026, 0.032, 0.034], [0, cockpit + 0.03, driver]), finish.accent)
+    if shape.screen:
+        s = np.linspace(-1, 1, 7)
+        base = np.stack([0.05 * s, np.full(7, cockpit - 0.01), driver - 0.1 + 0.05 * s**2], axis=1)
+        builder.add(grid(np.stack([base, base * [0.9, 1, 1] + [0, shape.screen, 0.03]])), finish.glass)
+    if shape.bare_engine:
+        builder.add(box([0.1, 0.08 * shape.engine, 0.13], [0, 0.16, driver + 0.16], 0.01), paint.CHROME)
+        pipe = [[0.05, 0.15, driver + 0.12], [0.1, 0.14, driver + 0.2], [0.06, 0.12, 0.4], [0.06, 0.12, 0.5]]
+        builder.add_pair(tube(pipe, 0.01, 6), paint.CHROME)
+    else:
+        builder.add(ellipsoid([0.03, 0.05 * shape.engine, 0.1], [0, 0.17, driver + 0.13]), finish.body)
+    _draw_racer_wings(builder, car, shape, finish)
     _draw_wheels(builder, car, finish)
     for axle, scale in zip(wheels.axles, (1.0, wheels.rear_scale)):
         hub = np.array([body.width / 2 - wheels.width, wheels.radius * scale, axle])
@@ -682,3 +704,84 @@ def _draw_racer(builder: Builder, car: Car, shape: RacerShape, finish: Finish) -
             tube([hub, [0.04, height_at, axle + dz]], 0.005, 5) for height_at in (0.06, 0.1) for dz in (-0.07, 0.05)
         ]
         builder.add_pair(join(rods), finish.dark)
+
+
+def _draw_racer_wings(builder: Builder, car: Car, shape: RacerShape, finish: Finish) -> None:
+    if shape.front_wing:
+        half, chord = shape.front_wing * car.body.width, shape.front_chord
+        builder.add(box([2 * half, 0.01, chord], [0, 0.045, -0.505 + chord / 2]), finish.trim)
+        builder.add_pair(box([0.006, 0.05, 1.2 * chord], [half, 0.055, -0.505 + chord / 2]), finish.trim)
+        builder.mark_pair("front_bumper", [half, 0.05, -0.47])
+    if shape.rear_wing:
+        half, y, chord = shape.rear_wing * car.body.width, shape.wing_height, shape.rear_chord
+        planes = [box([2 * half, 0.012, chord], [0, y, 0.44])]
+        if shape.biplane:
+            planes.append(box([2 * half, 0.01, 0.6 * chord], [0, y - 0.04, 0.45]))
+        builder.add(join(planes), finish.trim)
+        builder.add_pair(box([0.008, 0.1, 1.4 * chord], [half, y - 0.03, 0.44]), finish.trim)
+        builder.add_pair(box([0.008, 0.12, 0.04], [0.06, y - 0.06, 0.43]), finish.dark)
+        builder.mark_pair("rear_wing", [half, y, 0.44])
+
+
+def _draw_kart(builder: Builder, car: Car, shape: KartShape, finish: Finish) -> None:
+    """Tubes, a floor, a seat before the engine, a steering column, fairings."""
+    body, wheels = car.body, car.wheels
+    front, rear = wheels.axles
+    half, y = 0.5 * body.width - wheels.width, 0.7 * wheels.radius
+    inside = 0.55 * half
+    frame = [[0, y, front - 0.12], [inside, y, front - 0.1], [inside, y, front], [inside, y, 0.0], [inside, y, rear]]
+    builder.add_pair(tube(frame, 0.012, 6), finish.trim)
+    builder.add(
+        box([2 * inside, 0.008, shape.seat - front + 0.05], [0, y, (shape.seat + front - 0.05) / 2]), finish.bed
+    )
+    for axle, scale in zip(wheels.axles, (1.0, wheels.rear_scale)):
+        hub = [half, wheels.radius * scale, axle]
+        builder.add_pair(tube([hub, [0, wheels.radius * scale, axle]], 0.01, 6), finish.trim)
+    _draw_wheels(builder, car, finish)
+    seat = [0, y + 0.02, shape.seat]
+    profile = [[0.0, -0.16], [0.01, -0.02], [0.5, 0.25 * shape.lean], [1.0, shape.lean]]
+    across = np.linspace(-1, 1, 7)
+    rows = [
+        np.stack(
+            [0.12 * across, seat[1] + shape.back * up + 0.05 * across**4, seat[2] + back - 0.04 * across**4], axis=1
+        )
+        for up, back in profile
+    ]
+    builder.add(grid(np.array(rows)), finish.accent)
+    builder.mark("roof_center", [0, seat[1] + shape.back, seat[2] + shape.lean])
+    if shape.engine:
+        at = [0.18 * shape.engine, y + 0.06, shape.seat + 0.02]
+    else:
+        at = [0, y + 0.06, min(shape.seat + 0.14, rear + 0.08)]
+    builder.add(box([0.1, 0.11, 0.14], at, 0.015), finish.hub)
+    wheel = np.array([0, y + 0.17, shape.seat - 0.24])
+    builder.add(tube([[0, y, shape.seat - 0.42], wheel], 0.009, 6), finish.dark)
+    rim = revolve([(0.055, -0.008), (0.068, 0.0), (0.055, 0.008), (0.045, 0.0), (0.055, -0.008)], 16, "z")
+    builder.add(rim.turned("x", -35).moved(wheel), finish.dark)
+    if shape.shield:
+        panel = box([0.16, shape.shield, 0.02], [0, y + 0.02 + shape.shield / 2, shape.seat - 0.36], 0.008)
+        builder.add(panel, finish.body)
+    if shape.nose:
+        z = np.linspace(0, 1, 6)
+        rings = [
+            np.insert(
+                superellipse(1.5 * half * (0.75 + 0.25 * s), shape.nose * (0.4 + 0.6 * s), 4, 16)
+                + [0, 0.02 + shape.nose * (0.4 + 0.6 * s) / 2],
+                2,
+                front - 0.19 + 0.13 * s,
+                axis=1,
+            )
+            for s in z
+        ]
+        builder.add(loft(np.array(rings)), finish.body)
+        builder.mark("hood_front", [0, 0.02 + shape.nose / 2, front - 0.19])
+    if shape.pods:
+        length = rear - front - wheels.radius * (1 + wheels.rear_scale) - 0.05
+        pod = box([shape.pods, 0.09, length], [half - 0.3 * shape.pods, y + 0.03, (front + rear) / 2], 0.02)
+        builder.add_pair(pod, finish.body)
+    if shape.bumper:
+        end = rear + 1.3 * wheels.radius * wheels.rear_scale
+        builder.add_pair(
+            tube([[inside, y, rear], [0.8 * half, y + 0.03, end], [0, y + 0.03, end]], 0.014, 6), finish.trim
+        )
+        builder.mark("tail_center", [0, y + 0.03, end])
