@@ -731,6 +731,9 @@ def _draw_kart(builder: Builder, car: Car, shape: KartShape, finish: Finish) -> 
     inside = 0.55 * half
     frame = [[0, y, front - 0.12], [inside, y, front - 0.1], [inside, y, front], [inside, y, 0.0], [inside, y, rear]]
     builder.add_pair(tube(frame, 0.012, 6), finish.trim)
+    builder.mark("hood_front", frame[0])
+    builder.mark("tail_center", [0, y, rear])
+    builder.mark_pair("front_bumper", frame[1])
     builder.add(
         box([2 * inside, 0.008, shape.seat - front + 0.05], [0, y, (shape.seat + front - 0.05) / 2]), finish.bed
     )
@@ -748,7 +751,6 @@ def _draw_kart(builder: Builder, car: Car, shape: KartShape, finish: Finish) -> 
         for up, back in profile
     ]
     builder.add(grid(np.array(rows)), finish.accent)
-    builder.mark("roof_center", [0, seat[1] + shape.back, seat[2] + shape.lean])
     if shape.engine:
         at = [0.18 * shape.engine, y + 0.06, shape.seat + 0.02]
     else:
@@ -774,7 +776,6 @@ def _draw_kart(builder: Builder, car: Car, shape: KartShape, finish: Finish) -> 
             for s in z
         ]
         builder.add(loft(np.array(rings)), finish.body)
-        builder.mark("hood_front", [0, 0.02 + shape.nose / 2, front - 0.19])
     if shape.pods:
         length = rear - front - wheels.radius * (1 + wheels.rear_scale) - 0.05
         pod = box([shape.pods, 0.09, length], [half - 0.3 * shape.pods, y + 0.03, (front + rear) / 2], 0.02)
@@ -784,4 +785,3 @@ def _draw_kart(builder: Builder, car: Car, shape: KartShape, finish: Finish) -> 
         builder.add_pair(
             tube([[inside, y, rear], [0.8 * half, y + 0.03, end], [0, y + 0.03, end]], 0.014, 6), finish.trim
         )
-        builder.mark("tail_center", [0, y + 0.03, end])
