@@ -741,39 +741,14 @@ def _draw_kart(builder: Builder, car: Car, shape: KartShape, finish: Finish) -> 
         hub = [half, wheels.radius * scale, axle]
         builder.add_pair(tube([hub, [0, wheels.radius * scale, axle]], 0.01, 6), finish.trim)
     _draw_wheels(builder, car, finish)
-    seat = [0, y + 0.02, shape.seat]
-    profile = [[0.0, -0.16], [0.01, -0.02], [0.5, 0.25 * shape.lean], [1.0, shape.lean]]
-    across = np.linspace(-1, 1, 7)
-    rows = [
-        np.stack(
-            [0.12 * across, seat[1] + shape.back * up + 0.05 * across**4, seat[2] + back - 0.04 * across**4], axis=1
-        )
-        for up, back in profile
-    ]
-    builder.add(grid(np.array(rows)), finish.accent)
-    if shape.engine:
-        at = [0.18 * shape.engine, y + 0.06, shape.seat + 0.02]
-    else:
-        at = [0, y + 0.06, min(shape.seat + 0.14, rear + 0.08)]
-    builder.add(box([0.1, 0.11, 0.14], at, 0.015), finish.hub)
-    wheel = np.array([0, y + 0.17, shape.seat - 0.24])
-    builder.add(tube([[0, y, shape.seat - 0.42], wheel], 0.009, 6), finish.dark)
-    rim = revolve([(0.055, -0.008), (0.068, 0.0), (0.055, 0.008), (0.045, 0.0), (0.055, -0.008)], 16, "z")
-    builder.add(rim.turned("x", -35).moved(wheel), finish.dark)
-    if shape.shield:
-        panel = box([0.16, shape.shield, 0.02], [0, y + 0.02 + shape.shield / 2, shape.seat - 0.36], 0.008)
-        builder.add(panel, finish.body)
+    _draw_kart_seat(builder, shape, y, finish)
+    engine = [0.18 * shape.engine, y + 0.06, shape.seat + 0.02 if shape.engine else shape.seat + 0.14]
+    builder.add(box([0.1, 0.11, 0.14], engine, 0.015), finish.hub)
     if shape.nose:
         z = np.linspace(0, 1, 6)
         rings = [
-            np.insert(
-                superellipse(1.5 * half * (0.75 + 0.25 * s), shape.nose * (0.4 + 0.6 * s), 4, 16)
-                + [0, 0.02 + shape.nose * (0.4 + 0.6 * s) / 2],
-                2,
-                front - 0.19 + 0.13 * s,
-                axis=1,
-            )
-            for s in z
+            np.insert(superellipse(1.5 * half * (0.75 + 0.25 * s), h, 4, 16) + [0, 0.02 + h / 2], 2, at, axis=1)
+            for s, h, at in zip(z, shape.nose * (0.4 + 0.6 * z), front - 0.19 + 0.13 * z)
         ]
         builder.add(loft(np.array(rings)), finish.body)
     if shape.pods:
@@ -782,6 +757,23 @@ def _draw_kart(builder: Builder, car: Car, shape: KartShape, finish: Finish) -> 
         builder.add_pair(pod, finish.body)
     if shape.bumper:
         end = rear + 1.3 * wheels.radius * wheels.rear_scale
-        builder.add_pair(
-            tube([[inside, y, rear], [0.8 * half, y + 0.03, end], [0, y + 0.03, end]], 0.014, 6), finish.trim
-        )
+        bar = [[inside, y, rear], [0.8 * half, y + 0.03, end], [0, y + 0.03, end]]
+        builder.add_pair(tube(bar, 0.014, 6), finish.trim)
+
+
+def _draw_kart_seat(builder: Builder, shape: KartShape, y: float, finish: Finish) -> None:
+    """The seat and what is before it: steering wheel, its column, a panel; ``y`` is the floor."""
+    x = 0.12 * np.linspace(-1, 1, 7)
+    edge = (x / 0.12) ** 4
+    rows = [
+        np.stack([x, y + 0.02 + shape.back * up + 0.05 * edge, shape.seat + back - 0.04 * edge], axis=1)
+        for up, back in ((0.0, -0.16), (0.01, -0.02), (0.5, 0.25 * shape.lean), (1.0, shape.lean))
+    ]
+    builder.add(grid(np.array(rows)), finish.accent)
+    wheel = np.array([0, y + 0.17, shape.seat - 0.24])
+    builder.add(tube([[0, y, shape.seat - 0.42], wheel], 0.009, 6), finish.dark)
+    rim = revolve([(0.055, -0.008), (0.068, 0.0), (0.055, 0.008), (0.045, 0.0), (0.055, -0.008)], 16, "z")
+    builder.add(rim.turned("x", -35).moved(wheel), finish.dark)
+    if shape.shield:
+        panel = box([0.16, shape.shield, 0.02], [0, y + 0.02 + shape.shield / 2, shape.seat - 0.36], 0.008)
+        builder.add(panel, finish.body)
