@@ -3,8 +3,9 @@
 #
 #     benchmarks/real_meshes.sh FOLDER MESHES airplane|car|chair
 #
-# MESHES holds category folders in ShapeNet's layout. FOLDER gets datasets and runs: "run" is the table's, "shipped" is
-# train/pretrained's. Takes an hour and a half on one core; run again, it goes on where it was stopped.
+# MESHES holds category folders in ShapeNet's layout. FOLDER gets datasets and runs: "run" is the table's, which learns
+# from the train split; "shipped" is train/pretrained's, the same two trainings on all meshes. Takes two hours and a half
+# on one core; run again, it goes on where it was stopped.
 set -euo pipefail
 cli=$(realpath "$(dirname "${BASH_SOURCE[0]}")/../cli.py") category=$3 first=""
 case $category in
@@ -18,7 +19,7 @@ case $category in
 esac
 vary="--recolor 0.5 --color-jitter 0.5 --stretch 0.2 --warp 0.6 --sun-spread-degrees 45 --light-tint 0.1
     --ambient 0.6,1.1 --brightness 0.15 --contrast 0.15"
-second="--init-from first --width 32 --steps 4000 --learning-rate 0.003 --warmup-steps 50 --noise 0.01
+second="--width 32 --steps 4000 --learning-rate 0.003 --warmup-steps 50 --noise 0.01
     --weight-pose 4 --anneal-start 0 --anneal-end 0"
 split="--splits 0.7,0.05,0.25"
 train() { # RUN DATASETS OPTIONS...
@@ -32,10 +33,13 @@ python "$cli" render shapes --category "$category" --models 12000 --pairs-per-mo
 python "$cli" render real --meshes "$meshes" --pairs-per-model $pairs $split
 python "$cli" render varied --meshes "$meshes" --pairs-per-model $varied_pairs $split $vary
 python "$cli" render all --meshes "$meshes" --pairs-per-model $pairs --splits 1,0,0
+python "$cli" render all-varied --meshes "$meshes" --pairs-per-model $varied_pairs --splits 1,0,0 $vary
 
 train first "shapes real varied" --width 32 --steps 20000 $first
-train run "shapes real varied" $second
-train shipped "shapes all" $second
+train run "shapes real varied" --init-from first $second
+train first-of-all "shapes all all-varied" --width 32 --steps 20000 $first
+train shipped "shapes all" --init-from first-of-all $second
 python "$cli" eval run real
 python "$cli" eval run shapes --out run/eval-shapes
 python "$cli" eval shipped all --split train
+python "$cli" eval shipped shapes --out shipped/eval-shapes
