@@ -7,12 +7,13 @@
 # from the train split; "shipped" is train/pretrained's, the same two trainings on all meshes. Takes two hours and a half
 # on one core; run again, it goes on where it was stopped.
 set -euo pipefail
-cli=$(realpath "$(dirname "${BASH_SOURCE[0]}")/../cli.py") category=$3 first=""
+cli=$(realpath "$(dirname "${BASH_SOURCE[0]}")/../cli.py") category=$3
+first="--width 32 --steps 20000"
 case $category in
     airplane) meshes=$(realpath "$2/02691156") pairs=60 varied_pairs=60 ;;
     car)
         meshes=$(realpath "$2/02958343") pairs=200 varied_pairs=400
-        first="--weight-canonical-consistency 0" # no better with it, see ablations.md
+        first+=" --weight-canonical-consistency 0" # no better with it, see ablations.md
         ;;
     chair) meshes=$(realpath "$2/03001627") pairs=200 varied_pairs=300 ;;
     *) echo "$category: choose airplane, car or chair" >&2 && exit 2 ;;
@@ -35,9 +36,9 @@ python "$cli" render varied --meshes "$meshes" --pairs-per-model $varied_pairs $
 python "$cli" render all --meshes "$meshes" --pairs-per-model $pairs --splits 1,0,0
 python "$cli" render all-varied --meshes "$meshes" --pairs-per-model $varied_pairs --splits 1,0,0 $vary
 
-train first "shapes real varied" --width 32 --steps 20000 $first
+train first "shapes real varied" $first
 train run "shapes real varied" --init-from first $second
-train first-of-all "shapes all all-varied" --width 32 --steps 20000 $first
+train first-of-all "shapes all all-varied" $first
 train shipped "shapes all" --init-from first-of-all $second
 python "$cli" eval run real
 python "$cli" eval run shapes --out run/eval-shapes

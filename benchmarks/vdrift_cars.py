@@ -1,4 +1,4 @@
-"""Cars of the racing game VDrift as meshes in ShapeNet's layout: 47 that nothing here was trained on or chosen by.
+"""Cars of the racing game VDrift as meshes in ShapeNet's layout: 47 that no training saw.
 
     git clone https://github.com/vtereshkov/vdrift-data-short
     python benchmarks/vdrift_cars.py vdrift-data-short/data vdrift
@@ -16,6 +16,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+import trimesh
 from PIL import Image
 
 PAINTS = [
@@ -108,17 +109,12 @@ def parts_of(car: Path, common: Path) -> list[tuple]:
     return parts
 
 
-def tire(rim_radius: float, radius: float, width: float, n: int = 32) -> tuple[np.ndarray, np.ndarray]:
+def tire(rim_radius: float, radius: float, width: float) -> tuple[np.ndarray, np.ndarray]:
     """Vertices (V, 3) and faces (F, 2, 3) of a tyre about the x axis."""
     inside = rim_radius / radius
-    profile = np.array([(-0.5, inside), (-0.5, 0.93), (-0.35, 1), (0.35, 1), (0.5, 0.93), (0.5, inside)])
-    angle = np.arange(n) / n * 2 * np.pi
-    x, r = profile[:, :1] * width, profile[:, 1:] * radius
-    vertices = np.stack(np.broadcast_arrays(x, r * np.cos(angle), r * np.sin(angle)), axis=-1).reshape(-1, 3)
-    here = (np.arange(len(profile) - 1)[:, None] * n + np.arange(n)).ravel()
-    beside = here - here % n + (here + 1) % n
-    corners = np.concatenate([np.stack([here, here + n, beside], 1), np.stack([beside, here + n, beside + n], 1)])
-    return vertices, np.stack([corners, np.zeros_like(corners)], axis=1)
+    profile = np.array([(inside, -0.5), (0.93, -0.5), (1, -0.35), (1, 0.35), (0.93, 0.5), (inside, 0.5)])
+    mesh = trimesh.creation.revolve(profile * [radius, width], sections=32)
+    return mesh.vertices[:, [2, 0, 1]], np.stack([mesh.faces, np.zeros_like(mesh.faces)], axis=1)
 
 
 def write_obj(folder: Path, parts: list[tuple]) -> None:

@@ -71,7 +71,7 @@ def _closed(
     """
     u = rng.uniform
     wheels = _wheels(rng, wheel)
-    over_wheels = wheels.radius * (1 + wheels.arch) + 0.025
+    over_wheels = wheels.arch_top + 0.025
     belt = max(belt * height, over_wheels)
     hood, deck = max(hood, over_wheels / belt), max(deck, over_wheels / belt)
     front, rear = screen[0], window[0]
@@ -394,9 +394,9 @@ def _long_bonnet(rng: np.random.Generator, car: Car, belt: float) -> Car:
     body = car.body
     front = u(-0.06, 0.08)
     rear = front + u(0.17, 0.25)
-    car.cockpit = Cockpit(front, rear, screen=u(0.03, 0.11), lean=u(0.0, 0.06), bend=u(0.0, 0.05), rows=1)
+    car.cockpit = Cockpit(front, rear, screen=u(0.03, 0.11), lean=u(0.0, 0.06), bend=u(0.0, 0.05))
     car.wheels.radius *= u(1.0, 1.2)
-    over_wheels = car.wheels.radius * (1 + car.wheels.arch) + 0.01
+    over_wheels = car.wheels.arch_top + 0.01
     belt = max(belt, 1.02 * over_wheels)
     hood, deck = max(belt * u(0.7, 0.95), over_wheels), max(belt * u(0.7, 0.95), over_wheels)
     body.profile = [(-0.5, 0.8 * hood), (-0.42, hood), (front, belt), (rear, belt), (0.42, deck), (0.5, 0.8 * deck)]
@@ -466,10 +466,15 @@ def buggy(rng: np.random.Generator) -> Car:
     return car
 
 
+def _between_wheels(width: float) -> Body:
+    """As wide as a racing car or kart over its wheels, which stand in its sides; not drawn itself."""
+    return Body(width, 0.03, [(-0.5, 0.1), (0.5, 0.1)], nose_taper=0.0, tail_taper=0.0)
+
+
 def racer(rng: np.random.Generator) -> Car:
     """Open-wheeled: of these days with pods and wings, or of others without."""
     u = rng.uniform
-    body = Body(u(0.34, 0.46), 0.03, [(-0.5, 0.1), (0.5, 0.1)])
+    body = _between_wheels(u(0.34, 0.46))
     front_wing, rear_wing = choice(
         rng, *[(u(0.3, 0.5), u(0.26, 0.42))] * 5, (0.0, 0.0), (0.0, 0.0), (0.0, u(0.26, 0.42))
     )
@@ -505,7 +510,7 @@ def racer(rng: np.random.Generator) -> Car:
 def kart(rng: np.random.Generator) -> Car:
     u = rng.uniform
     return Car(
-        Body(u(0.62, 0.76), 0.02, [(-0.5, 0.1), (0.5, 0.1)]),
+        _between_wheels(u(0.62, 0.76)),
         Wheels(u(0.07, 0.085), u(0.07, 0.11), (u(-0.34, -0.26), u(0.24, 0.32)), rear_scale=u(1.0, 1.15)),
         None,
         kart=KartShape(

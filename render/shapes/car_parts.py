@@ -121,6 +121,11 @@ class Wheels:
     rear_scale: float = 1.0
     offset: float = 0.0  # how far they stand out of the body, share of their width
 
+    @property
+    def arch_top(self) -> float:
+        """Height of the front wheels' cut-outs."""
+        return self.radius * (1 + self.arch)
+
 
 @dataclass
 class Cabin:
@@ -343,8 +348,6 @@ def _draw_wheels(builder: Builder, car: Car, finish: Finish) -> None:
         radius = wheels.radius * scale
         stand_out = wheels.offset + (0.25 if car.fenders else 0.0)
         outside = float(car.body.half_width(np.array(axle))) + stand_out * wheels.width
-        if car.racer or car.kart:
-            outside = car.body.width / 2
         center = np.array([outside - wheels.width / 2 - 0.002, radius, axle])
         for surface, color in wheel_parts(radius, wheels.width, wheels.spokes, finish):
             builder.add_pair(surface.moved(center), color)
