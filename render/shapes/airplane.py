@@ -648,7 +648,7 @@ def delta_bomber(rng: np.random.Generator) -> Airplane:
 
 
 def nacelle_delta(rng: np.random.Generator) -> Airplane:
-    """Fast reconnaissance: a long flat nose, a delta far behind, an engine and a leaning fin in the middle of each wing."""
+    """Fast reconnaissance: a long flat nose, a delta far behind, on each wing an engine and a leaning fin."""
     u = rng.uniform
     d = u(0.05, 0.08)
     wing = Wing(u(0.24, 0.36), u(0.38, 0.52), u(0.05, 0.3), u(40, 60), u(-2, 2), 0.05)
@@ -680,7 +680,7 @@ def nacelle_delta(rng: np.random.Generator) -> Airplane:
 
 
 def flying_boat(rng: np.random.Generator) -> Airplane:
-    """A deep hull under a high wing, which may stand on a pylon; engines on or above the wing, floats below its tips."""
+    """A deep hull, a high wing or one on a pylon, engines on or above it, floats below its tips."""
     u = rng.uniform
     d = u(0.1, 0.16)
     wing = _straight_wing(rng, (0.55, 0.85), (3.2, 5.5))
