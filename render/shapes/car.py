@@ -1,5 +1,5 @@
-"""Parametric cars: saloons, hatchbacks, estates, off-roaders, vans, pickups, lorries, coupes, open cars, buggies,
-racing cars, karts.
+"""Parametric cars: saloons, hatchbacks, estates, off-roaders, vans, pickups, lorries, coupes, cars of before 1950, open
+cars, buggies, racing cars, karts.
 
 Each function of `KINDS` samples one kind of `Car`.
 """
@@ -215,18 +215,35 @@ def van(rng: np.random.Generator) -> Car:
     return car
 
 
+def cab_over(rng: np.random.Generator) -> Car:
+    """Vans and minibuses whose driver sits over the front axle: no bonnet, the face as steep as the rear or rounder."""
+    u = rng.uniform
+    car = van(rng)
+    cabin, body = car.cabin, car.body
+    cabin.front, cabin.front_lean, cabin.boxiness = u(-0.492, -0.45), u(0.0, 0.09), u(3.1, 14)
+    cabin.width, cabin.corner, cabin.crown = u(0.9, 0.98), u(0.03, 0.12), u(0.004, 0.03)
+    belt = body.profile[2][1]
+    body.profile = [(-0.5, belt * u(0.85, 1.0)), (-0.42, belt), (0.3, belt), (0.5, belt * u(0.97, 1.0))]
+    body.nose_round, body.tail_round, body.nose_rake = u(0.02, 0.1), u(0.02, 0.08), u(0.0, 0.5)
+    car.wheels.axles = (u(-0.36, -0.26), u(0.22, 0.33))
+    car.lamp_shape, car.grille = choice(rng, "round", "round", "oval", "box"), choice(rng, "none", "none", "wide")
+    car.scoop = False
+    return car
+
+
 def coupe(rng: np.random.Generator) -> Car:
     """Sports cars, mid- or front-engined, some with wings: low, wide, raked."""
     u = rng.uniform
+    wedge = chance(rng, 0.3)  # the windscreen in one line with a short bonnet
     car = _closed(
         rng,
-        height=u(0.23, 0.29),
+        height=u(0.21, 0.27) if wedge else u(0.23, 0.29),
         width=u(0.39, 0.46),
         wheel=u(0.068, 0.08),
         belt=u(0.62, 0.72),
-        hood=u(0.68, 0.92),
-        deck=u(0.85, 1.1),
-        screen=(u(-0.28, -0.04), u(0.14, 0.22)),
+        hood=u(0.6, 0.85) if wedge else u(0.68, 0.92),
+        deck=u(0.85, 1.15),
+        screen=(u(-0.42, -0.28), u(0.19, 0.28)) if wedge else (u(-0.28, -0.04), u(0.14, 0.22)),
         window=(u(0.26, 0.46), u(0.14, 0.26)),
         boxiness=u(3.1, 5),
         clearance=u(0.025, 0.045),
@@ -258,14 +275,14 @@ def beetle(rng: np.random.Generator) -> Car:
     )
     car.body.nose_round, car.body.tail_round, car.body.upper = u(0.1, 0.22), u(0.1, 0.2), u(2.2, 3.5)
     car.body.nose_rake, car.body.nose_taper = u(0.4, 0.8), u(0.1, 0.35)
-    car.lamp_shape, car.fenders = choice(rng, "round", "round", "oval"), chance(rng, 0.3)
+    car.lamp_shape, car.fenders = choice(rng, "round", "round", "oval"), choice(rng, 0.0, 0.0, u(1.0, 1.5))
     if car.fenders:
         car.body.width *= 0.86
     return car
 
 
 def vintage(rng: np.random.Generator) -> Car:
-    """Between the wars: narrow body, upright cabin and radiator, mudguards, running boards."""
+    """Between the wars: narrow body, upright cabin and radiator, mudguards, running boards, some with free wheels."""
     u = rng.uniform
     car = _closed(
         rng,
@@ -283,9 +300,39 @@ def vintage(rng: np.random.Generator) -> Car:
         tumblehome=u(0.0, 0.1),
         corner=u(0.02, 0.05),
     )
-    car.fenders, car.lamp_shape, car.grille, car.bumper = True, "round", "upright", choice(rng, 0.0, 0.025)
+    car.fenders, car.lamp_shape, car.grille, car.bumper = 1.0, "round", "upright", choice(rng, 0.0, 0.025)
+    if chance(rng, 0.2):
+        car.fenders, car.wheels.offset = 0.0, u(0.5, 1.1)
     car.body.nose_taper, car.body.nose_rake, car.body.nose_round = u(0.2, 0.5), u(0.0, 0.2), u(0.01, 0.04)
     car.spare_wheel = chance(rng, 0.4)
+    return car
+
+
+def streamliner(rng: np.random.Generator) -> Car:
+    """The 1930s and 40s: long bonnet, low cabin and falling tail between bulky mudguards."""
+    u = rng.uniform
+    car = _closed(
+        rng,
+        height=u(0.31, 0.4),
+        width=u(0.27, 0.34),
+        wheel=u(0.075, 0.092),
+        belt=u(0.64, 0.76),
+        hood=u(0.9, 1.02),
+        deck=u(0.6, 0.9),
+        screen=(u(-0.15, -0.03), u(0.02, 0.1)),
+        window=(u(0.2, 0.34), u(0.03, 0.2)),
+        boxiness=u(2.3, 4),
+        panes=choice(rng, 1, 2),
+        clearance=u(0.05, 0.07),
+        tumblehome=u(0.08, 0.2),
+    )
+    body = car.body
+    body.upper, body.waist, body.nose_rake = u(2.2, 3.4), u(0.35, 0.55), u(0.1, 0.5)
+    body.nose_taper, body.tail_taper = u(0.25, 0.55), u(0.2, 0.6)
+    body.nose_round, body.tail_round = u(0.02, 0.1), u(0.08, 0.22)
+    car.fenders, car.lamp_shape = u(1.2, 2.2), choice(rng, "round", "round", "oval")
+    car.grille, car.bumper = choice(rng, "upright", "upright", "wide"), choice(rng, 0.0, 0.03, 0.04)
+    car.scoop, car.sunroof = False, False
     return car
 
 
@@ -374,41 +421,48 @@ def lorry(rng: np.random.Generator) -> Car:
 
 
 def roadster(rng: np.random.Generator) -> Car:
-    """No roof; a third with long bonnets, some of these narrow between mudguards."""
+    """No roof."""
     u = rng.uniform
-    car = coupe(rng) if chance(rng, 0.6) else saloon(rng)
-    car.cabin, car.roll_bar, car.spoiler = None, chance(rng, 0.3), choice(rng, "none", "lip")
+    car = _without_roof(rng)
     body = car.body
     belt = body.profile[3][1]
-    if chance(rng, 1 / 3):
-        return _long_bonnet(rng, car, belt)
     front, rear = car.cockpit.front, car.cockpit.rear = u(-0.2, -0.06), u(0.14, 0.24)
     body.profile = body.profile[:2] + [(front - 0.02, belt), (0.0, belt), (rear, belt)]
     body.profile += [(0.48, belt * u(0.9, 1.0)), (0.5, 0.9 * belt)]
     return car
 
 
-def _long_bonnet(rng: np.random.Generator, car: Car, belt: float) -> Car:
-    """Before 1970: the seats right before the rear axle, a low windscreen or none, round lamps."""
+def _without_roof(rng: np.random.Generator) -> Car:
+    car = coupe(rng) if chance(rng, 0.6) else saloon(rng)
+    car.cabin, car.roll_bar, car.spoiler = None, chance(rng, 0.3), choice(rng, "none", "lip")
+    return car
+
+
+def open_classic(rng: np.random.Generator) -> Car:
+    """Before 1970, without a roof: a long bonnet, the seats right before the rear axle, a low windscreen or none, round
+    lamps; half of them narrow between free wheels or mudguards, some with a pointed tail."""
     u = rng.uniform
+    car = _without_roof(rng)
     body = car.body
     front = u(-0.06, 0.08)
     rear = front + u(0.17, 0.25)
     car.cockpit = Cockpit(front, rear, screen=u(0.03, 0.11), lean=u(0.0, 0.06), bend=u(0.0, 0.05))
     car.wheels.radius *= u(1.0, 1.2)
     over_wheels = car.wheels.arch_top + 0.01
-    belt = max(belt, 1.02 * over_wheels)
+    belt = max(body.profile[3][1], 1.02 * over_wheels)
     hood, deck = max(belt * u(0.7, 0.95), over_wheels), max(belt * u(0.7, 0.95), over_wheels)
     body.profile = [(-0.5, 0.8 * hood), (-0.42, hood), (front, belt), (rear, belt), (0.42, deck), (0.5, 0.8 * deck)]
     body.nose_round, body.tail_round = u(0.04, 0.14), u(0.05, 0.2)
     body.nose_taper, body.tail_taper = u(0.1, 0.4), u(0.05, 0.5)
     body.angular, body.upper, body.nose_rake = False, u(2.2, 5), u(0.1, 0.5)
     car.lamp_shape, car.grille = choice(rng, "round", "round", "oval"), choice(rng, "wide", "upright")
-    car.mirrors, car.bumper = chance(rng, 0.4), choice(rng, 0.0, 0.0, 0.025)
-    if chance(rng, 0.4):
-        body.width *= u(0.6, 0.8)
+    car.mirrors, car.bumper, car.spoiler = chance(rng, 0.4), choice(rng, 0.0, 0.0, 0.025), "none"
+    if chance(rng, 0.5):
+        body.width *= u(0.55, 0.8)
         body.nose_taper, body.nose_round = u(0.2, 0.6), u(0.01, 0.06)
-        car.fenders = chance(rng, 0.7)
+        body.tail_taper = choice(rng, body.tail_taper, u(0.5, 0.9))
+        car.fenders, car.grille = choice(rng, 0.0, u(0.8, 1.6)), choice(rng, "upright", "upright", "wide")
+        car.wheels.axles = (u(-0.42, -0.29), u(0.27, 0.36))
         car.wheels.offset, car.spare_wheel = u(0.5, 1.2), chance(rng, 0.3)
     return car
 
@@ -432,7 +486,7 @@ def jeep(rng: np.random.Generator) -> Car:
         cage=chance(rng, 0.3),
     )
     car.cockpit.canopy = car.cockpit.cage and chance(rng, 0.5)
-    car.fenders, car.lamp_shape = chance(rng, 0.3), choice(rng, "round", "round", "box")
+    car.fenders, car.lamp_shape = choice(rng, 0.0, 0.0, 1.0), choice(rng, "round", "round", "box")
     car.grille, car.mirrors = choice(rng, "upright", "wide"), chance(rng, 0.4)
     body.profile = [(-0.5, belt * u(0.85, 0.97)), (front, belt)]
     if doors:
@@ -460,7 +514,7 @@ def buggy(rng: np.random.Generator) -> Car:
     wheels.radius *= u(1.05, 1.3)
     wheels.offset, wheels.arch, wheels.flare = u(0.4, 1.1), u(1.02, 1.1), 0.0
     wheels.width, wheels.rear_scale = u(0.05, 0.075), u(1.0, 1.15)
-    car.fenders, car.spoiler = False, choice(rng, "none", "wing", "wing")
+    car.fenders, car.spoiler = 0.0, choice(rng, "none", "wing", "wing")
     car.cockpit.cage = chance(rng, 0.7)
     car.roll_bar = car.roll_bar or car.cockpit.cage
     return car
@@ -540,14 +594,17 @@ KINDS = (
     (hatchback, 14),
     (estate, 7),
     (off_roader, 12),
-    (van, 12),
+    (van, 10),
+    (cab_over, 4),
     (coupe, 12),
     (beetle, 7),
     (micro, 5),
-    (vintage, 2),
+    (vintage, 3),
+    (streamliner, 4),
     (pickup, 10),
     (lorry, 4),
-    (roadster, 6),
+    (roadster, 5),
+    (open_classic, 4),
     (jeep, 6),
     (buggy, 4),
     (racer, 5),

@@ -211,7 +211,7 @@ class Car:
     scoop: bool = False
     sunroof: bool = False
     exhausts: int = 0
-    fenders: bool = False
+    fenders: float = 0.0  # size of separate mudguards: 1 slim, 2 bulky, 0 without
     bed: tuple[float, float] | None = None  # makes a pickup: from, height of the floor
     cargo: str = "none"  # in the bed: "box", "cover", "house"
     house: float = 0.0  # height of the top of a house on the bed
@@ -330,10 +330,10 @@ def _draw_fenders(builder: Builder, car: Car, finish: Finish) -> None:
     body, wheels = car.body, car.wheels
     for axle in wheels.axles:
         angle = np.radians(np.linspace(-5, 195, 15))
-        reach = 1.2 * wheels.radius * (1 + 0.25 * np.clip(-np.cos(angle), 0, 1) * (angle > np.pi / 2))
+        reach = 1.2 * wheels.radius * (1 + 0.25 * car.fenders * np.clip(-np.cos(angle), 0, 1) * (angle > np.pi / 2))
         across = np.linspace(-1, 1, 7)
         dome = np.cos(across * np.pi / 2.6)
-        x = 0.5 * body.width - 0.1 * wheels.width + 0.75 * wheels.width * across
+        x = 0.5 * body.width - 0.1 * wheels.width + 0.75 * car.fenders * wheels.width * across
         y = wheels.radius + (reach * np.sin(angle))[:, None] * dome
         z = axle - (reach * np.cos(angle))[:, None] * (0.6 + 0.4 * dome)
         builder.add_pair(grid(np.stack([np.broadcast_to(x, y.shape), y, z], axis=-1)), finish.trim)
