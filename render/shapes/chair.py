@@ -1,4 +1,4 @@
-"""Parametric chairs: dining, office, arm, tub, shell, folding, garden, rocking chairs, stools.
+"""Parametric chairs: dining, office, gaming, arm, cube, tub, shell, folding, garden, rocking chairs, stools.
 
 Each function of `KINDS` samples one kind of `Chair`.
 """
@@ -64,6 +64,7 @@ def _back(rng: np.random.Generator, seat: Seat, kind: str) -> Back:
         post=u(0.01, 0.024),
         round_posts=chance(rng, 0.4),
         handle=chance(rng, 0.05),
+        arm_height=choice(rng, 0.55, 0.55, 0.95),
     )
 
 
@@ -166,6 +167,58 @@ def office(rng: np.random.Generator) -> Chair:
     return Chair(seat, back, base, arms)
 
 
+def gaming(rng: np.random.Generator) -> Chair:
+    """Racing seats on castors: high winged backs, pillows at neck and loins."""
+    u = rng.uniform
+    chair = office(rng)
+    seat, back = chair.seat, chair.back
+    seat.thickness, seat.crown, seat.rear_width = u(0.08, 0.13), u(0.0, 0.04), u(0.85, 1.0)
+    back.kind, back.height, back.gap, back.lean = "panel", u(0.65, 0.9), u(0.0, 0.06), u(4, 18)
+    back.width, back.bottom_width = seat.width * u(0.7, 1.05), seat.width * u(0.75, 1.0)
+    back.thickness, back.curve, back.corner = u(0.06, 0.12), u(0.0, 0.06), u(0.1, 0.5)
+    back.wings, back.head_rest = u(0.04, 0.12), False
+    back.pillows = choice(rng, (), (0.3,), (0.88,), (0.3, 0.88))
+    chair.arms = _open_arms(rng, 0.9, ("tee", "tee", "tee", "loop"))
+    chair.arms.width, chair.arms.spread = u(0.06, 0.1), u(0.02, 0.07)
+    return chair
+
+
+def cube(rng: np.random.Generator) -> Chair:
+    """Upholstered arm chairs whose arms are as high as the back, or nearly."""
+    u = rng.uniform
+    seat = Seat(
+        u(0.45, 0.65),
+        u(0.48, 0.7),
+        u(0.32, 0.45),
+        u(0.1, 0.22),
+        corner=u(0.01, 0.06),
+        crown=u(0.0, 0.03),
+        cushion=choice(rng, 0.0, u(0.05, 0.12)),
+    )
+    thickness = u(0.08, 0.2)
+    height = seat.cushion + u(0.22, 0.4)
+    back = Back(
+        height,
+        "panel",
+        width=seat.width * u(0.98, 1.05),
+        bottom_width=seat.width,
+        gap=0.0,
+        lean=u(0, 8),
+        thickness=thickness,
+        corner=choice(rng, 0.05, u(0.05, 0.3)),
+        pillows=(0.6,) if chance(rng, 0.2) else (),
+    )
+    width = thickness * u(0.7, 1.2)
+    arms = Arms(choice(rng, "panel", "panel", "roll"), height * u(0.75, 1.02), u(0.9, 1.02), width, 0.04, width / 2)
+    base = Base(
+        "block", u(0.015, 0.03), round=chance(rng, 0.5), taper=u(0.5, 1.0), inset=choice(rng, 0.01, u(0.02, 0.2))
+    )
+    if chance(rng, 0.3):
+        base = _legs(rng)
+        base.kind, base.stretchers = choice(rng, "legs", "legs", "sled", "sides"), "none"
+    return Chair(seat, back, base, arms)
+
+
 def club(rng: np.random.Generator) -> Chair:
     """Upholstered arm chairs: block bodies, thick cushions, rolled or square arms, sometimes wings."""
     u = rng.uniform
@@ -203,7 +256,7 @@ def club(rng: np.random.Generator) -> Chair:
     )
     if chance(rng, 0.12):
         arms = Arms()
-    return Chair(seat, back, base, arms)
+    return Chair(seat, back, base, arms, foot_rest=u(0.15, 0.4) if chance(rng, 0.08) else 0.0)
 
 
 def tub(rng: np.random.Generator) -> Chair:
@@ -226,6 +279,8 @@ def tub(rng: np.random.Generator) -> Chair:
         choice(rng, "panel", "panel", "spindles"),
         u(0.015, 0.1),
     )
+    if chance(rng, 0.5):
+        back.arm_height = u(0.05, 1.0)
     base = _legs(rng)
     if chance(rng, 0.5):
         base.kind, base.radius = choice(rng, "block", "star", "pedestal"), u(0.22, 0.3)
@@ -339,8 +394,10 @@ KINDS = (
     (modern, 14),
     (shell, 12),
     (office, 12),
-    (club, 14),
-    (tub, 7),
+    (gaming, 4),
+    (club, 13),
+    (cube, 4),
+    (tub, 9),
     (folding, 5),
     (garden, 5),
     (rocking, 2),

@@ -19,6 +19,7 @@ from render.shapes.primitives import (
     box,
     circle,
     cylinder,
+    ellipsoid,
     extrude,
     fillet,
     join,
@@ -96,6 +97,8 @@ class Back:
     head_rest: bool = False
     handle: bool = False
     wings: float = 0.0  # how far the wings of a wing chair come forward
+    arm_height: float = 0.55  # of a wrap: the height of its ends, share of the height behind
+    pillows: tuple[float, ...] = ()  # loose ones before the back, at shares of its height
 
 
 @dataclass
@@ -136,6 +139,7 @@ class Chair:
     arms: Arms
     side_curl: float = 0.0  # of a shell: how far its edges come up
     edge_lift: float = 0.0  # of a shell: the height its sides rise to like arms
+    foot_rest: float = 0.0  # length of one before the seat
 
 
 @dataclass
@@ -164,10 +168,19 @@ def draw(builder: Builder, chair: Chair, finish: Finish) -> None:
     if chair.back.kind != "none":
         _draw_back(builder, chair, finish)
     _BASES[chair.base.kind](builder, chair, finish)
+    if chair.foot_rest:
+        _draw_foot_rest(builder, chair, finish)
     _draw_arms(builder, chair, finish)
 
 
 # Seat
+
+
+def _draw_foot_rest(builder: Builder, chair: Chair, finish: Finish) -> None:
+    """A board that hangs from the front of the seat."""
+    seat = chair.seat
+    board = box([0.9 * seat.width, chair.foot_rest, 0.05], [0, -chair.foot_rest / 2, 0], 0.015).turned("x", 50)
+    builder.add(board.moved([0, seat.height - 0.4 * seat.thickness, -seat.depth / 2]), finish.seat)
 
 
 def _draw_seat(builder: Builder, chair: Chair, finish: Finish) -> None:
@@ -257,6 +270,10 @@ def _draw_back(builder: Builder, chair: Chair, finish: Finish) -> None:
         top = back_point(chair, 0.0, back.height)
         builder.add(box([0.5 * back.width, 0.14, 0.07], top + [0, 0.12, -0.01], 0.03), finish.back)
         builder.add_pair(cylinder(top + [0.08, -0.05, 0], top + [0.08, 0.1, 0], 0.008, 6), finish.frame)
+    for share in back.pillows:
+        middle = back_point(chair, 0.0, share * back.height) - [0, 0, 0.5 * back.thickness + 0.03]
+        pillow = ellipsoid([0.36 * back.width, 0.07, 0.05], n=14, exponent=3)
+        builder.add(pillow.turned("x", back.lean).moved(middle), finish.accent)
     if back.wings:
         h = np.linspace(0.25, 0.97, 8) * back.height
         inner = back_point(chair, np.full(8, back.width / 2), h)
@@ -408,8 +425,9 @@ def _draw_wrap_back(builder: Builder, chair: Chair, finish: Finish) -> None:
     """Low back that runs round the sitter as arm rests: tub and captain's chairs."""
     back, seat = chair.back, chair.seat
     plan, angle = _wrap(chair, 105 if back.number % 2 else 140, 25)
-    low_arm = 0.55 + 0.4 * (back.corner > 0.4)
-    top = back.height * (low_arm + (1 - low_arm) * (0.5 + 0.5 * np.cos(np.clip(angle * 1.4, -np.pi, np.pi))))
+    top = back.height * (
+        back.arm_height + (1 - back.arm_height) * (0.5 + 0.5 * np.cos(np.clip(angle * 1.4, -np.pi, np.pi)))
+    )
     outwards = 1 + np.tan(np.radians(back.lean)) * 0.5
     bottom = -0.8 * seat.thickness if back.infill == "panel" else 0.75 * back.height
     v = np.linspace(0, 1, 7)[:, None]
