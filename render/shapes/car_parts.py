@@ -660,7 +660,25 @@ def _draw_cockpit(builder: Builder, car: Car, finish: Finish) -> None:
 
 def _draw_racer(builder: Builder, car: Car, shape: RacerShape, finish: Finish) -> None:
     """Open-wheeled: slim nose, side pods, wings, wheels on rods."""
-    body, wheels = car.body, car.wheels
+    at, width, low, high = _racer_hull(car.body, shape)
+    rings = [
+        np.insert(superellipse(w, top - bottom, 3, 20) + [0, (bottom + top) / 2], 2, z, axis=1)
+        for w, bottom, top, z in zip(width, low, high, at)
+    ]
+    builder.add(loft(np.array(rings)), finish.body)
+    builder.mark("hood_front", [0, (low[0] + high[0]) / 2, at[0]])
+    builder.mark("tail_center", [0, (low[-1] + high[-1]) / 2, at[-1]])
+    if shape.pods:
+        _draw_racer_pods(builder, car, shape, finish)
+    _draw_racer_driver(builder, shape, float(np.interp(shape.driver, at, high)) + 0.005, finish)
+    _draw_racer_engine(builder, shape, finish)
+    _draw_racer_wings(builder, car, shape, finish)
+    _draw_wheels(builder, car, finish)
+    _draw_racer_rods(builder, car, finish)
+
+
+def _racer_hull(body: Body, shape: RacerShape) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of 24 sections, front to rear: z, width, lower and upper side."""
     z = np.array([-0.5, -0.44, -0.3, -0.12, 0.0, 0.12, 0.3, 0.46])
     width = np.array([0.06, 0.1, 0.13, 0.17, 0.2, 0.2, 0.14, 0.08]) * body.width / 0.4
     width[:3] *= shape.nose
@@ -670,42 +688,46 @@ def _draw_racer(builder: Builder, car: Car, shape: RacerShape, finish: Finish) -
     low[:3] += shape.nose_lift * np.array([1.0, 0.8, 0.4])
     at = np.linspace(-0.5, 0.46, 24)
     width, height, low = (hermite(z, values, at) for values in (width, height, low))
-    rings = [
-        np.insert(superellipse(w, h, 3, 20) + [0, y + h / 2], 2, s, axis=1)
-        for w, h, y, s in zip(width, height, low, at)
+    return at, width, low, low + height
+
+
+def _draw_racer_pods(builder: Builder, car: Car, shape: RacerShape, finish: Finish) -> None:
+    pod = superellipse(1, 1, 4, 16)
+    pods = [
+        np.insert(pod * [shape.pods * w, h] + [0.13 * car.body.width / 0.4, 0.03 + h / 2], 2, z, axis=1)
+        for z, w, h in ((-0.06, 0.1, 0.09), (0.0, 0.13, 0.1), (0.15, 0.12, 0.09), (0.32, 0.03, 0.05))
     ]
-    builder.add(loft(np.array(rings)), finish.body)
-    builder.mark("hood_front", [0, low[0] + height[0] / 2, -0.5])
-    builder.mark("tail_center", [0, low[-1] + height[-1] / 2, 0.46])
-    if shape.pods:
-        pod = superellipse(1, 1, 4, 16)
-        pods = [
-            np.insert(pod * [shape.pods * w, h] + [0.13 * body.width / 0.4, 0.03 + h / 2], 2, s, axis=1)
-            for s, w, h in ((-0.06, 0.1, 0.09), (0.0, 0.13, 0.1), (0.15, 0.12, 0.09), (0.32, 0.03, 0.05))
-        ]
-        builder.add_pair(loft(np.array(pods)), finish.body)
-        builder.add_pair(fan(pods[0] - [0, 0, 0.002]), finish.dark)
+    builder.add_pair(loft(np.array(pods)), finish.body)
+    builder.add_pair(fan(pods[0] - [0, 0, 0.002]), finish.dark)
+
+
+def _draw_racer_driver(builder: Builder, shape: RacerShape, y: float, finish: Finish) -> None:
+    """The opening of the cockpit, whose edge is at height ``y``, a helmet, a windscreen."""
     driver = shape.driver
-    cockpit = float(np.interp(driver, at, low + height)) + 0.005
-    builder.add(ellipsoid([0.045, 0.02, 0.07], [0, cockpit, driver - 0.02]), finish.dark)
-    builder.add(ellipsoid([0.026, 0.032, 0.034], [0, cockpit + 0.03, driver]), finish.accent)
+    builder.add(ellipsoid([0.045, 0.02, 0.07], [0, y, driver - 0.02]), finish.dark)
+    builder.add(ellipsoid([0.026, 0.032, 0.034], [0, y + 0.03, driver]), finish.accent)
     if shape.screen:
         s = np.linspace(-1, 1, 7)
-        base = np.stack([0.05 * s, np.full(7, cockpit - 0.01), driver - 0.1 + 0.05 * s**2], axis=1)
+        base = np.stack([0.05 * s, np.full(7, y - 0.01), driver - 0.1 + 0.05 * s**2], axis=1)
         builder.add(grid(np.stack([base, base * [0.9, 1, 1] + [0, shape.screen, 0.03]])), finish.glass)
-    if shape.bare_engine:
-        builder.add(box([0.1, 0.08 * shape.engine, 0.13], [0, 0.16, driver + 0.16], 0.01), paint.CHROME)
-        pipe = [[0.05, 0.15, driver + 0.12], [0.1, 0.14, driver + 0.2], [0.06, 0.12, 0.4], [0.06, 0.12, 0.5]]
-        builder.add_pair(tube(pipe, 0.01, 6), paint.CHROME)
-    else:
+
+
+def _draw_racer_engine(builder: Builder, shape: RacerShape, finish: Finish) -> None:
+    driver = shape.driver
+    if not shape.bare_engine:
         builder.add(ellipsoid([0.03, 0.05 * shape.engine, 0.1], [0, 0.17, driver + 0.13]), finish.body)
-    _draw_racer_wings(builder, car, shape, finish)
-    _draw_wheels(builder, car, finish)
+        return
+    builder.add(box([0.1, 0.08 * shape.engine, 0.13], [0, 0.16, driver + 0.16], 0.01), paint.CHROME)
+    pipe = [[0.05, 0.15, driver + 0.12], [0.1, 0.14, driver + 0.2], [0.06, 0.12, 0.4], [0.06, 0.12, 0.5]]
+    builder.add_pair(tube(pipe, 0.01, 6), paint.CHROME)
+
+
+def _draw_racer_rods(builder: Builder, car: Car, finish: Finish) -> None:
+    """What holds the wheels."""
+    wheels = car.wheels
     for axle, scale in zip(wheels.axles, (1.0, wheels.rear_scale)):
-        hub = np.array([body.width / 2 - wheels.width, wheels.radius * scale, axle])
-        rods = [
-            tube([hub, [0.04, height_at, axle + dz]], 0.005, 5) for height_at in (0.06, 0.1) for dz in (-0.07, 0.05)
-        ]
+        hub = np.array([car.body.width / 2 - wheels.width, wheels.radius * scale, axle])
+        rods = [tube([hub, [0.04, height, axle + dz]], 0.005, 5) for height in (0.06, 0.1) for dz in (-0.07, 0.05)]
         builder.add_pair(join(rods), finish.dark)
 
 
