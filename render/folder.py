@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -152,20 +152,47 @@ def part_name(sha256: str) -> str:
     return f"{sha256}.h5"
 
 
-def models_in_parts(parts: Path, wanted: Set[str]) -> set[str]:
-    """Ids of the models in parts of earlier runs. Parts that hold others than ``wanted`` are deleted, and torn ones.
+def models_in_parts(out: Path, wanted: Mapping[str, str], elsewhere: Set[str], held: Set[str]) -> set[str]:
+    """Ids of the models in parts of earlier runs.
 
-    Parts are not forced to the disk one by one: a crash tears some. HDF5 itself may hang on a damaged file, so it opens
-    none whose digest is not right.
+    Torn parts are deleted (parts are not forced to the disk one by one: a crash tears some), and those of models that
+    the dataset holds, or whose meshes are gone.
+
+    Args:
+        wanted: id -> source of the models to render.
+        elsewhere: ids of those that are for other tasks to render.
+        held: ids of those that the dataset holds already.
+
+    Raises:
+        UserError: the parts are of another task, or of other meshes.
     """
+
+    def refuse(what: str, advice: str) -> None:
+        raise UserError(
+            f"{out}: holds an unfinished rendering of {what}: {advice}, or a new folder; to give the unfinished "
+            f"rendering up, delete {out / PARTS}"
+        )
+
     found: set[str] = set()
-    for path in parts.glob("*.h5"):
-        model_ids: set[str] = set()
-        if path.name == part_name(file_sha256(path)):
+    strange: set[str] = set()
+    useless = []
+    for path in (out / PARTS).glob("*.h5"):
+        made_of: dict[str, str] = {}
+        if path.name == part_name(file_sha256(path)):  # HDF5 itself may hang on a damaged file
             with ShardReader(path) as part:
-                model_ids = {model.model_id for model in part.models}
-        if model_ids and model_ids <= wanted:
-            found |= model_ids
+                made_of = {model.model_id: model.source for model in part.models}
+        for model_id, source in made_of.items():
+            if model_id in elsewhere:
+                refuse(f"another task, with {source}", "give the same --task, or none, to go on")
+            if wanted.get(model_id, source) != source:
+                refuse(f"{source}, not of {wanted[model_id]}", "give the same meshes to go on")
+        if made_of and made_of.keys() <= wanted.keys():
+            found |= made_of.keys()
         else:
-            path.unlink()
+            useless.append(path)
+            strange |= made_of.keys() - held
+    if strange and not found:
+        refuse(f"other meshes, with {min(strange)}", "give the same meshes to go on")
+    for path in useless:
+        path.unlink()
     return found

@@ -18,8 +18,7 @@ class Mesh:
         vertices: float64 (V, 3), object units (longest side of the bounding box = 2).
         faces: int64 (F, 3), indices into ``vertices``; the winding tells which side is which, no more.
         colors: uint8 (F, 3, 3), sRGB colour at each corner of each face.
-        normals: float32 (F, 3, 3), unit shading normal at each corner; only its axis matters, renderers
-            turn it towards the viewer.
+        normals: float32 (F, 3, 3), unit shading normal at each corner, on the side of the winding normal.
         semantic_keypoints: name -> float64 (3,) in the object frame; NaN where the object has no such part.
         back_colors: as ``colors``, of the side that the winding normal points away from; None if both are alike.
     """

@@ -15,11 +15,11 @@ HARD_EDGE_DEGREES = 40.0
 MAX_SMOOTH_VALENCE = 256
 
 
-def corner_normals(vertices: np.ndarray, faces: np.ndarray, hard_edge_degrees: float = HARD_EDGE_DEGREES) -> np.ndarray:
+def corner_normals(vertices: np.ndarray, faces: np.ndarray) -> np.ndarray:
     """Shading normals per corner: smooth across soft edges, split at hard ones, blind to winding.
 
     The normal of a corner is the angle-weighted mean of the normals of the faces around its vertex (vertices
-    merged by position) that lie within ``hard_edge_degrees`` of its own face; each is first turned to its own
+    merged by position) that lie within HARD_EDGE_DEGREES of its own face; each is first turned to its own
     face's side, so a mesh with inconsistent winding shades like a consistent one.
 
     Args:
@@ -31,7 +31,7 @@ def corner_normals(vertices: np.ndarray, faces: np.ndarray, hard_edge_degrees: f
     positions = merge_by_position(vertices)
     return _smooth(
         np.ascontiguousarray(vertices, np.float64), np.ascontiguousarray(faces, np.int64), positions,
-        math.cos(math.radians(hard_edge_degrees)),
+        math.cos(math.radians(HARD_EDGE_DEGREES)),
     )  # fmt: skip
 
 

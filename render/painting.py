@@ -147,9 +147,10 @@ def _multiplied(srgb: np.ndarray, tint: np.ndarray | None) -> np.ndarray:
 def _mip_maps(image: Image.Image) -> list[np.ndarray]:
     image.draft("RGB", (MAX_TEXTURE_SIDE, MAX_TEXTURE_SIDE))  # a large JPEG is decoded at a fraction of its size
     image = to_8_bits(image)
+    image = image.convert("RGBA" if _has_alpha(image) else "RGB")  # palettes cannot be reduced
     while max(image.size) > MAX_TEXTURE_SIDE:
         image = image.reduce(2)
-    image = image.convert("RGBA" if _has_alpha(image) else "RGB").convert("RGBA")
+    image = image.convert("RGBA")
     levels = [np.asarray(image)]
     while max(image.size) > 1:
         image = image.reduce((2 if image.width > 1 else 1, 2 if image.height > 1 else 1))

@@ -15,7 +15,7 @@ import signal
 import socket
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -48,7 +48,7 @@ from render.folder import (
 )
 from render.mesh import Mesh
 from render.shapes import generate, keypoint_names
-from render.sources import LAYOUTS, MeshError, Source, discover
+from render.sources import LAYOUTS, MeshError, Source, discover, printable
 from render.variety import vary_images, vary_object
 from render.views import ViewSettings, sample_pair
 from render.workers import WorkerDied, run_tasks, time_limit
@@ -56,7 +56,6 @@ from render.workers import WorkerDied, run_tasks, time_limit
 _PAIRS_PER_PART = 16  # at most, where models have fewer
 _GROUPS_PER_WORKER = 8  # at least, so that all workers end at about the same time
 _RAY_WORKERS = 128  # of a cluster, which may grow
-_OBJECT_RADIUS = np.sqrt(3)  # of the sphere around a box of side 2
 
 
 # What became of models: of each, None or what went wrong; or what went wrong with all of them.
@@ -104,11 +103,11 @@ def render_dataset(config: RenderConfig) -> RenderSummary:
         manifest = without_lost_shards(out, manifest, sources)
         held = count_pairs(out, manifest)
         _require_meshes_of_short_models(config, held, sources)
-        _require_common_models(config, held, everything)
+        _require_same_meshes(config, manifest, held, everything)
         claim(out, settings)
         geometries = {entry.model_id: entry.geometry for entry in manifest.models if entry.geometry}
         job = Job(config, settings, held, geometries)
-        return _finish(job, manifest, sources, {source.name for source in everything})
+        return _finish(job, manifest, sources, everything)
 
 
 def _backend(config: RenderConfig) -> str:
@@ -182,8 +181,7 @@ def pair_rng(seed: int, model_id: str, pair: int, option: str = "") -> np.random
 
 def depth_coding(views: ViewSettings) -> tuple[float, float]:
     """(offset, scale), object units: 16-bit values 1 to 65535 span all depths that the views can see."""
-    reach = _OBJECT_RADIUS * (1 + views.shift)
-    near, far = max(0.0, views.distance[0] - reach), views.distance[1] + reach
+    near, far = max(0.0, views.distance[0] - views.reach), views.distance[1] + views.reach
     scale = (far - near) / 65534
     return float(near - scale), float(scale)
 
@@ -237,12 +235,12 @@ def _for_task(sources: list[Source], task: tuple[int, int] | None) -> list[Sourc
     return sources if task is None else sources[(task[0] - 1) % task[1] :: task[1]]
 
 
-def _mesh_of(config: RenderConfig, source: Source, annotations: Annotations) -> Mesh:
+def _mesh_of(config: RenderConfig, source: Source, annotations: Annotations, names: list[str]) -> Mesh:
+    """The mesh, with the keypoints that ``annotations`` have of it; ``names`` are those of all models."""
     if source.path is not None:
         from render.loading import load_mesh  # takes long to import, and built-in shapes do without
 
         root = config.meshes
-        names = sorted({name for points in annotations.values() for name in points}, key=int)
         points = annotations.get(_annotated_id(source), {})
         points = {name: points.get(name, np.full(3, np.nan)) for name in names}
         return load_mesh(source.path, root if root.is_dir() else None, points)
@@ -252,22 +250,23 @@ def _mesh_of(config: RenderConfig, source: Source, annotations: Annotations) -> 
 # --- the work --------------------------------------------------------------------------------------------------------
 
 
-def _finish(job: Job, manifest: Manifest, sources: list[Source], everything: Set[str]) -> RenderSummary:
+def _finish(job: Job, manifest: Manifest, sources: list[Source], everything: list[Source]) -> RenderSummary:
     """Render what is missing, assemble, and clear the parts away.
 
     Args:
-        sources: those of this task. everything: names of the sources of all tasks; failures of others are forgotten.
+        sources: those of this task. everything: those of all tasks; failures of others are forgotten.
     """
     config, out = job.config, job.config.out
     parts = out / PARTS
-    wanted = {
-        source.model_id: source for source in sources if job.held.get(source.model_id, 0) < config.pairs_per_model
-    }
-    done = models_in_parts(parts, wanted.keys())
-    missing = [source for model_id, source in wanted.items() if model_id not in done]
+    short = [source for source in everything if job.held.get(source.model_id, 0) < config.pairs_per_model]
+    ours = {source.model_id for source in sources}
+    wanted = [source for source in short if source.model_id in ours]
+    elsewhere = {source.model_id for source in short} - ours
+    done = models_in_parts(out, {source.model_id: source.name for source in wanted}, elsewhere, job.held.keys())
+    missing = [source for source in wanted if source.model_id not in done]
     failures = sorted(_render_missing(job, parts, missing, len(sources)), key=astuple)
     ready = sorted(parts.glob("*.h5"))
-    others = everything - {source.name for source in sources}
+    others = {source.name for source in everything} - {source.name for source in sources}
     kept = [failure for failure in manifest.failures if failure.source in others]
     if not ready and not manifest.models and sources and config.task is None:  # a task may hold bad meshes alone
         clear(parts)
@@ -299,8 +298,17 @@ def _require_meshes_of_short_models(config: RenderConfig, held: Mapping[str, int
             )
 
 
-def _require_common_models(config: RenderConfig, held: Mapping[str, int], everything: list[Source]) -> None:
+def _require_same_meshes(
+    config: RenderConfig, manifest: Manifest, held: Mapping[str, int], everything: list[Source]
+) -> None:
     """Raise :class:`UserError` for a dataset of other meshes, whose folder may bear the same name."""
+    made_of = {entry.model_id: entry.source for entry in manifest.models}
+    for source in everything:
+        if made_of.get(source.model_id, source.name) != source.name:
+            raise UserError(
+                f"{config.out}: model {source.model_id} was made of {made_of[source.model_id]}, but {config.meshes} "
+                f"has {source.name}: give the meshes it was made of, or a new folder"
+            )
     if config.grow or not config.meshes or not held:
         return
     found = everything if config.models is None else discover(config.meshes)  # beyond the number asked for too
@@ -345,9 +353,9 @@ def _failures(job: Job, source: Source, error: Exception | None) -> list[Failure
     if not isinstance(error, (MeshError, WorkerDied)):
         raise error
     if job.config.strict:
-        raise UserError(f"{source.name}: {error}: mend or remove it, or leave --strict out")
+        raise UserError(f"{source.name}: {printable(str(error))}: mend or remove it, or leave --strict out")
     kept = job.held.get(source.model_id, 0)
-    return [Failure(source.name, f"{error}{f'; it keeps its {kept} pairs' * (kept > 0)}")]
+    return [Failure(source.name, f"{printable(str(error))}{f'; it keeps its {kept} pairs' * (kept > 0)}")]
 
 
 def _render_parts(job: Job, parts: Path, sources: list[Source]) -> Iterator[tuple[list[Source], _Outcome]]:
@@ -421,11 +429,12 @@ def _open_sender(job: Job) -> Callable[[list[Source]], tuple[_Outcome, bytes | N
 def _part_renderer(job: Job) -> Callable[[Path, list[Source]], _Outcome]:
     """A function that renders models into a shard of their own; there is none if all of them are unusable."""
     config, backend, annotations = job.config, open_backend(job.config.backend), _annotations(job.config)
+    names_annotated = sorted({name for points in annotations.values() for name in points}, key=int)
     offset, scale = depth_coding(config.views)
 
     def render(source: Source) -> tuple[ModelPairs, tuple[str, ...]]:
         with time_limit(config.time_limit):  # libraries that read files can hang; what follows is bounded
-            mesh = _mesh_of(config, source, annotations)
+            mesh = _mesh_of(config, source, annotations, names_annotated)
         model = render_model(config, source, mesh, backend, job.held.get(source.model_id, 0))
         if job.geometries.get(source.model_id, model.geometry) != model.geometry:
             raise MeshError("another shape than when its first pairs were rendered")

@@ -51,15 +51,23 @@ def discover(folder: Path) -> list[Source]:
         raise UserError(f"{folder}: no such folder: give a ShapeNetCore category folder or any folder of meshes")
     found: dict[str, Source] = {}
     for path in _mesh_files(folder):
-        name = path.relative_to(folder).as_posix()
-        name = os.fsencode(name).decode("utf-8", "backslashreplace")
-        name = re.sub(r"[\x00-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", name)
+        name = printable(path.relative_to(folder).as_posix())
         model_id, rank = _model_id(name)
         if model_id not in found or rank < _model_id(found[model_id].name)[1]:
             found[model_id] = Source(model_id, name, path)
     if not found:
         raise UserError(f"{folder}: no mesh in it: meshes end in {', '.join(SUFFIXES)}")
     return [found[model_id] for model_id in sorted(found)]
+
+
+def printable(text: str) -> str:
+    """The text, with bytes of a file's name that are no UTF-8, lone surrogates and control characters escaped."""
+    try:
+        data = os.fsencode(text)
+    except UnicodeEncodeError:  # surrogates that do not stand for bytes
+        data = text.encode("utf-8", "backslashreplace")
+    text = data.decode("utf-8", "backslashreplace")
+    return re.sub(r"[\x00-\x1f\x7f]", lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def _model_id(name: str) -> tuple[str, int]:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from data.errors import UserError
 from data.images import to_8_bits
+from data.manifest import file_sha256
 from render.mesh import Mesh, unit_box
 from render.shading import Light
 
@@ -102,7 +103,7 @@ def variety_settings(variety: Variety) -> dict:
     settings = {f.name: getattr(variety, f.name) for f in fields(variety) if getattr(variety, f.name) != f.default}
     if variety.background_images:
         files = _pictures(Path(variety.background_images))
-        listing = "\n".join(f"{path.name} {path.stat().st_size}" for path in files)
+        listing = "\n".join(f"{path.name} {file_sha256(path)}" for path in files)
         settings["background_images"] = {"files": len(files), "sha256": hashlib.sha256(listing.encode()).hexdigest()}
     return settings
 

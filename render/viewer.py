@@ -55,9 +55,7 @@ def _scene(pyrender, mesh: Mesh, points: np.ndarray, colors: Sequence[tuple[int,
     scene.add(pyrender.PerspectiveCamera(yfov=np.pi / 4), pose=camera_to_object)
     corners = mesh.vertices[mesh.faces].astype(np.float32)
     back = mesh.colors if mesh.back_colors is None else mesh.back_colors
-    # Both sides of a face are triangles of their own: pyrender lights by the normal, and that of a mesh has no sign.
-    faces = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    normals = mesh.normals * np.sign((mesh.normals * faces[:, None]).sum(-1, keepdims=True))
+    # Both sides of a face are triangles of their own: pyrender lights by the normal.
     # Translucent, because keypoints may lie within the object.
     material = pyrender.MetallicRoughnessMaterial(
         baseColorFactor=(1, 1, 1, 0.5), metallicFactor=0, roughnessFactor=0.9, alphaMode="BLEND"
@@ -65,7 +63,7 @@ def _scene(pyrender, mesh: Mesh, points: np.ndarray, colors: Sequence[tuple[int,
     for order, sign, shown in ((slice(None), 1, mesh.colors), (slice(None, None, -1), -1, back)):
         side = pyrender.Primitive(
             positions=corners[:, order].reshape(-1, 3),
-            normals=sign * normals[:, order].reshape(-1, 3),
+            normals=sign * mesh.normals[:, order].reshape(-1, 3),
             color_0=np.insert(shown[:, order].reshape(-1, 3) / np.float32(255), 3, 1, axis=1),
             material=material,
         )

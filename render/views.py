@@ -20,10 +20,15 @@ class ViewSettings:
     shift: float = 0.2  # the camera moves by up to this much along each object axis after it was aimed, object units
     roll_degrees: float = 0.0  # the camera turns about its axis by up to this much either way
 
+    @property
+    def reach(self) -> float:
+        """How far from where the camera is aimed the object's points can lie, object units."""
+        return np.sqrt(3) * (1 + self.shift)  # a box of side 2, shifted along each axis
+
 
 def check_views(views: ViewSettings) -> None:
     """Raise :class:`UserError` for the first setting that makes no sense."""
-    reach = np.sqrt(3) * (1 + views.shift)  # from within it, a camera could stand in the object
+    reach = np.ceil(1e4 * views.reach) / 1e4  # from within it, a camera could stand in the object
     for name, (low, high), unit in (
         ("image_size", (8, 4096), "pixels"),
         ("shift", (0, 1), "object units"),

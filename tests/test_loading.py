@@ -189,6 +189,15 @@ class TestColors:
         assert len(load_mesh(path, tmp_path).faces) > 1000
         assert len(load_mesh(path).faces) > 1000
 
+    @pytest.mark.parametrize("mode", ["P", "1", "L", "RGBA"])
+    def test_pictures_larger_than_is_used_may_be_of_any_mode(self, tmp_path, monkeypatch, mode):
+        monkeypatch.setattr(painting, "MAX_TEXTURE_SIDE", 16)
+        path = textured_quad(tmp_path)
+        Image.open(tmp_path / "texture.png").convert(mode).save(tmp_path / "texture.png")
+        mesh = load_mesh(path)
+        np.testing.assert_allclose(color_at(mesh, 0.5, -0.5), 255, atol=2)  # the white quarter
+        assert color_at(mesh, -0.5, 0.5).min() < 100
+
     def test_of_two_sides_the_one_with_a_picture_is_seen(self, tmp_path):
         path = textured_quad(tmp_path)
         alone = load_mesh(path)

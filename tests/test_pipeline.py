@@ -776,9 +776,7 @@ def test_models_of_few_pairs_share_parts(reference, meshes, tmp_path, monkeypatc
     """Whatever goes into one part, and whatever is missing of it, the dataset is the same."""
     out = tmp_path / "data"
     monkeypatch.setattr(render.pipeline, "_GROUPS_PER_WORKER", 1)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(render.pipeline, "assemble", Mock(side_effect=KeyboardInterrupt))
-        render_dataset(config(out, meshes))
+    interrupt(monkeypatch, config(out, meshes))
     parts = sorted((out / ".parts").glob("*.h5"))
     held = [len(list(read_models(part))) for part in parts]
     assert sum(held) == 8 and max(held) > 2
@@ -791,13 +789,64 @@ def test_models_of_few_pairs_share_parts(reference, meshes, tmp_path, monkeypatc
 def test_a_part_of_models_that_are_not_wanted_any_more_goes(meshes, tmp_path, monkeypatch):
     out, folder = tmp_path / "data", Path(shutil.copytree(meshes, tmp_path / "some" / meshes.name))
     monkeypatch.setattr(render.pipeline, "_GROUPS_PER_WORKER", 1)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(render.pipeline, "assemble", Mock(side_effect=KeyboardInterrupt))
-        render_dataset(config(out, folder))
+    interrupt(monkeypatch, config(out, folder))
     (folder / "3.ply").unlink()
     assert render_dataset(config(out, folder)).models == 7
     render_dataset(config(tmp_path / "fresh", folder))
     assert contents(out) == contents(tmp_path / "fresh")
+
+
+def interrupt(monkeypatch, settings):
+    """Render all parts, but do not join them."""
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(render.pipeline, "assemble", Mock(side_effect=KeyboardInterrupt))
+        render_dataset(settings)
+
+
+class TestPartsOfOtherWork:
+    """What an interrupted run left is neither taken for something else nor thrown away."""
+
+    def test_of_another_task(self, reference, meshes, tmp_path, monkeypatch):
+        out = tmp_path / "data"
+        interrupt(monkeypatch, config(out, meshes, task=(1, 2)))
+        before = contents(out)
+        with pytest.raises(UserError, match="another task, with 0.ply: give the same --task, or none, "):
+            render_dataset(config(out, meshes, task=(2, 2)))
+        assert contents(out) == before
+        assert render_dataset(config(out, meshes)).rendered == 4
+        assert contents(out) == contents(reference)
+
+    def test_of_another_folder_of_that_name(self, meshes, tmp_path, monkeypatch):
+        out, folder = tmp_path / "data", tmp_path / meshes.name
+        folder.mkdir()
+        shutil.copy(meshes / "6.ply", folder / "new.ply")
+        interrupt(monkeypatch, config(out, meshes))
+        before = contents(out)
+        with pytest.raises(UserError, match="other meshes, with 0.ply: give the same meshes"):
+            render_dataset(config(out, folder))
+        assert contents(out) == before
+
+    def test_of_another_layout(self, tmp_path, monkeypatch):
+        for name in ("v1/chairs/id/model.obj", "v2/chairs/id/models/model_normalized.obj"):
+            (tmp_path / name).parent.mkdir(parents=True)
+            trimesh.creation.box((1, 2, 3)).export(tmp_path / name)
+        first, second = tmp_path / "v1" / "chairs", tmp_path / "v2" / "chairs"
+        interrupt(monkeypatch, config(tmp_path / "data", first))
+        with pytest.raises(UserError, match="rendering of id/model.obj, not of id/models/model_normalized.obj"):
+            render_dataset(config(tmp_path / "data", second))
+        render_dataset(config(tmp_path / "data", first))
+        for grow in (False, True):
+            with pytest.raises(UserError, match="id was made of id/model.obj, but .* has id/models/"):
+                render_dataset(config(tmp_path / "data", second, grow=grow))
+
+
+def test_a_reason_that_is_no_valid_text_can_be_told(meshes, tmp_path):
+    folder = Path(shutil.copytree(meshes, tmp_path / "meshes"))
+    (folder / "odd.gltf").write_text('{"asset": {"version": "2.0"}, "extensionsRequired": ["\\ud800\\n"]}')
+    summary = render_dataset(config(tmp_path / "data", folder))
+    (told,) = [failure.reason for failure in summary.failures if failure.source == "odd.gltf"]
+    assert told.startswith("requires \\ud800\\x0a, which is not supported")
+    assert told in [failure.reason for failure in load_manifest(tmp_path / "data").failures]
 
 
 def test_an_interruption_counts_what_is_kept(meshes, tmp_path, monkeypatch):

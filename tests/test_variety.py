@@ -332,9 +332,9 @@ class TestImages:
         check_config(config(tmp_path / "data", variety))
 
     def test_other_pictures_are_other_settings(self, tmp_path):
-        for name, color in (("a", "red"), ("b", "blue")):
+        for name, color in (("a", "red"), ("b", "blue")):  # of one name and one size
             (tmp_path / name).mkdir()
-            Image.new("RGB", (8, 8), color).save(tmp_path / name / f"{color}.png")
+            Image.new("RGB", (8, 8), color).save(tmp_path / name / "picture.bmp")
         first, second = (
             data_settings(config("out", Variety(background_images=tmp_path / name)))["variety"] for name in "ab"
         )
