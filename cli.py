@@ -45,6 +45,11 @@ class Run(click.ParamType):
 
     name = "run"
 
+    def convert(self, value, param, ctx):
+        if not value:
+            self.fail("is empty: give a run folder or the name of shipped weights.", param, ctx)
+        return value
+
     def shell_complete(self, ctx, param, incomplete):
         shipped = (Path(__file__).parent / "train/pretrained").glob("*/config.json")
         names = [

@@ -33,7 +33,7 @@ from data.manifest import (
     shard_name,
 )
 from data.schema import PAIRS_PER_SHARD, SPLITS
-from data.shard import ModelEntry, ShardHeader, ShardReader, ShardWriter, canonical_json, damaged
+from data.shard import ModelEntry, ShardHeader, ShardReader, ShardWriter, canonical_json, damaged, leak
 from data.signals import STOPS, handled_by
 
 Progress = Callable[[int], None]
@@ -259,12 +259,8 @@ def _refuse_conflicts(blocks: list[_Block], manifest: Manifest) -> None:
     for block in blocks:
         entry = block.entry
         other = known.setdefault(entry.model_id, entry)
-        if entry.split != other.split:
-            raise UserError(
-                f"{block.source.path}: model {entry.model_id} is in split {entry.split} here and in {other.split} "
-                "elsewhere, which would leak training models into the test: render both with the same --seed and "
-                "--splits"
-            )
+        if entry.leaks(other):
+            raise leak(block.source.path, entry, other, "elsewhere")
         if entry.geometry and other.geometry and entry.geometry != other.geometry:
             raise UserError(
                 f"{block.source.path}: model {entry.model_id} is another shape here than elsewhere: rename one of them"

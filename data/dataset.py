@@ -6,7 +6,7 @@ import hashlib
 import os
 import sys
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from tqdm import tqdm
 from data.errors import UserError
 from data.manifest import Manifest, check_present, load_manifest
 from data.schema import SPLITS
-from data.shard import ImageReader, ModelEntry, ShardReader, damaged, require_filters
+from data.shard import ImageReader, ModelEntry, ShardReader, damaged, leak, require_filters
 
 _MAX_OPEN_SHARDS = 128
 
@@ -430,15 +430,14 @@ class _Shapes:
 
 
 def _refuse_leaks(folders: list[Path], manifests: list[Manifest]) -> None:
-    splits: dict[tuple, tuple[str, Path]] = {}
+    known: dict[tuple[str, str], list[tuple[ModelEntry, Path]]] = defaultdict(list)
     for folder, manifest in zip(folders, manifests, strict=True):
         for entry in manifest.models:
-            split, other = splits.setdefault(_model_key(manifest, entry), (entry.split, folder))
-            if split != entry.split:
-                raise UserError(
-                    f"{folder}: model {entry.model_id} is in split {entry.split} here and in {split} in {other}, which "
-                    "would leak training models into the test: render both with the same --seed and --splits"
-                )
+            namesakes = known[manifest.category, entry.model_id]
+            for other, place in namesakes:
+                if entry.leaks(other):
+                    raise leak(folder, entry, other, f"in {place}")
+            namesakes.append((entry, folder))
 
 
 def _known(points: np.ndarray | None) -> bool:

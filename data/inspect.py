@@ -360,10 +360,11 @@ def _format_views(description: dict) -> list[str]:
 def _bars(histogram: dict, width: int = 40) -> list[str]:
     edges, counts = histogram["edges"], histogram["counts"]
     highest = max(max(counts), 1)
+    full_circle = edges[0] == -180  # of elevations the part below the horizon is told only if there are such
     return [
         f"  {low:>5} to {high:>4} {'#' * round(width * count / highest)} {count}"
         for low, high, count in zip(edges, edges[1:], counts)
-        if count or low >= 0
+        if count or low >= 0 or full_circle
     ]
 
 

@@ -59,6 +59,19 @@ class ModelEntry:
     faces: int
     geometry: str = ""
 
+    def leaks(self, other: ModelEntry) -> bool:
+        """Whether this and the entry of that id elsewhere would show one model in two splits."""
+        other_shape = self.geometry and other.geometry and self.geometry != other.geometry
+        return self.split != other.split and not other_shape
+
+
+def leak(path: Path, entry: ModelEntry, other: ModelEntry, place: str) -> UserError:
+    """What to say of a model in ``path`` that is in another split at another place."""
+    return UserError(
+        f"{path}: model {entry.model_id} is in split {entry.split} here and in {other.split} {place}, which would leak "
+        "training models into the test: render both with the same --seed and --splits"
+    )
+
 
 def write_shard(
     path: Path,
@@ -356,12 +369,12 @@ class ShardReader:
 
     def _read_header(self) -> None:
         attributes = self._file.attrs
-        check_format(self.path, attributes["format"], int(attributes["format_version"]))
+        check_format(self.path, _text(attributes["format"]), int(attributes["format_version"]))
         depth = self._dataset("depth").attrs
         points = self._dataset("semantic_keypoints") if self.holds("semantic_keypoints") else None
         self.header = ShardHeader(
-            str(attributes["split"]),
-            canonical_json(dict(json.loads(attributes["settings"]))),
+            _text(attributes["split"]),
+            canonical_json(dict(json.loads(_text(attributes["settings"])))),
             _keypoint_names(points.attrs) if points is not None else (),
             float(depth["depth_offset"]),
             float(depth["depth_scale"]),
@@ -509,10 +522,15 @@ def _same_encoding(source: h5py.Dataset, target: h5py.Dataset) -> bool:
 
 
 def _keypoint_names(attributes: h5py.AttributeManager) -> tuple[str, ...]:
-    names = tuple(map(str, attributes["names"]))
+    names = tuple(map(_text, attributes["names"]))
     if "names_utf8" in attributes and names != tuple(name.decode() for name in attributes["names_utf8"]):
         raise ValueError("the names of the keypoints are damaged")
     return names
+
+
+def _text(value: str | bytes) -> str:
+    """A string attribute: bytes where another program wrote it with a fixed length."""
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _strings(values: Sequence[str]) -> np.ndarray:

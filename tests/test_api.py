@@ -93,6 +93,12 @@ def test_detect_takes_paths_pictures_and_arrays(tmp_path):
     for wrong in (pixels / 255.0, pixels[..., :1], pixels[..., 0] / 255.0):
         with pytest.raises(UserError, match="an array of .*give uint8"):
             detect(CornerDetector(), wrong)
+    with pytest.raises(UserError, match="an array of .*give uint8"):
+        detect(CornerDetector(), pixels[:0])
+    with pytest.raises(UserError, match="image: numbers that are not finite"):
+        detect(CornerDetector(), Image.fromarray(np.full((9, 9), np.nan, np.float32)))
+    with pytest.raises(UserError, match="mask: an array of"):
+        detect(CornerDetector(), pixels[..., :3], mask=np.zeros((0, 5), np.float32))
     with pytest.raises(UserError, match="object_length: 0"):
         detect(CornerDetector(), pixels, object_length=0)
     for each in found:
@@ -114,7 +120,7 @@ def test_arguments_that_are_none():
     pixels = np.zeros((50, 50, 4), np.uint8)
     pixels[10:40, 10:40] = 200
     fine = np.array([[600.0, 0, 25], [0, 600, 25], [0, 0, 1]])
-    for k in ((600, 600, 25, 25), np.zeros((3, 3)), np.where(fine > 0, np.nan, 0)):
+    for k in ([[600], [0, 600]], (600, 600, 25, 25), np.zeros((3, 3)), np.where(fine > 0, np.nan, 0)):
         with pytest.raises(UserError, match="intrinsics: .*give K, 3 x 3"):
             detect(CornerDetector(), pixels, intrinsics=k)
     with pytest.raises(UserError, match="background: 'white'"):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import resource
 import signal
 import subprocess
@@ -15,7 +16,7 @@ import pytest
 
 from data.errors import UserError
 from data.schema import FIELDS
-from data.shard import read_models, write_shard
+from data.shard import ModelEntry, ShardReader, read_models, write_shard
 from tests.made_up_pairs import DEPTH_OFFSET, DEPTH_SCALE, KEYPOINTS, SETTINGS, make_model, write_part
 
 
@@ -41,6 +42,23 @@ def test_models_come_back_as_written(shard, models):
                 assert getattr(got, name).dtype == value.dtype
             else:
                 assert getattr(got, name) == value
+
+
+def test_strings_of_other_programs_may_be_of_fixed_length(shard, models):
+    with h5py.File(shard, "r+") as file:
+        for name in ("format", "split", "settings"):
+            file.attrs[name] = np.bytes_(file.attrs[name])
+        names = file["semantic_keypoints"].attrs
+        names["names"] = np.array([name.encode() for name in names["names"]])
+    with ShardReader(shard) as reader:
+        assert reader.header.split == "train" and reader.header.keypoint_names == tuple(KEYPOINTS)
+        assert json.loads(reader.header.settings) == SETTINGS
+
+
+@pytest.mark.parametrize("geometry, leaks", [("aa", True), ("", True), ("bb", False)])
+def test_one_model_in_two_splits(geometry, leaks):
+    ours, theirs = ModelEntry("a", "train", "", 1, "aa"), ModelEntry("a", "test", "", 1, geometry)
+    assert ours.leaks(theirs) == theirs.leaks(ours) == leaks and not ours.leaks(ours)
 
 
 def test_layout_is_the_contract(shard):

@@ -238,6 +238,8 @@ def _whole_numbers(mask: ImageLike) -> ImageLike:
         return mask
     if not np.isfinite(mask).all():
         raise UserError("mask: numbers that are not finite: give 0 where there is no object")
+    if not mask.size:
+        raise UserError(f"mask: an array of {mask.shape}: give one of the image's size")
     if mask.min() < 0:  # logits
         return mask > 0
     return np.rint(mask * (255 / max(mask.max(), 1e-9))).astype(np.uint8)
@@ -245,7 +247,10 @@ def _whole_numbers(mask: ImageLike) -> ImageLike:
 
 def _camera_matrix(intrinsics: np.ndarray) -> np.ndarray:
     """K as float64 (3, 3); refuses what is none."""
-    k = np.asarray(intrinsics, np.float64)
+    try:
+        k = np.asarray(intrinsics, np.float64)
+    except ValueError:
+        raise UserError(f"intrinsics: {intrinsics}: give K, 3 x 3 numbers") from None
     if k.shape != (3, 3) or not np.isfinite(k).all() or not (k[0, 0] > 0 and k[1, 1] > 0 and k[2, 2] == 1):
         raise UserError(f"intrinsics: {k.tolist()}: give K, 3 x 3: [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], in pixels")
     return k
@@ -255,12 +260,15 @@ def _image(image: ImageLike) -> Image.Image:
     if isinstance(image, (str, Path)):
         return open_image(image)
     if isinstance(image, Image.Image):
-        return to_8_bits(upright(image))
+        try:
+            return to_8_bits(upright(image))
+        except ValueError as error:
+            raise UserError(f"image: {error}") from None
     if not isinstance(image, np.ndarray):
         raise UserError(f"image: a {type(image).__name__}: give a path, a PIL image, or a numpy array")
     if image.ndim == 2 and image.dtype.kind in "biu":  # a mask: labels, of whatever type
         return to_8_bits(Image.fromarray(image.astype(np.float64).clip(0, 65535).astype(np.int32)))
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (3, 4):
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] not in (3, 4) or not image.size:
         raise UserError(
             f"image: an array of {image.dtype} {image.shape}: give uint8 (H, W, 3) or (H, W, 4), or (H, W) of whole "
             "numbers for a mask"

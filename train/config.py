@@ -237,13 +237,17 @@ def _check(config: TrainConfig) -> None:
         raise UserError(f"image_size {config.image_size}: with reduction {config.reduction}, give a multiple of {step}")
     if config.network == "paper" and (config.axes != ("x",) or config.mirror):
         raise UserError("the paper's network has one flag, of x, and no mirror images: add --axes x --no-mirror")
+    if config.network == "paper" and config.margin:
+        raise UserError(f"margin {config.margin}: the paper's network sees whole images: add --margin 0")
 
 
 def config_from_dict(values: dict) -> TrainConfig:
-    """The inverse of ``dataclasses.asdict``. Missing settings take their defaults.
+    """The inverse of ``dataclasses.asdict``. Missing settings take their defaults, but for ``axes`` and ``weights``.
 
     Raises:
-        TypeError: unknown settings, or values of another type. UserError: values that :func:`make_config` refuses.
+        KeyError: one of these is missing.
+        TypeError: unknown settings, or values of another type.
+        UserError: values that :func:`make_config` refuses.
     """
     config = TrainConfig(**{**values, "axes": tuple(values["axes"]), "weights": LossWeights(**values["weights"])})
     _check(config)

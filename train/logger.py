@@ -30,7 +30,7 @@ class Logger:
         if self._main:
             self._path = run / METRICS_NAME
             write_bytes(self._path, b"".join(whole_lines(self._path, step)))
-            self._board = SummaryWriter(run / "tensorboard", purge_step=step)
+            self._board = SummaryWriter(run / "tensorboard", purge_step=step + 1)
         self._progress = tqdm(
             total=steps, initial=step, desc="train", unit="step", dynamic_ncols=True, disable=not self._main
         )
@@ -71,7 +71,7 @@ class Logger:
         self._started += time.monotonic() - started
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """Log values of a step."""
+        """Log all values of a step, once."""
         if not self._main:
             return
         with errors_named(self._path), open(self._path, "a") as file:
@@ -81,9 +81,8 @@ class Logger:
         if "loss" in values:
             self._progress.set_postfix_str(" ".join(f"{name[:4]} {values[name]:.3f}" for name in self._names))
 
-    def write_validation(self, step: int, figures: dict[str, float], picture: Image.Image) -> None:
-        """Log errors on validation pairs and show their keypoints; the main process alone calls this."""
-        self.write(step, {f"validation_{name}": value for name, value in figures.items()})
+    def show_validation(self, step: int, figures: dict[str, float], picture: Image.Image) -> None:
+        """Tell errors on validation pairs and show their keypoints; the main process alone calls this."""
         self._board.add_image("validation", np.asarray(picture), step, dataformats="HWC")
         self._progress.write(
             f"step {step}: validation error mean {figures['error_mean_deg']:.1f}°, "

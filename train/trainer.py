@@ -100,21 +100,22 @@ def train(config: TrainConfig, datasets: Sequence[str | Path], run: str | Path, 
     # The weights that a run began with may be gone when it goes on.
     state = start(dataclasses.replace(config, init_from=None) if resume and find_checkpoint(run) else config)
     data = pairs.fingerprint()
-    if resume:
-        load_checkpoint(run, state, config.steps, data)
-    replica = distributed.distribute(state.network)
-    loader = make_pair_loader(pairs, config, state.step, device)
-    with (
-        claim_run_folder(config, run, resume),
-        resumable(run, "go on with the same command and --resume"),
-        stop_on_interrupt() as interrupt,
-        Logger(run, state.step, config.steps) as logger,
-    ):
-        if state.step and distributed.is_main():  # a kill may have come between the checkpoint and them
-            save_weights(state.average.network, run / WEIGHTS_NAME)
+    with ExitStack() as stack:
+        stack.enter_context(claim_run_folder(config, run, resume))
+        stack.enter_context(resumable(run, "go on with the same command and --resume"))
+        if resume:
+            load_checkpoint(run, state, config.steps, data)
+        replica = distributed.distribute(state.network)
+        loader = make_pair_loader(pairs, config, state.step, device)
         take_step = partial(training_step, replica, state, pairs, config)
         if device == "cuda" and config.cuda_graph and distributed.world_size() == 1:
             take_step = GraphedStep(take_step)
+        if distributed.is_main():
+            save_config(config, run)
+            if state.step:  # a kill may have come between the checkpoint and them
+                save_weights(state.average.network, run / WEIGHTS_NAME)
+        interrupt = stack.enter_context(stop_on_interrupt())
+        logger = stack.enter_context(Logger(run, state.step, config.steps))
         for stored in loader:
             torch.manual_seed(config.seed * 1_000_003 + state.step)
             values = take_step(stored, state.step)
@@ -124,15 +125,18 @@ def train(config: TrainConfig, datasets: Sequence[str | Path], run: str | Path, 
             stopping = distributed.any_rank(interrupt.requested)
             last = state.step == config.steps or stopping
             checkpoint = state.step % config.checkpoint_every == 0 or last
+            values = {}
             if state.step % config.log_every == 0 or checkpoint:
-                means = logger.means()
-                require_finite(means, run, state.step)
-                logger.write(state.step, {**means, "learning_rate": schedules.learning_rate(config, state.step - 1)})
+                values = {**logger.means(), "learning_rate": schedules.learning_rate(config, state.step - 1)}
+                require_finite(values, run, state.step)
             due = state.step % config.validate_every == 0 or state.step == config.steps
             if validation and due and distributed.is_main():
                 with logger.time_out():
-                    detector = Detector(state.average.network, config, device)
-                    logger.write_validation(state.step, *validate(detector, validation))
+                    figures, picture = validate(Detector(state.average.network, config, device), validation)
+                values |= {f"validation_{name}": value for name, value in figures.items()}
+                logger.show_validation(state.step, figures, picture)
+            if values:
+                logger.write(state.step, values)
             if checkpoint:
                 save_checkpoint(run, state, data)
             if stopping and state.step < config.steps:
@@ -254,7 +258,8 @@ def check_run_folder(config: TrainConfig, run: Path, resume: bool) -> None:
     if not resume:
         for name in (CONFIG_NAME, CHECKPOINT_NAME, PREVIOUS_NAME, WEIGHTS_NAME, METRICS_NAME):
             if (run / name).exists():
-                raise UserError(f"{run}: holds a run already: add --resume to go on with it, or choose another folder")
+                begun = "to go on with it" if find_checkpoint(run) else "with the same options, delete the folder"
+                raise UserError(f"{run}: holds a run already: add --resume {begun}, or choose another folder")
         return
     if not (run / CONFIG_NAME).exists():
         raise UserError(f"{run}: no run to resume (no {CONFIG_NAME}): train without --resume")
@@ -274,13 +279,12 @@ def check_run_folder(config: TrainConfig, run: Path, resume: bool) -> None:
 
 @contextmanager
 def claim_run_folder(config: TrainConfig, run: Path, resume: bool) -> Iterator[None]:
-    """Hold the only right to write in ``run``, which goes with the process, however that ends; write the settings."""
+    """Hold the only right to write in ``run``, which goes with the process, however that ends."""
     with ExitStack() as stack:
         if distributed.is_main():
             busy = f"{run}: another training is writing to it: wait, or choose another folder"
             stack.enter_context(holding(run / LOCK_NAME, busy))
             check_run_folder(config, run, resume)  # again: another training may have come and gone
-            save_config(config, run)
         distributed.barrier()
         yield
 

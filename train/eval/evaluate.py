@@ -82,6 +82,7 @@ def evaluate(
             name, dataset.category, split, dataset, predictions, config.axes, options.declared_symmetry
         )
         figures = json.dumps(_without_nan(evaluation.metrics), indent=1) + "\n"
+        (out / METRICS_NAME).unlink(missing_ok=True)  # it comes last, and tells that the rest belongs to it
         write_overlays(evaluation, out / "overlays")
         write_report(evaluation, out / "report.html")
         write_bytes(out / METRICS_NAME, figures.encode())
