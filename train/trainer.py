@@ -12,7 +12,7 @@ The GPUs of one machine, or of two with RUN on a disk that both see (the same co
 
 ``--batch-size`` is that of all processes together, and the result is theirs up to rounding, however many there are.
 Everything random in a step depends on (seed, step) alone, so a run that was stopped anywhere and resumed ends with
-the same weights as one that was not.
+the same weights as one that was not; on a GPU up to rounding, for its kernels are chosen by their speed.
 """
 
 from __future__ import annotations
