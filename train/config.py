@@ -56,7 +56,7 @@ class TrainConfig:
     seed: int = 0
     device: str = "auto"  # "auto", "cpu" or "cuda"
     cuda_graph: bool = True  # one launch a step on a GPU, where there is one process
-    precision: str = "float32"  # of the convolutions: "float32" (a GPU: TF32), "bfloat16", "auto": that where it is native
+    precision: str = "float32"  # of convolutions: "float32" (a GPU: TF32), "bfloat16", "auto": that where it is native
     init_from: str | None = None  # run folder or shipped name whose weights training starts from
     # Objective
     supervised: bool = False  # learn the dataset's semantic keypoints instead of discovering some: the paper's baseline
