@@ -1,7 +1,7 @@
 """Parametric cars: saloons, hatchbacks, estates, off-roaders, vans, pickups, lorries, coupes, cars of before 1950, open
 cars, buggies, racing cars, karts.
 
-Each function of `KINDS` samples one kind of `Car`.
+Each function of `KINDS` samples one kind of `Car`; a share of them has the proportions of toys.
 """
 
 from __future__ import annotations
@@ -16,13 +16,35 @@ from render.shapes.primitives import Builder
 
 __all__ = ["KEYPOINTS", "build"]
 
+TOY_SHARE = 0.1
+
 
 def build(rng: np.random.Generator) -> Mesh:
     samplers, weights = zip(*KINDS)
     car = samplers[rng.choice(len(samplers), p=np.array(weights) / sum(weights))](rng)
+    if rng.random() < TOY_SHARE and not (car.racer or car.kart):
+        car = toy(rng, car)
     builder = Builder(KEYPOINTS)
     draw(builder, car, sample_finish(rng, car))
     return builder.build(stretch=rng.uniform((0.92, 0.9, 0.95), (1.08, 1.1, 1.05)))
+
+
+def toy(rng: np.random.Generator, car: Car) -> Car:
+    """Higher and wider on larger wheels, with few details, as toys and drawings are."""
+    u = rng.uniform
+    tall, wide = u(1.1, 1.55), u(1.05, 1.45)
+    body, wheels = car.body, car.wheels
+    body.profile = [(z, tall * height) for z, height in body.profile]
+    body.width, body.clearance = wide * body.width, u(0.8, 1.4) * body.clearance
+    wheels.radius, wheels.width = u(0.95, tall) * wheels.radius, u(1.0, 1.5) * wide * wheels.width
+    wheels.axles = tuple(u(0.85, 1.0) * axle for axle in wheels.axles)
+    if car.cabin:
+        car.cabin.height *= tall
+    car.cockpit.screen *= tall
+    car.bed, car.house = car.bed and (car.bed[0], tall * car.bed[1]), tall * car.house
+    car.lamp_size, car.bumper = u(1.0, 1.8) * car.lamp_size, u(1.0, tall) * car.bumper
+    car.mirrors, car.exhausts, car.grille = chance(rng, 0.3), 0, choice(rng, car.grille, "none")
+    return car
 
 
 def _wheels(rng: np.random.Generator, radius: float, front: float = -0.31, rear: float = 0.29) -> Wheels:
@@ -114,7 +136,9 @@ def _closed(
 
 
 def saloon(rng: np.random.Generator) -> Car:
+    """One in four with a boot as long as the bonnet."""
     u = rng.uniform
+    long_boot = chance(rng, 0.25)
     return _closed(
         rng,
         height=u(0.28, 0.34),
@@ -123,8 +147,8 @@ def saloon(rng: np.random.Generator) -> Car:
         belt=u(0.62, 0.7),
         hood=u(0.84, 0.96),
         deck=u(0.92, 1.06),
-        screen=(u(-0.22, -0.14), u(0.1, 0.17)),
-        window=(u(0.26, 0.38), u(0.08, 0.17)),
+        screen=(u(-0.2, -0.08) if long_boot else u(-0.22, -0.14), u(0.06, 0.17)),
+        window=(u(0.18, 0.27) if long_boot else u(0.26, 0.38), u(0.06, 0.17)),
         boxiness=u(3.1, 7),
     )
 
@@ -492,6 +516,8 @@ def jeep(rng: np.random.Generator) -> Car:
     if doors:
         body.profile += [(0.0, belt), (0.5, belt)]
         return car
+    if chance(rng, 0.4):  # a narrow bonnet between mudguards
+        body.nose_taper, car.fenders = u(0.25, 0.5), u(0.8, 1.3)
     sill = body.clearance + u(0.2, 0.5) * (belt - body.clearance)
     body.profile += [(front + 0.02, sill), (rear - 0.05, sill), (rear - 0.04, belt), (rear, belt), (0.5, belt)]
     body.angular, body.upper, body.lower, body.nose_rake = True, u(8, 24), u(8, 24), u(0.0, 0.2)
