@@ -433,6 +433,7 @@ def sample_finish(rng: np.random.Generator, chair: Chair) -> Finish:
             cover, paint.any_color(rng), int(rng.integers(0, 3)), -width, width, int(rng.integers(3, 8))
         )
     castor = paint.gray(rng, 15, 60)
+    wings = choice(rng, back, back, accent)
     if 0.3 < style < 0.36:  # without materials
-        return Finish(*(cover,) * 6)
-    return Finish(frame, pattern, pattern if back is cover else back, arms, accent, castor)
+        return Finish(*(cover,) * 7)
+    return Finish(frame, pattern, pattern if back is cover else back, arms, accent, castor, wings)

@@ -150,6 +150,7 @@ class Finish:
     arms: Paint
     accent: Paint
     castor: Paint
+    wings: Paint
 
 
 def back_point(chair: Chair, x: np.ndarray, h: np.ndarray) -> np.ndarray:
@@ -279,7 +280,7 @@ def _draw_back(builder: Builder, chair: Chair, finish: Finish) -> None:
         inner = back_point(chair, np.full(8, back.width / 2), h)
         depth = back.wings * np.sin(np.linspace(0.45, 0.85, 8) * np.pi)
         points = np.stack([inner + s * depth[:, None] * [0.15, 0, -1] for s in np.linspace(0, 1, 5)])
-        builder.add_pair(sheet(points, 0.05), finish.back)
+        builder.add_pair(sheet(points, 0.05), finish.wings)
 
 
 def back_panel(chair: Chair, low: float, high: float, width: float, bottom_width: float, thickness: float) -> Surface:
