@@ -1,5 +1,4 @@
-"""Parametric aeroplanes: gliders, light aircraft, biplanes, airliners, transports, flying boats, bombers, jet fighters,
-models.
+"""Parametric aeroplanes: gliders, light aircraft, biplanes, airliners, transports, bombers, jet fighters, models.
 
 Each function of `KINDS` samples one kind of `Airplane`; a share of the models mixes two kinds, which makes aeroplanes
 that nobody built but that fly in the same space of shapes.
@@ -88,11 +87,6 @@ def _straight_tail(rng: np.random.Generator, kind: str = "low", size: float = 1.
     plane = Wing(size * u(0.16, 0.25), size * u(0.11, 0.17), u(0.5, 1.0), u(0, 16), u(0, 5), round_tip=0.7 * round_tip)
     fillet = u(0.1, 0.2) if chance(rng, 0.3) else 0.0
     return Tail(kind, fin, plane, position=u(0.96, 1.02), height=u(0, 0.6), fillet=fillet)
-
-
-def _hidden_plane() -> Wing:
-    """A tailplane inside the body: there is none to be seen."""
-    return Wing(0.02, 0.02)
 
 
 def _jet_wing(rng: np.random.Generator, span: tuple[float, float] = (0.4, 0.56)) -> Wing:
@@ -510,7 +504,7 @@ def fighter(rng: np.random.Generator) -> Airplane:
         intake = choice(rng, "side", "side", "side", "low", "chin") if twin else choice(rng, "side", "side", "chin")
         plane.intakes = (intake, u(0.28, 0.45), d * u(0.5, 0.8))
     if delta and chance(rng, 0.75):
-        tail.plane = _hidden_plane()
+        tail.plane = Wing(0.05, 0.03, 0.5, 40)  # hidden in the body: a tailless delta
         tail.position = min(tail.position, 0.98)
     if chance(rng, 0.5 if delta else 0.12):
         plane.canard = (
@@ -606,122 +600,6 @@ def attacker(rng: np.random.Generator) -> Airplane:
     return plane
 
 
-def delta_bomber(rng: np.random.Generator) -> Airplane:
-    """Large jets on a thick delta: engines in its roots or in pods below, one fin, mostly no tailplane."""
-    u = rng.uniform
-    d = u(0.07, 0.11)
-    wing = Wing(u(0.4, 0.58), u(0.42, 0.62), u(0.06, 0.25), u(38, 56), u(-3, 2), u(0.06, 0.1))
-    if chance(rng, 0.3):
-        wing.kink = (u(0.3, 0.6), u(0.1, 0.4), u(0.7, 1.0))
-    start = u(0.05, 0.12)
-    plane = Airplane(
-        kind="military",
-        fuselage=Fuselage(
-            d,
-            d * u(0.9, 1.2),
-            nose=u(0.15, 0.35),
-            nose_sharpness=u(0.4, 0.8),
-            nose_droop=u(0, 0.6),
-            tail=u(0.25, 0.5),
-            tail_end=u(0.05, 0.3),
-            tail_rise=u(-0.2, 0.8),
-            roundness=u(2, 3),
-        ),
-        wing=wing,
-        wing_position=u(0.24, 0.36),
-        wing_height=u(-0.5, 0.5),
-        tail=_swept_tail(rng, "low", u(0.9, 1.2)),
-        nose=choice(rng, "plain", "plain", "probe"),
-        cockpit=choice(rng, "windscreen", "flush", "bubble"),
-        cockpit_at=(start, start + u(0.04, 0.1)),
-        cockpit_height=d * u(0.1, 0.3),
-    )
-    if chance(rng, 0.65):
-        plane.intakes = ("side", plane.wing_position + u(0.04, 0.1), d * u(0.5, 0.9))
-    else:
-        shares = (0.25, 0.5)[: int(rng.integers(1, 3))]
-        radius = d * u(0.22, 0.34)
-        plane.engines = [Engine("pod", "wing", (share, -1.2, -0.1), radius, u(0.2, 0.3)) for share in shares]
-    if chance(rng, 0.8):
-        plane.tail.plane = _hidden_plane()
-    return plane
-
-
-def nacelle_delta(rng: np.random.Generator) -> Airplane:
-    """Fast reconnaissance: a long flat nose, a delta far behind, on each wing an engine and a leaning fin."""
-    u = rng.uniform
-    d = u(0.05, 0.08)
-    wing = Wing(u(0.24, 0.36), u(0.38, 0.52), u(0.05, 0.3), u(40, 60), u(-2, 2), 0.05)
-    wing.kink = (u(0.3, 0.6), u(0.3, 0.9), 1.0)
-    share, radius, length = u(0.4, 0.55), d * u(0.35, 0.5), u(0.3, 0.42)
-    fin = Wing(u(0.09, 0.13), u(0.1, 0.18), u(0.4, 0.6), u(20, 45), thickness=0.06)
-    position = u(0.4, 0.48)
-    return Airplane(
-        kind="military",
-        fuselage=Fuselage(
-            d * u(1.2, 2.0),
-            d,
-            nose=u(0.4, 0.6),
-            nose_sharpness=u(0.6, 1.0),
-            tail=u(0.3, 0.5),
-            tail_end=u(0.05, 0.2),
-            tail_rise=u(-0.2, 0.3),
-        ),
-        wing=wing,
-        wing_position=position,
-        wing_height=0.0,
-        tail=Tail("twin", fin, _hidden_plane(), u(0.9, 0.98), spread=share * wing.span, cant=-u(0, 20)),
-        engines=[Engine("pod", "wing", (share, 0.3, u(0.0, 0.3)), radius, length)],
-        nose=choice(rng, "plain", "probe"),
-        cockpit=choice(rng, "flush", "bubble", "windscreen"),
-        cockpit_at=(u(0.12, 0.16), u(0.2, 0.26)),
-        cockpit_height=0.2 * d,
-    )
-
-
-def flying_boat(rng: np.random.Generator) -> Airplane:
-    """A deep hull, a high wing or one on a pylon, engines on or above it, floats below its tips."""
-    u = rng.uniform
-    d = u(0.1, 0.16)
-    wing = _straight_wing(rng, (0.55, 0.85), (3.2, 5.5))
-    wing.dihedral = u(-1, 5)
-    number = int(rng.integers(1, 4))
-    shares = list(np.linspace(u(0.12, 0.25), 0.16 + 0.13 * number, number))
-    radius = d * u(0.18, 0.3) / number**0.3
-    tail = _straight_tail(rng, choice(rng, "cross", "cross", "t", "low", "h"), u(1.0, 1.25))
-    tail.height = u(0.3, 1.0)
-    start = u(0.1, 0.16)
-    plane = Airplane(
-        kind=choice(rng, "civil", "military", "airliner"),
-        fuselage=Fuselage(
-            d * u(0.8, 1.0),
-            d * u(1.1, 1.6),
-            nose=u(0.15, 0.35),
-            nose_sharpness=u(0.35, 0.6),
-            nose_droop=u(-0.5, 0.3),
-            tail=u(0.45, 0.65),
-            tail_fullness=u(1.0, 1.5),
-            tail_end=u(0.08, 0.2),
-            tail_rise=u(0.6, 1.2),
-            roundness=u(2, 3.5),
-        ),
-        wing=wing,
-        wing_position=u(0.26, 0.36),
-        wing_height=1.0 if chance(rng, 0.5) else u(1.2, 2.2),
-        tail=tail,
-        engines=_wing_engines(rng, shares, "prop", radius, radius * u(3.5, 6), u(0.0, 0.8)),
-        cockpit=choice(rng, "windscreen", "windscreen", "flush"),
-        cockpit_at=(start, start + u(0.04, 0.07)),
-        cabin_windows=(int(rng.integers(3, 14)), u(0.2, 0.28), u(0.5, 0.68)) if chance(rng, 0.6) else None,
-        sponsons=chance(rng, 0.25),
-        stores=[("tank", u(0.65, 0.92))] if chance(rng, 0.7) else [],
-        wing_struts=chance(rng, 0.35),
-    )
-    if chance(rng, 0.25):  # above the wing
-        plane.engines = _wing_engines(rng, shares, "prop", radius, radius * u(3.5, 6), u(1.8, 3.0))
-    return plane
-
-
 def supersonic_airliner(rng: np.random.Generator) -> Airplane:
     """Slender body on an ogival delta."""
     u = rng.uniform
@@ -743,7 +621,7 @@ def supersonic_airliner(rng: np.random.Generator) -> Airplane:
         wing=wing,
         wing_position=u(0.5, 0.56),
         wing_height=-0.9,
-        tail=Tail("low", Wing(u(0.1, 0.14), u(0.2, 0.28), u(0.15, 0.35), u(50, 62), thickness=0.05), _hidden_plane()),
+        tail=Tail("low", Wing(u(0.1, 0.14), u(0.2, 0.28), u(0.15, 0.35), u(50, 62), thickness=0.05), Wing(0.02, 0.02)),
         engines=[Engine("pod", "wing", (share, -1.3, -1.3), radius, u(0.14, 0.2)) for share in (0.3, 0.45)],
         cockpit_at=(0.1, 0.13),
         cabin_windows=(26, 0.22, 0.75),
@@ -936,9 +814,6 @@ KINDS = {
     "fighter": (fighter, 18),
     "attacker": (attacker, 3),
     "bomber": (bomber, 5),
-    "delta_bomber": (delta_bomber, 2.5),
-    "nacelle_delta": (nacelle_delta, 1),
-    "flying_boat": (flying_boat, 4),
     "supersonic_airliner": (supersonic_airliner, 1.5),
     "flying_wing": (flying_wing, 1.5),
     "canard_pusher": (canard_pusher, 3),

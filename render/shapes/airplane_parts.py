@@ -267,7 +267,7 @@ class Airplane:
     fuselage: Fuselage
     wing: Wing
     wing_position: float  # leading edge of the root, share of the length
-    wing_height: float  # -1 low, 0 middle, 1 high, above 1 on a pylon
+    wing_height: float  # -1 low, 0 middle, 1 high
     tail: Tail
     engines: list[Engine] = field(default_factory=list)
     nose: str = "plain"  # "plain", "propeller", "radial", "intake", "probe"
@@ -374,7 +374,6 @@ def _draw_wings(builder: Builder, plane: Airplane, livery: Livery) -> None:
     if livery.emblem:
         for color, size in zip(livery.emblem, (0.26, 0.17, 0.09)):
             builder.add_pair(_wing_disc(wing, root, 0.72, size), color)
-    _draw_pylon(builder, plane, livery)
     if plane.lower_wing:
         _draw_biplane(builder, plane, livery)
     elif plane.wing_struts:
@@ -396,17 +395,6 @@ def _draw_wings(builder: Builder, plane: Airplane, livery: Livery) -> None:
         )
         builder.add_pair(lifting_surface(canard.stations(), at), _patterned(canard, at, livery, livery.tail))
         builder.mark_pair("canard_tip", at + _tip(canard.stations()))
-
-
-def _draw_pylon(builder: Builder, plane: Airplane, livery: Livery) -> None:
-    """What carries a wing that stands above the body."""
-    root, chord = wing_root(plane), plane.wing.chord
-    middle = plane.wing_position + 0.45 * chord
-    foot, head = plane.fuselage.top(middle), root[1]
-    if foot < head:
-        section = superellipse(0.5 * plane.fuselage.half_width(middle), 0.7 * chord, 2, 12)
-        path = [[0, foot - 0.02, middle - 0.5], [0, head, middle - 0.5]]
-        builder.add(sweep(path, section, up=(0, 0, 1)), livery.body)
 
 
 def _wing_disc(wing: Wing, root: np.ndarray, share: float, size: float) -> Surface:
