@@ -1,10 +1,13 @@
 """Parametric cars: saloons, hatchbacks, estates, off-roaders, vans, pickups, lorries, coupes, cars of before 1950, open
 cars, buggies, racing cars, karts.
 
-Each function of `KINDS` samples one kind of `Car`; a share of them has the proportions of toys.
+Each function of `KINDS` samples one kind of `Car`; a share of them has the proportions of toys, and a share is as plain
+as simple CAD.
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,6 +20,7 @@ from render.shapes.primitives import Builder
 __all__ = ["KEYPOINTS", "build"]
 
 TOY_SHARE = 0.1
+BARE_SHARE = 0.2
 
 
 def build(rng: np.random.Generator) -> Mesh:
@@ -24,8 +28,12 @@ def build(rng: np.random.Generator) -> Mesh:
     car = samplers[rng.choice(len(samplers), p=np.array(weights) / sum(weights))](rng)
     if rng.random() < TOY_SHARE and not (car.racer or car.kart):
         car = toy(rng, car)
+    bare_one = rng.random() < BARE_SHARE
+    if bare_one:
+        car = bare(rng, car)
     builder = Builder(KEYPOINTS)
-    draw(builder, car, sample_finish(rng, car))
+    finish = sample_finish(rng, car)
+    draw(builder, car, bare_finish(rng, finish) if bare_one else finish)
     return builder.build(stretch=rng.uniform((0.92, 0.9, 0.95), (1.08, 1.1, 1.05)))
 
 
@@ -44,6 +52,22 @@ def toy(rng: np.random.Generator, car: Car) -> Car:
     car.bed, car.house = car.bed and (car.bed[0], tall * car.bed[1]), tall * car.house
     car.lamp_size, car.bumper = u(1.0, 1.8) * car.lamp_size, u(1.0, tall) * car.bumper
     car.mirrors, car.exhausts, car.grille = chance(rng, 0.3), 0, choice(rng, car.grille, "none")
+    return car
+
+
+def bare(rng: np.random.Generator, car: Car) -> Car:
+    """As simple CAD and low-poly meshes are: without most details that tell front from rear, half with sharp edges."""
+    u = rng.uniform
+    body = car.body
+    car.plates, car.grille, car.exhausts, car.mirrors, car.scoop = False, "none", 0, chance(rng, 0.4), False
+    if chance(rng, 0.5):
+        car.lamp_size = 0.0
+    if chance(rng, 0.5):
+        body.angular, body.upper, body.lower = True, u(6, 24), u(8, 24)
+        body.nose_round, body.tail_round, body.nose_rake = u(0.004, 0.02), u(0.004, 0.02), u(0.0, 0.1)
+        body.nose_taper, body.tail_taper = u(0.0, 0.1), u(0.0, 0.1)
+        if car.cabin:
+            car.cabin.boxiness, car.cabin.corner, car.cabin.crown = u(10, 30), u(0.005, 0.02), 0.0
     return car
 
 
@@ -640,6 +664,15 @@ KINDS = (
 
 
 # Finishes
+
+
+def bare_finish(rng: np.random.Generator, finish: Finish) -> Finish:
+    """With windows of any colour or that of the body, lamps that do not tell the ends apart, no stripes."""
+    base = paint.any_color(rng) if callable(finish.body) else finish.body
+    glass = choice(rng, finish.glass, paint.any_color(rng), base, base)
+    lamp = choice(rng, base, finish.lamp, paint.gray(rng))
+    bare = replace(finish, body=base, roof=base, glass=glass, lamp=lamp, tail_lamp=lamp, stripes=[], roof_stripe=None)
+    return replace(bare, trim=base, hub=base) if chance(rng, 0.5) else bare
 
 
 def sample_finish(rng: np.random.Generator, car: Car) -> Finish:

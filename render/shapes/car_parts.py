@@ -202,7 +202,8 @@ class Car:
     cockpit: Cockpit = field(default_factory=Cockpit)  # where there is no cabin
     grille: str = "wide"  # "wide", "upright", "none"
     lamp_shape: str = "oval"  # "oval", "round", "box"
-    lamp_size: float = 0.03
+    lamp_size: float = 0.03  # 0 without
+    plates: bool = True
     bumper: float = 0.0  # height of separate bumpers
     mirrors: bool = True
     spoiler: str = "none"  # "lip", "wing", "roof"
@@ -482,8 +483,9 @@ def _draw_face(builder: Builder, car: Car, finish: Finish) -> None:
         "oval": lambda: ellipsoid([1.4 * size, 0.75 * size, 1.3 * size], lamp + [0, 0, 0.01], 2.4),
         "box": lambda: box([2.4 * size, 1.3 * size, 1.6 * size], lamp + [0, 0, 0.35 * size]),
     }
-    builder.add_pair(shapes[car.lamp_shape](), finish.lamp)
-    builder.mark_pair("headlamp", lamp)
+    if size:
+        builder.add_pair(shapes[car.lamp_shape](), finish.lamp)
+        builder.mark_pair("headlamp", lamp)
     height = float(body.top(-0.49)) - body.clearance
     if car.grille != "none":
         wide, tall = (0.55, 0.22) if car.grille == "wide" else (0.24, 0.45)
@@ -492,7 +494,8 @@ def _draw_face(builder: Builder, car: Car, finish: Finish) -> None:
         builder.add(
             box([0.8 * body.width * 0.7, 0.14 * height, 0.046], [0, body.clearance + 0.2 * height, -0.478]), finish.dark
         )
-    builder.add(box([0.12, 0.028, 0.01], [0, body.clearance + 0.36 * height, -0.5]), (225, 225, 215))
+    if car.plates:
+        builder.add(box([0.12, 0.028, 0.01], [0, body.clearance + 0.36 * height, -0.5]), (225, 225, 215))
     hood = body.points(np.array(-0.5 + 0.5 * body.nose_round), np.array(90.0))
     builder.mark("hood_front", hood)
     _draw_bumper(builder, car, finish, -1)
@@ -519,10 +522,12 @@ def _draw_rear(builder: Builder, car: Car, finish: Finish) -> None:
     lamp = body.side(z, 0.72) * [0.88, 1, 1]
     size = car.lamp_size
     shape = [0.9 * size, 1.3 * size, size] if car.cabin and car.cabin.rear > 0.42 else [1.6 * size, 0.8 * size, size]
-    builder.add_pair(box(2 * np.array(shape), lamp + [0, 0, -0.5 * size], 0.3 * size), finish.tail_lamp)
-    builder.mark_pair("taillamp", lamp)
+    if size:
+        builder.add_pair(box(2 * np.array(shape), lamp + [0, 0, -0.5 * size], 0.3 * size), finish.tail_lamp)
+        builder.mark_pair("taillamp", lamp)
     builder.mark("tail_center", [0, body.clearance + 0.6 * height, 0.5])
-    builder.add(box([0.12, 0.028, 0.012], [0, body.clearance + 0.45 * height, 0.497]), (225, 225, 215))
+    if car.plates:
+        builder.add(box([0.12, 0.028, 0.012], [0, body.clearance + 0.45 * height, 0.497]), (225, 225, 215))
     for x in (0.28, 0.2)[: car.exhausts]:
         pipe = [x * body.width, body.clearance + 0.015, 0.45]
         builder.add_pair(cylinder(pipe, np.array(pipe) + [0, 0, 0.06], 0.012, 10), paint.CHROME)
