@@ -229,7 +229,7 @@ class TestAgreement:
         assert_agree(embree.render(mesh, *views(**options), SIZE), egl.render(mesh, *views(**options), SIZE))
 
     def test_object_cut_by_the_image_and_by_the_camera(self, embree, egl):
-        mesh = generate("chair", 0, 2)  # has many edges in these views: of a few, all along one line, the mean is chance
+        mesh = generate("chair", 0, 2)  # many edges: of a few, all along one line, the mean is chance
         poses = np.stack([look_at(np.array(position)) for position in ((0.3, 0.4, 30.0), (0.5, 0.2, -0.4))])
         both = poses, np.stack([intrinsics(SIZE, fov) for fov in (2.0, 70.0)])
         assert_agree(embree.render(mesh, *both, SIZE), egl.render(mesh, *both, SIZE))
