@@ -352,10 +352,11 @@ def _failures(job: Job, source: Source, error: Exception | None) -> list[Failure
         error = MeshError("needs more memory than there is")
     if not isinstance(error, (MeshError, WorkerDied)):
         raise error
+    reason = printable(str(error))
     if job.config.strict:
-        raise UserError(f"{source.name}: {printable(str(error))}: mend or remove it, or leave --strict out")
+        raise UserError(f"{source.name}: {reason}: mend or remove it, or leave --strict out")
     kept = job.held.get(source.model_id, 0)
-    return [Failure(source.name, f"{printable(str(error))}{f'; it keeps its {kept} pairs' * (kept > 0)}")]
+    return [Failure(source.name, f"{reason}{f'; it keeps its {kept} pairs' * (kept > 0)}")]
 
 
 def _render_parts(job: Job, parts: Path, sources: list[Source]) -> Iterator[tuple[list[Source], _Outcome]]:

@@ -55,11 +55,11 @@ def _scene(pyrender, mesh: Mesh, points: np.ndarray, colors: Sequence[tuple[int,
     scene.add(pyrender.PerspectiveCamera(yfov=np.pi / 4), pose=camera_to_object)
     corners = mesh.vertices[mesh.faces].astype(np.float32)
     back = mesh.colors if mesh.back_colors is None else mesh.back_colors
-    # Both sides of a face are triangles of their own: pyrender lights by the normal.
     # Translucent, because keypoints may lie within the object.
     material = pyrender.MetallicRoughnessMaterial(
         baseColorFactor=(1, 1, 1, 0.5), metallicFactor=0, roughnessFactor=0.9, alphaMode="BLEND"
     )
+    # Both sides of a face are triangles of their own: pyrender lights by the normal.
     for order, sign, shown in ((slice(None), 1, mesh.colors), (slice(None, None, -1), -1, back)):
         side = pyrender.Primitive(
             positions=corners[:, order].reshape(-1, 3),

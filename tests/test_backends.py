@@ -230,9 +230,9 @@ class TestAgreement:
 
     def test_object_cut_by_the_image_and_by_the_camera(self, embree, egl):
         mesh = generate("chair", 0, 2)  # many edges: of a few, all along one line, the mean is chance
-        poses = np.stack([look_at(np.array(position)) for position in ((0.3, 0.4, 30.0), (0.5, 0.2, -0.4))])
-        both = poses, np.stack([intrinsics(SIZE, fov) for fov in (2.0, 70.0)])
-        assert_agree(embree.render(mesh, *both, SIZE), egl.render(mesh, *both, SIZE))
+        for position, fov in (((0.3, 0.4, 30.0), 2.0), ((0.5, 0.2, -0.4), 70.0)):
+            view = look_at(np.array(position))[None], intrinsics(SIZE, fov)[None]
+            assert_agree(embree.render(mesh, *view, SIZE), egl.render(mesh, *view, SIZE))
 
 
 class TestGl:

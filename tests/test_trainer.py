@@ -82,15 +82,14 @@ def test_run_folder(finished_run, dataset):
     assert config["source_size"] == PairDataset(dataset, "train").image_size[0] != 128
     lines = [json.loads(line) for line in (finished_run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6, 8] and all("loss" in line for line in lines)
-    logged = lines
     for name in ("consistency", "pose", "separation", "silhouette", "variance", "orientation", "spatial_consistency"):
-        assert np.isfinite(logged[0][name])
+        assert np.isfinite(lines[0][name])
     assert [line["step"] for line in lines if "validation_error_mean_deg" in line] == [4, 8]
     assert list((finished_run / "tensorboard").glob("events.out.tfevents.*"))
     checkpoint = torch.load(finished_run / "checkpoint.pt", weights_only=True)
     assert checkpoint["step"] == STEPS
     rates = [group["lr"] for state in checkpoint["optimizer"] for group in state["param_groups"]]
-    assert rates == [schedules.learning_rate(small_config(), STEPS - 1)] * 2 and rates[0] == logged[-1]["learning_rate"]
+    assert rates == [schedules.learning_rate(small_config(), STEPS - 1)] * 2 and rates[0] == lines[-1]["learning_rate"]
     saved = weights(finished_run)
     assert torch.equal(saved["head.weight"], checkpoint["average"]["head.weight"])
     assert not torch.equal(saved["head.weight"], checkpoint["network"]["head.weight"])
@@ -687,6 +686,8 @@ def test_validation_figures_of_a_detector_that_knows_all(tmp_path):
     with Logger(tmp_path, 0, 1) as logger:
         figures, picture = validate(Certain(pairs), pairs)
         logger.show_validation(1, figures, picture)
+        logger.write(1, figures)
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, **figures}
     assert figures["error_mean_deg"] < 0.01 > figures["error_median_deg"] and figures["orientation_accuracy"] == 1
 
 

@@ -258,8 +258,9 @@ def check_run_folder(config: TrainConfig, run: Path, resume: bool) -> None:
     if not resume:
         for name in (CONFIG_NAME, CHECKPOINT_NAME, PREVIOUS_NAME, WEIGHTS_NAME, METRICS_NAME):
             if (run / name).exists():
-                begun = "to go on with it" if find_checkpoint(run) else "with the same options, delete the folder"
-                raise UserError(f"{run}: holds a run already: add --resume {begun}, or choose another folder")
+                begun = find_checkpoint(run) or (run / WEIGHTS_NAME).exists()
+                advice = "to go on with it" if begun else "with the same options, delete the folder"
+                raise UserError(f"{run}: holds a run already: add --resume {advice}, or choose another folder")
         return
     if not (run / CONFIG_NAME).exists():
         raise UserError(f"{run}: no run to resume (no {CONFIG_NAME}): train without --resume")

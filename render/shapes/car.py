@@ -275,7 +275,6 @@ def cab_over(rng: np.random.Generator) -> Car:
     body.nose_round, body.tail_round, body.nose_rake = u(0.02, 0.1), u(0.02, 0.08), u(0.0, 0.5)
     car.wheels.axles = (u(-0.36, -0.26), u(0.22, 0.33))
     car.lamp_shape, car.grille = choice(rng, "round", "round", "oval", "box"), choice(rng, "none", "none", "wide")
-    car.scoop = False
     return car
 
 
@@ -380,7 +379,7 @@ def streamliner(rng: np.random.Generator) -> Car:
     body.nose_round, body.tail_round = u(0.02, 0.1), u(0.08, 0.22)
     car.fenders, car.lamp_shape = u(1.2, 2.2), choice(rng, "round", "round", "oval")
     car.grille, car.bumper = choice(rng, "upright", "upright", "wide"), choice(rng, 0.0, 0.03, 0.04)
-    car.scoop, car.sunroof = False, False
+    car.sunroof = False
     return car
 
 
