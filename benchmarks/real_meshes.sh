@@ -9,19 +9,21 @@
 set -euo pipefail
 cli=$(realpath "$(dirname "${BASH_SOURCE[0]}")/../cli.py") category=$3
 first="--width 32 --steps 20000"
+axis=z # across which hybrids are cut
 case $category in
     airplane) meshes=$(realpath "$2/02691156") pairs=60 varied_pairs=60 ;;
     car)
         meshes=$(realpath "$2/02958343") pairs=200 varied_pairs=400
         first+=" --weight-canonical-consistency 0" # no better with it, see ablations.md
         ;;
-    chair) meshes=$(realpath "$2/03001627") pairs=200 varied_pairs=300 ;;
+    chair) meshes=$(realpath "$2/03001627") pairs=200 varied_pairs=300 axis=y ;;
     *) echo "$category: choose airplane, car or chair" >&2 && exit 2 ;;
 esac
 vary="--recolor 0.5 --color-jitter 0.5 --stretch 0.2 --warp 0.6 --sun-spread-degrees 45 --light-tint 0.1
     --ambient 0.6,1.1 --brightness 0.15 --contrast 0.15"
 second="--width 32 --steps 4000 --learning-rate 0.003 --warmup-steps 50 --noise 0.01
     --weight-pose 4 --anneal-start 0 --anneal-end 0"
+hybrids="--hybrids 800 --hybrid-axis $axis --pairs-per-model 20"
 split="--splits 0.7,0.05,0.25"
 train() { # RUN DATASETS OPTIONS...
     local run=$1 datasets=$2
@@ -33,12 +35,14 @@ mkdir -p "$1" && cd "$1"
 python "$cli" render shapes --category "$category" --models 12000 --pairs-per-model 2 --splits 0.97,0.01,0.02
 python "$cli" render real --meshes "$meshes" --pairs-per-model $pairs $split
 python "$cli" render varied --meshes "$meshes" --pairs-per-model $varied_pairs $split $vary
+python "$cli" render hybrids --meshes "$meshes" $hybrids $split $vary
 python "$cli" render all --meshes "$meshes" --pairs-per-model $pairs --splits 1,0,0
 python "$cli" render all-varied --meshes "$meshes" --pairs-per-model $varied_pairs --splits 1,0,0 $vary
+python "$cli" render all-hybrids --meshes "$meshes" $hybrids --splits 1,0,0 $vary
 
-train first "shapes real varied" $first
+train first "shapes real varied hybrids" $first
 train run "shapes real varied" --init-from first $second
-train first-of-all "shapes all all-varied" $first
+train first-of-all "shapes all all-varied all-hybrids" $first
 train shipped "shapes all" --init-from first-of-all $second
 python "$cli" eval run real
 python "$cli" eval run shapes --out run/eval-shapes

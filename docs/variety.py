@@ -18,9 +18,11 @@ sys.path.insert(0, str(HERE.parent))
 
 from benchmarks.variety import TOGETHER  # noqa: E402
 from render.backends import open_backend  # noqa: E402
+from render.hybrids import draw_hybrid  # noqa: E402
 from render.loading import load_mesh  # noqa: E402
 from render.pipeline import pair_rng  # noqa: E402
 from render.shading import Light  # noqa: E402
+from render.sources import discover  # noqa: E402
 from render.variety import Variety, vary_images, vary_object  # noqa: E402
 from render.views import ViewSettings, intrinsics, look_at, sample_pair  # noqa: E402
 
@@ -65,6 +67,7 @@ def main(meshes: tuple[Path, ...], pictures: Path | None) -> None:
         save(name, [[unchanged(mesh), *variants(mesh, key, variety)] for key, mesh in shown])
     for name, views in VIEWS.items():
         save(name, [cameras(mesh, key, views) for key, mesh in loaded.items()])
+    save("hybrids", [hybrids(path.parents[2]) for path in meshes])
 
 
 def unchanged(mesh) -> np.ndarray:
@@ -87,6 +90,14 @@ def cameras(mesh, key: str, views: ViewSettings) -> list[np.ndarray]:
     """The first views of the first pairs."""
     pairs = [sample_pair(pair_rng(0, key, pair), views) for pair in range(VARIANTS + 1)]
     return [on_grey(draw(mesh, pose, intrinsics_, Light())[0]) for pose, intrinsics_ in pairs]
+
+
+def hybrids(folder: Path) -> list[np.ndarray]:
+    """The first hybrids of the meshes in a category folder, from one side."""
+    parents = discover(folder)
+    axis = "y" if folder.name == "03001627" else "z"  # chairs are cut into upper and lower parts
+    draws = (np.random.default_rng(number) for number in range(VARIANTS + 1))
+    return [unchanged(draw_hybrid(parents, lambda source: load_mesh(source.path), axis, rng)) for rng in draws]
 
 
 def camera() -> tuple[np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass, field, replace
@@ -11,10 +12,12 @@ import numpy as np
 
 from data.errors import UserError
 from data.manifest import file_sha256
+from data.schema import split_of
 from data.shard import canonical_json
 from render.doctor import resolve
 from render.shading import Light, check_light
 from render.shapes import CATEGORIES
+from render.sources import Source, discover
 from render.variety import Variety, check_variety, variety_settings
 from render.views import ViewSettings, check_views
 
@@ -22,6 +25,7 @@ DEFAULT_MODELS = 400
 # Names of ShapeNetCore's folders that have built-in shapes too, so that both kinds of dataset can be merged.
 SYNSETS = {"02691156": "airplane", "02958343": "car", "03001627": "chair"}
 _MAX_BYTES_PER_MODEL = 4 << 30
+AXES = ("x", "y", "z")
 _MAX_SHAPES = 1_000_000  # their ids have six digits, so that they sort as their numbers do
 
 
@@ -33,6 +37,8 @@ class RenderConfig:
     category: str | None = None  # built-in shapes to draw: airplane, car or chair
     meshes: Path | None = None  # instead of shapes: a ShapeNetCore category folder, any folder of meshes, or one mesh
     models: int | None = None  # how many; by default 400 shapes, or all meshes (which come in the order of their ids)
+    hybrids: int | None = None  # with --meshes: in their place so many joined of two each, all for training
+    hybrid_axis: str = "z"  # of the object: one part follows on the other along x, y or z
     annotations: Path | None = None  # with --meshes: JSON of the KeypointNet dataset (You et al. 2020), its keypoints
     pairs_per_model: int = 16  # pairs of views of each model
     seed: int = 0  # all randomness comes from it
@@ -86,6 +92,16 @@ def check_config(config: RenderConfig) -> None:
         f"models: {config.models}: one seed gives {_MAX_SHAPES} shapes: ask for fewer, or use another --seed as well",
     )
     require(config.pairs_per_model >= 1, f"pairs-per-model: {config.pairs_per_model}: ask for at least 1")
+    require(
+        config.hybrids is None or config.meshes is not None,
+        "hybrids: are joined of meshes: give --meshes, or leave it out",
+    )
+    require(config.hybrids is None or config.hybrids >= 1, f"hybrids: {config.hybrids}: ask for at least 1")
+    require(
+        config.hybrids is None or config.annotations is None,
+        "annotations: a hybrid has keypoints of neither mesh: leave it out",
+    )
+    require(config.hybrid_axis in AXES, f"hybrid-axis: {config.hybrid_axis!r}: choose one of {', '.join(AXES)}")
     check_views(config.views)
     varied, size = config.variety.of_objects or config.variety.of_images, config.views.image_size
     need = config.pairs_per_model * 2 * size**2 * (24 if varied else 12)  # bytes a pixel, measured
@@ -141,9 +157,29 @@ def data_settings(config: RenderConfig) -> dict:
     }
     if config.annotations:
         settings["annotations"] = {"sha256": file_sha256(config.annotations)}
+    if config.hybrids:
+        names = "\n".join(source.name for source in parents_of(config))
+        digest = hashlib.sha256(names.encode()).hexdigest()
+        settings["hybrids"] = {"count": config.hybrids, "axis": config.hybrid_axis, "parents_sha256": digest}
     if variety := variety_settings(config.variety):
         settings["variety"] = variety
     return json.loads(canonical_json(settings))
+
+
+def parents_of(config: RenderConfig) -> list[Source]:
+    """The meshes that hybrids are joined of: none that a rendering of the meshes themselves would validate or test.
+
+    Raises:
+        UserError: there are fewer than two.
+    """
+    found = discover(config.meshes)[: config.models]
+    parents = [source for source in found if split_of(config.seed, source.model_id, config.splits) == "train"]
+    if len(parents) < 2:
+        raise UserError(
+            f"{config.meshes}: {len(parents)} of its {len(found)} meshes are in the train split, hybrids need two: "
+            "give more meshes, or a larger first share to --splits"
+        )
+    return parents
 
 
 def category_of(config: RenderConfig) -> str:

@@ -17,7 +17,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import astuple, dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ from data.shard import write_shard
 from data.signals import handled_by
 from render.backends import Backend, open_backend
 from render.cluster import connected, run_tasks_on_ray
-from render.config import DEFAULT_MODELS, RenderConfig, check_config, data_settings, with_absolute_paths
+from render.config import DEFAULT_MODELS, RenderConfig, check_config, data_settings, parents_of, with_absolute_paths
 from render.doctor import resolve
 from render.folder import (
     SETTINGS,
@@ -56,6 +56,7 @@ from render.workers import WorkerDied, run_tasks, time_limit
 _PAIRS_PER_PART = 16  # at most, where models have fewer
 _GROUPS_PER_WORKER = 8  # at least, so that all workers end at about the same time
 _RAY_WORKERS = 128  # of a cluster, which may grow
+_PARENTS_KEPT = 32  # meshes that a worker keeps for its next hybrids
 
 
 # What became of models: of each, None or what went wrong; or what went wrong with all of them.
@@ -132,7 +133,7 @@ def render_model(config: RenderConfig, source: Source, mesh: Mesh, backend: Back
     depth[seen] = np.clip(np.rint((z[seen] - offset) / scale), 1, 65535)
     return ModelPairs(
         source.model_id,
-        split_of(config.seed, source.model_id, config.splits),
+        _split_of(config, source),
         source.name,
         len(mesh.faces),
         rgba,
@@ -224,6 +225,9 @@ def _check_annotations(config: RenderConfig, sources: list[Source]) -> None:
 
 def _sources(config: RenderConfig) -> list[Source]:
     """All models of the dataset, sorted by id."""
+    if config.hybrids:
+        ids = (f"hybrid-s{config.seed}-{index:06d}" for index in range(config.hybrids))
+        return [Source(model_id, f"hybrids:{config.seed}:{i}") for i, model_id in enumerate(ids)]
     if config.meshes:
         return discover(config.meshes)[: config.models]
     count = config.models or DEFAULT_MODELS
@@ -231,20 +235,35 @@ def _sources(config: RenderConfig) -> list[Source]:
     return [Source(model_id, f"shapes:{config.category}:{config.seed}:{i}") for i, model_id in enumerate(ids)]
 
 
+def _split_of(config: RenderConfig, source: Source) -> str:
+    return "train" if config.hybrids else split_of(config.seed, source.model_id, config.splits)
+
+
 def _for_task(sources: list[Source], task: tuple[int, int] | None) -> list[Source]:
     return sources if task is None else sources[(task[0] - 1) % task[1] :: task[1]]
 
 
-def _mesh_of(config: RenderConfig, source: Source, annotations: Annotations, names: list[str]) -> Mesh:
-    """The mesh, with the keypoints that ``annotations`` have of it; ``names`` are those of all models."""
-    if source.path is not None:
-        from render.loading import load_mesh  # takes long to import, and built-in shapes do without
+def _open_source(config: RenderConfig) -> Callable[[Source], Mesh]:
+    """A function that gives the mesh of a model, with the keypoints that annotations have of it."""
+    if config.category:
+        return lambda source: generate(config.category, config.seed, int(source.name.rsplit(":", 1)[1]))
+    from render.loading import load_mesh  # takes long to import, and built-in shapes do without
 
-        root = config.meshes
+    root, annotations = config.meshes if config.meshes.is_dir() else None, _annotations(config)
+    names = sorted({name for points in annotations.values() for name in points}, key=int)
+
+    def load(source: Source) -> Mesh:
         points = annotations.get(_annotated_id(source), {})
-        points = {name: points.get(name, np.full(3, np.nan)) for name in names}
-        return load_mesh(source.path, root if root.is_dir() else None, points)
-    return generate(config.category, config.seed, int(source.name.rsplit(":", 1)[1]))
+        return load_mesh(source.path, root, {name: points.get(name, np.full(3, np.nan)) for name in names})
+
+    if not config.hybrids:
+        return load
+    from render.hybrids import draw_hybrid
+
+    parents, load_parent = parents_of(config), lru_cache(_PARENTS_KEPT)(load)
+    return lambda source: draw_hybrid(
+        parents, load_parent, config.hybrid_axis, pair_rng(config.seed, source.model_id, 0, "hybrid")
+    )
 
 
 # --- the work --------------------------------------------------------------------------------------------------------
@@ -309,7 +328,7 @@ def _require_same_meshes(
                 f"{config.out}: model {source.model_id} was made of {made_of[source.model_id]}, but {config.meshes} "
                 f"has {source.name}: give the meshes it was made of, or a new folder"
             )
-    if config.grow or not config.meshes or not held:
+    if config.grow or not config.meshes or config.hybrids or not held:
         return
     found = everything if config.models is None else discover(config.meshes)  # beyond the number asked for too
     if held.keys().isdisjoint(source.model_id for source in found):
@@ -385,7 +404,7 @@ def _groups(config: RenderConfig, sources: list[Source], workers: int) -> list[l
     size = max(1, min(_PAIRS_PER_PART // config.pairs_per_model, len(sources) // (_GROUPS_PER_WORKER * workers or 1)))
     by_split: dict[str, list[Source]] = {split: [] for split in SPLITS}
     for source in sources:
-        by_split[split_of(config.seed, source.model_id, config.splits)].append(source)
+        by_split[_split_of(config, source)].append(source)
     return [ours[start : start + size] for ours in by_split.values() for start in range(0, len(ours), size)]
 
 
@@ -429,13 +448,12 @@ def _open_sender(job: Job) -> Callable[[list[Source]], tuple[_Outcome, bytes | N
 
 def _part_renderer(job: Job) -> Callable[[Path, list[Source]], _Outcome]:
     """A function that renders models into a shard of their own; there is none if all of them are unusable."""
-    config, backend, annotations = job.config, open_backend(job.config.backend), _annotations(job.config)
-    names_annotated = sorted({name for points in annotations.values() for name in points}, key=int)
+    config, backend, mesh_of = job.config, open_backend(job.config.backend), _open_source(job.config)
     offset, scale = depth_coding(config.views)
 
     def render(source: Source) -> tuple[ModelPairs, tuple[str, ...]]:
         with time_limit(config.time_limit):  # libraries that read files can hang; what follows is bounded
-            mesh = _mesh_of(config, source, annotations, names_annotated)
+            mesh = mesh_of(source)
         model = render_model(config, source, mesh, backend, job.held.get(source.model_id, 0))
         if job.geometries.get(source.model_id, model.geometry) != model.geometry:
             raise MeshError("another shape than when its first pairs were rendered")
