@@ -32,19 +32,19 @@ def draw_hybrid(parents: Sequence[Source], load: Callable[[Source], Mesh], axis:
     Raises:
         MeshError: no two of those that were tried fit.
     """
-    reason = "no two meshes fit on each other where they were cut"
+    reason = MeshError("no two meshes fit on each other where they were cut")
     for _ in range(TRIES):
-        pair = rng.choice(len(parents), 2, replace=False)
+        pair = [parents[number] for number in rng.choice(len(parents), 2, replace=False)]
         cut = rng.uniform(*CUTS)
         cuts = cut, np.clip(cut + rng.uniform(-APART, APART), *CUTS)
         try:
-            first, second = (load(parents[number]) for number in pair)
-        except MeshError as error:
-            reason = f"{error}: {parents[pair[0]].name} or {parents[pair[1]].name}"
+            joined = join(*map(load, pair), AXES.index(axis), cuts)
+        except (MeshError, ValueError) as error:  # ValueError: no face with an area is left
+            reason = MeshError(str(error))
             continue
-        if joined := join(first, second, AXES.index(axis), cuts):
+        if joined:
             return joined
-    raise MeshError(reason)
+    raise reason
 
 
 def join(first: Mesh, second: Mesh, axis: int, cuts: tuple[float, float]) -> Mesh | None:

@@ -89,7 +89,7 @@ def test_meshes_that_cannot_be_used_are_passed_over():
     for _ in range(5):
         hybrid = draw_hybrid([Source(name, name) for name in "abc"], load, "z", rng)
         assert len(np.unique(hybrid.colors.reshape(-1, 3), axis=0)) == 2
-    with pytest.raises(MeshError, match="has no faces: c or d|has no faces: d or c"):
+    with pytest.raises(MeshError, match="has no faces"):
         draw_hybrid([Source(name, name) for name in "cd"], load, "z", rng)
     meshes["c"] = box((2, 2, 0.5), RED)
     meshes["d"] = box((0.2, 2, 2), RED)
