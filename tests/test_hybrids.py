@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import trimesh
 
+from data.assemble import merge
 from data.errors import UserError
 from data.manifest import load_manifest
 from data.schema import split_of
@@ -120,10 +121,15 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_the_same_bytes_whatever_the_workers_and_the_interruptions(tmp_path, meshes):
+def test_the_same_bytes_whatever_the_workers_and_the_tasks(tmp_path, meshes):
     render_dataset(config(tmp_path / "one", meshes))
     render_dataset(config(tmp_path / "two", meshes, workers=2))
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    parts = [tmp_path / "part-1", tmp_path / "part-2"]
+    for number, part in enumerate(parts, 1):
+        render_dataset(config(part, meshes, task=(number, 2)))
+    merge(tmp_path / "merged", parts)
+    assert contents(tmp_path / "one") == contents(tmp_path / "merged")
     render_dataset(config(tmp_path / "grown", meshes, pairs_per_model=1))
     render_dataset(config(tmp_path / "grown", meshes, grow=True))
     assert load_manifest(tmp_path / "grown").failures == []
