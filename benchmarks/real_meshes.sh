@@ -4,8 +4,8 @@
 #     benchmarks/real_meshes.sh FOLDER MESHES airplane|car|chair
 #
 # MESHES holds category folders in ShapeNet's layout. FOLDER gets datasets and runs: "run" is the table's, which learns
-# from the train split; "shipped" is train/pretrained's, the same two trainings on all meshes. Takes two hours and a half
-# on one core; run again, it goes on where it was stopped.
+# from the train split; "shipped" is train/pretrained's, the same two trainings on all meshes. Takes two hours and
+# three quarters on one core; run again, it goes on where it was stopped.
 set -euo pipefail
 cli=$(realpath "$(dirname "${BASH_SOURCE[0]}")/../cli.py") category=$3
 first="--width 32 --steps 20000"
