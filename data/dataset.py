@@ -438,6 +438,25 @@ def _refuse_leaks(folders: list[Path], manifests: list[Manifest]) -> None:
                 if entry.leaks(other):
                     raise leak(folder, entry, other, f"in {place}")
             namesakes.append((entry, folder))
+    _refuse_leaks_of_hybrids(folders, manifests)
+
+
+def _refuse_leaks_of_hybrids(folders: list[Path], manifests: list[Manifest]) -> None:
+    """Hybrids bear other names than the meshes they are joined of, those that their seed and shares put into train."""
+
+    def drawn(manifest: Manifest) -> tuple:
+        return manifest.settings.get("seed"), manifest.settings.get("splits")
+
+    hybrids = [(f, m) for f, m in zip(folders, manifests, strict=True) if m.settings.get("hybrids")]
+    for folder, manifest in hybrids:
+        for place, other in zip(folders, manifests, strict=True):
+            tested = any(entry.split != "train" for entry in other.models)
+            meshes = other.settings.get("source") == "meshes" and other.category == manifest.category
+            if tested and meshes and drawn(other) != drawn(manifest):
+                raise UserError(
+                    f"{folder}: may be joined of meshes that {place} has outside its train split: render both with the "
+                    "same --seed and --splits"
+                )
 
 
 def _known(points: np.ndarray | None) -> bool:

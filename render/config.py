@@ -96,7 +96,10 @@ def check_config(config: RenderConfig) -> None:
         config.hybrids is None or config.meshes is not None,
         "hybrids: are joined of meshes: give --meshes, or leave it out",
     )
-    require(config.hybrids is None or config.hybrids >= 1, f"hybrids: {config.hybrids}: ask for at least 1")
+    require(
+        config.hybrids is None or 1 <= config.hybrids <= _MAX_SHAPES,
+        f"hybrids: {config.hybrids}: ask for 1 to {_MAX_SHAPES}",
+    )
     require(
         config.hybrids is None or config.annotations is None,
         "annotations: a hybrid has keypoints of neither mesh: leave it out",
@@ -160,7 +163,8 @@ def data_settings(config: RenderConfig) -> dict:
     if config.hybrids:
         names = "\n".join(source.name for source in parents_of(config))
         digest = hashlib.sha256(names.encode()).hexdigest()
-        settings["hybrids"] = {"count": config.hybrids, "axis": config.hybrid_axis, "parents_sha256": digest}
+        settings["hybrids"] = config.hybrids
+        settings["hybrids_of"] = {"axis": config.hybrid_axis, "parents_sha256": digest}
     if variety := variety_settings(config.variety):
         settings["variety"] = variety
     return json.loads(canonical_json(settings))

@@ -60,11 +60,11 @@ def claim(out: Path, settings: dict) -> None:
 
 def _grows(before: dict, after: dict) -> bool:
     """Whether the second settings ask for the same dataset with more models or more pairs of each, or none of both."""
-    numbers = ("models", "pairs_per_model")
+    numbers = ("models", "pairs_per_model", "hybrids")
     if any(before.get(name) != after.get(name) for name in (before.keys() | after.keys()) - set(numbers)):
         return False
     # No number of models: all there are.
-    pairs = [(before.get(name), after[name]) for name in numbers]
+    pairs = [(before.get(name), after.get(name)) for name in numbers]
     return all(more is None or (fewer is not None and fewer <= more) for fewer, more in pairs)
 
 

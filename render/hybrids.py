@@ -23,28 +23,30 @@ TRIES = 200
 
 
 def draw_hybrid(parents: Sequence[Source], load: Callable[[Source], Mesh], axis: str, rng: np.random.Generator) -> Mesh:
-    """A hybrid of two meshes that fit; meshes that cannot be used are passed over.
+    """A hybrid of two meshes that fit.
 
     Args:
         parents: what to choose from, at least two. load: gives a source's mesh, or raises :class:`MeshError`.
         axis: of the object frame, along which one part follows on the other: "x", "y" or "z".
 
     Raises:
-        MeshError: no two of those that were tried fit.
+        MeshError: a mesh that was drawn cannot be used, or no two fit. (Others are not drawn in its place: what a
+            hybrid is must not depend on whether a file could be read this time.)
     """
-    reason = MeshError("no two meshes fit on each other where they were cut")
     for _ in range(TRIES):
         pair = [parents[number] for number in rng.choice(len(parents), 2, replace=False)]
         cut = rng.uniform(*CUTS)
         cuts = cut, np.clip(cut + rng.uniform(-APART, APART), *CUTS)
-        try:
-            joined = join(*map(load, pair), AXES.index(axis), cuts)
-        except (MeshError, ValueError) as error:  # ValueError: no face with an area is left
-            reason = MeshError(str(error))
-            continue
-        if joined:
+        if joined := join(*(_load(source, load) for source in pair), AXES.index(axis), cuts):
             return joined
-    raise reason
+    raise MeshError("no two meshes fit on each other where they were cut")
+
+
+def _load(source: Source, load: Callable[[Source], Mesh]) -> Mesh:
+    try:
+        return load(source)
+    except MeshError as error:
+        raise MeshError(f"{source.name}: {error}") from None
 
 
 def join(first: Mesh, second: Mesh, axis: int, cuts: tuple[float, float]) -> Mesh | None:
@@ -56,7 +58,7 @@ def join(first: Mesh, second: Mesh, axis: int, cuts: tuple[float, float]) -> Mes
 
     Returns:
         The joined mesh in an object frame of its own, without semantic keypoints; None if the sections differ by more
-        than ``SCALES``, or if one mesh has nothing at its cut.
+        than ``SCALES``, or if one mesh has nothing at its cut or the joined one no face with an area.
     """
     at = [_position(mesh, axis, cut) for mesh, cut in zip((first, second), cuts, strict=True)]
     sections = [_section(mesh, axis, position) for mesh, position in zip((first, second), at, strict=True)]
@@ -74,7 +76,10 @@ def join(first: Mesh, second: Mesh, axis: int, cuts: tuple[float, float]) -> Mes
     others, other_colors = _part(second, axis, at[1], keep_low=False)
     others = (others - (other_low + other_high) / 2) * scale + (low + high) / 2
     corners = np.concatenate([corners, others]).reshape(-1, 3)
-    return build_mesh(corners, np.arange(len(corners)).reshape(-1, 3), np.concatenate([colors, other_colors]))
+    try:
+        return build_mesh(corners, np.arange(len(corners)).reshape(-1, 3), np.concatenate([colors, other_colors]))
+    except ValueError:  # no face with an area is left
+        return None
 
 
 def _position(mesh: Mesh, axis: int, share: float) -> float:

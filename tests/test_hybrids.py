@@ -1,17 +1,20 @@
 """Models joined of the parts of two meshes."""
 
+import shutil
+
 import numpy as np
 import pytest
 import trimesh
 
 from data.assemble import merge
+from data.dataset import PairDataset
 from data.errors import UserError
 from data.manifest import load_manifest
 from data.schema import split_of
-from render.config import RenderConfig, parents_of
+from render.config import RenderConfig
 from render.hybrids import draw_hybrid, join
 from render.mesh import build_mesh
-from render.pipeline import render_dataset
+from render.pipeline import _open_source, render_dataset
 from render.sources import MeshError, Source
 from render.views import ViewSettings
 
@@ -78,8 +81,16 @@ def test_parts_that_do_not_fit_are_not_joined():
     assert join(gap, box((2, 2, 2), BLUE), 2, (0.5, 0.5)) is None  # nothing is there to cut
 
 
-def test_meshes_that_cannot_be_used_are_passed_over():
-    meshes = {"a": box((1, 1, 2), RED), "b": box((1, 1, 2), BLUE)}
+def test_colours_that_change_over_a_face_are_cut_where_they_are():
+    ball = trimesh.creation.icosphere(3)
+    colors = np.rint(127.5 * (1 + ball.vertices[ball.faces])).astype(np.uint8)
+    mesh = build_mesh(ball.vertices, ball.faces, colors)
+    joined = join(mesh, mesh, 2, (0.437, 0.437))
+    np.testing.assert_allclose(joined.colors, 127.5 * (1 + joined.vertices[joined.faces]), atol=1.5)
+
+
+def test_a_mesh_that_cannot_be_used_is_named():
+    meshes = {"a": box((2, 2, 0.5), RED), "b": box((0.2, 2, 2), BLUE)}
 
     def load(source):
         if source.name not in meshes:
@@ -87,15 +98,10 @@ def test_meshes_that_cannot_be_used_are_passed_over():
         return meshes[source.name]
 
     rng = np.random.default_rng(0)
-    for _ in range(5):
-        hybrid = draw_hybrid([Source(name, name) for name in "abc"], load, "z", rng)
-        assert len(np.unique(hybrid.colors.reshape(-1, 3), axis=0)) == 2
-    with pytest.raises(MeshError, match="has no faces"):
-        draw_hybrid([Source(name, name) for name in "cd"], load, "z", rng)
-    meshes["c"] = box((2, 2, 0.5), RED)
-    meshes["d"] = box((0.2, 2, 2), RED)
+    with pytest.raises(MeshError, match="^c: has no faces$"):
+        draw_hybrid([Source(name, name) for name in "cc"], load, "z", rng)
     with pytest.raises(MeshError, match="no two meshes fit"):
-        draw_hybrid([Source(name, name) for name in "cd"], load, "z", rng)
+        draw_hybrid([Source(name, name) for name in "ab"], load, "z", rng)
 
 
 # --- a dataset of them ----------------------------------------------------------------------------------------------
@@ -130,9 +136,13 @@ def test_the_same_bytes_whatever_the_workers_and_the_tasks(tmp_path, meshes):
         render_dataset(config(part, meshes, task=(number, 2)))
     merge(tmp_path / "merged", parts)
     assert contents(tmp_path / "one") == contents(tmp_path / "merged")
-    render_dataset(config(tmp_path / "grown", meshes, pairs_per_model=1))
+    render_dataset(config(tmp_path / "grown", meshes, hybrids=3))
     render_dataset(config(tmp_path / "grown", meshes, grow=True))
-    assert load_manifest(tmp_path / "grown").failures == []
+    for field in ("model_id", "geometry", "faces"):
+        of_each = [
+            [getattr(entry, field) for entry in load_manifest(tmp_path / name).models] for name in ("one", "grown")
+        ]
+        assert of_each[0] == of_each[1]
 
 
 def test_all_are_for_training_and_made_of_the_train_split(tmp_path, meshes):
@@ -140,21 +150,46 @@ def test_all_are_for_training_and_made_of_the_train_split(tmp_path, meshes):
     render_dataset(config(tmp_path / "hybrids", meshes, **options))
     manifest = load_manifest(tmp_path / "hybrids")
     assert [entry.split for entry in manifest.models] == ["train"] * 6
-    parents = {source.model_id for source in parents_of(config(tmp_path / "hybrids", meshes, **options))}
-    assert parents == {f"{i}.ply" for i in range(10) if split_of(1, f"{i}.ply", (0.5, 0.2, 0.3)) == "train"}
-    assert 2 <= len(parents) < 10
+    train = [i for i in range(10) if split_of(1, f"{i}.ply", (0.5, 0.2, 0.3)) == "train"]
+    assert 2 <= len(train) < 10
+    mesh_of = _open_source(config(tmp_path / "hybrids", meshes, **options))
+    drawn = [mesh_of(Source(f"hybrid-{i}", f"hybrids:1:{i}")).colors[..., 0] for i in range(30)]
+    assert set(np.concatenate(drawn).ravel()) == {20 * i + 20 for i in train}
+
+
+def test_meshes_that_cannot_be_used_are_failures_or_with_strict_an_error(tmp_path, meshes):
+    folder = tmp_path / "meshes"
+    shutil.copytree(meshes, folder)
+    (folder / "bad.obj").write_text("<html>")
+    options = {"hybrids": 12, "splits": (1, 0, 0)}
+    summary = render_dataset(config(tmp_path / "out", folder, **options))
+    assert summary.models + len(summary.failures) == 12 and 0 < len(summary.failures) < 12
+    assert all("bad.obj: " in failure.reason for failure in summary.failures)
+    with pytest.raises(UserError, match="bad.obj: "):
+        render_dataset(config(tmp_path / "strict", folder, strict=True, **options))
+
+
+def test_hybrids_of_meshes_that_are_tested_on_are_refused(tmp_path, meshes):
+    splits = {"splits": (0.5, 0.2, 0.3), "seed": 1}
+    plain = config(tmp_path / "plain", meshes, hybrids=None, **splits)
+    render_dataset(plain)
+    render_dataset(config(tmp_path / "same", meshes, **splits))
+    render_dataset(config(tmp_path / "other", meshes, splits=(1, 0, 0)))
+    PairDataset([plain.out, tmp_path / "same"], "train")
+    with pytest.raises(UserError, match="other: may be joined of meshes that .*plain has outside its train split"):
+        PairDataset([plain.out, tmp_path / "other"], "train")
 
 
 def test_of_other_meshes_a_folder_is_not_continued(tmp_path, meshes):
     render_dataset(config(tmp_path / "hybrids", meshes, models=9))
-    with pytest.raises(UserError, match="hybrids"):
+    with pytest.raises(UserError, match="hybrids_of"):
         render_dataset(config(tmp_path / "hybrids", meshes, models=8))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"hybrids": 0}, "hybrids: 0: ask for at least 1"),
+        ({"hybrids": 0}, "hybrids: 0: ask for 1 to 1000000"),
         ({"hybrid_axis": "w"}, "hybrid-axis: 'w': choose one of x, y, z"),
         ({"splits": (0, 0, 1)}, "0 of its 10 meshes are in the train split, hybrids need two"),
         ({"meshes": None, "category": "car"}, "hybrids: are joined of meshes: give --meshes"),
