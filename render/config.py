@@ -24,8 +24,8 @@ from render.views import ViewSettings, check_views
 DEFAULT_MODELS = 400
 # Names of ShapeNetCore's folders that have built-in shapes too, so that both kinds of dataset can be merged.
 SYNSETS = {"02691156": "airplane", "02958343": "car", "03001627": "chair"}
+AXES = ("x", "y", "z")  # of the object frame
 _MAX_BYTES_PER_MODEL = 4 << 30
-AXES = ("x", "y", "z")
 _MAX_SHAPES = 1_000_000  # their ids have six digits, so that they sort as their numbers do
 
 

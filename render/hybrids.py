@@ -60,8 +60,9 @@ def join(first: Mesh, second: Mesh, axis: int, cuts: tuple[float, float]) -> Mes
         The joined mesh in an object frame of its own, without semantic keypoints; None if the sections differ by more
         than ``SCALES``, or if one mesh has nothing at its cut or the joined one no face with an area.
     """
-    at = [_position(mesh, axis, cut) for mesh, cut in zip((first, second), cuts, strict=True)]
-    sections = [_section(mesh, axis, position) for mesh, position in zip((first, second), at, strict=True)]
+    normal = np.eye(3)[axis]
+    origins = [_cut_at(mesh, axis, cut) * normal for mesh, cut in zip((first, second), cuts, strict=True)]
+    sections = [_section(mesh, normal, origin) for mesh, origin in zip((first, second), origins, strict=True)]
     if any(section is None for section in sections):
         return None
     (low, high), (other_low, other_high) = sections
@@ -72,8 +73,8 @@ def join(first: Mesh, second: Mesh, axis: int, cuts: tuple[float, float]) -> Mes
     if not ((scale >= SCALES[0]) & (scale <= SCALES[1])).all():
         return None
     scale[axis] = np.sqrt(scale[across].prod())
-    corners, colors = _part(first, axis, at[0], keep_low=True)
-    others, other_colors = _part(second, axis, at[1], keep_low=False)
+    corners, colors = _part(first, -normal, origins[0])
+    others, other_colors = _part(second, normal, origins[1])
     others = (others - (other_low + other_high) / 2) * scale + (low + high) / 2
     corners = np.concatenate([corners, others]).reshape(-1, 3)
     try:
@@ -82,34 +83,27 @@ def join(first: Mesh, second: Mesh, axis: int, cuts: tuple[float, float]) -> Mes
         return None
 
 
-def _position(mesh: Mesh, axis: int, share: float) -> float:
+def _cut_at(mesh: Mesh, axis: int, share: float) -> float:
     low, high = mesh.vertices[:, axis].min(), mesh.vertices[:, axis].max()
     return low + share * (high - low)
 
 
-def _plane(axis: int, position: float) -> tuple[np.ndarray, np.ndarray]:
-    """Normal and origin, (3,) each."""
-    normal = np.eye(3)[axis]
-    return normal, position * normal
-
-
-def _section(mesh: Mesh, axis: int, position: float) -> tuple[np.ndarray, np.ndarray] | None:
-    """Low and high corner (3,) of the bounding box of the cut; None where nothing is cut."""
-    lines = mesh_plane(Trimesh(mesh.vertices, mesh.faces, process=False), *_plane(axis, position)).reshape(-1, 3)
+def _section(mesh: Mesh, normal: np.ndarray, origin: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Low and high corner (3,) of the bounding box of the cut by a plane; None where nothing is cut."""
+    lines = mesh_plane(Trimesh(mesh.vertices, mesh.faces, process=False), normal, origin).reshape(-1, 3)
     return (lines.min(0), lines.max(0)) if len(lines) else None
 
 
-def _part(mesh: Mesh, axis: int, position: float, keep_low: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Corners float64 (F, 3, 3) and colours uint8 (F, 3, 3) of what is on one side of the cut.
+def _part(mesh: Mesh, normal: np.ndarray, origin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Corners float64 (F, 3, 3) and colours uint8 (F, 3, 3) of what is on the normal's side of a plane.
 
     Where the two sides of a face differ in colour it comes twice, wound either way, as ``build_mesh`` takes it.
     """
     sides = [mesh.colors] if mesh.back_colors is None else [mesh.colors, mesh.back_colors]
-    normal, origin = _plane(axis, position)
     vertices, faces, mixed = slice_faces_plane(
         mesh.vertices[mesh.faces].reshape(-1, 3),
         np.arange(3 * len(mesh.faces)).reshape(-1, 3),
-        -normal if keep_low else normal,
+        normal,
         origin,
         uv=np.concatenate(sides, -1).reshape(3 * len(mesh.faces), -1).astype(np.float64),
     )
