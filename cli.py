@@ -219,8 +219,8 @@ def render(out: Path, task: str | None, **options) -> None:
 def train(datasets: tuple[Path, ...], run: Path, preset: str | None, resume: bool, **options) -> None:
     """Train a detector on datasets.
 
-    RUN is the folder for settings, weights, checkpoint and logs. The other defaults shown are the paper's; --preset cpu
-    and gpu replace them by their own, and options replace those.
+    RUN is the folder for settings, weights, checkpoint, logs and the names of the models learned from. The other
+    defaults shown are the paper's; --preset cpu and gpu replace them by their own, and options replace those.
 
     \b
     Examples:

@@ -11,6 +11,7 @@ import torch
 from data.atomic import holding
 from data.dataset import PairDataset
 from data.errors import UserError
+from data.shard import ModelEntry
 from tests.made_up import BALLS, SIZE, Oracle, intrinsics, look_at, make_dataset
 from train.config import make_config
 from train.detector import Detector, build_network, save_config
@@ -22,6 +23,7 @@ from train.eval.evaluation import Evaluation
 from train.eval.failures import PairGeometry, behind_surface, name_failure
 from train.eval.gallery import notable_pairs, similar_views
 from train.eval.predictions import heatmap_spread, load_predictions, predict_split, sample_pairs, save_predictions
+from train.provenance import DATA_NAME, DIGITS, LearnedModels, save_training_data
 
 CONTRACT = [
     "n_models",
@@ -287,6 +289,39 @@ def test_other_views_are_told(run, folder, tmp_path, capsys):
     told = capsys.readouterr().err
     assert f"{folder}: camera distance 30, the detector was trained with 20" in told
     assert f"{folder}: images of {SIZE} pixels, the detector was trained with 128" in told
+
+
+def test_models_that_the_run_learned_from_are_told(run, folder, tmp_path, capsys):
+    def told(name):
+        evaluate(run[0], [folder], out=tmp_path / name, progress=False)
+        return f"{folder}: {run[0]} learned from 3 of these 3 models" in capsys.readouterr().err
+
+    others = PairDataset(make_dataset(tmp_path / "cars", category="car"), "test")  # names are those of a category
+    save_training_data(run[0], others, None)
+    assert not told("a")
+    save_training_data(run[0], PairDataset(folder, "test"), None)
+    assert told("b")
+    child, parent = run[0], tmp_path / "parent"
+    parent.mkdir()
+    (child / DATA_NAME).rename(parent / DATA_NAME)
+    save_training_data(child, others, parent)  # its weights knew them
+    assert told("c")
+    (child / DATA_NAME).write_text('{"datasets": 1}')
+    with pytest.raises(UserError, match="training_data.json: damaged"):
+        told("d")
+    (child / DATA_NAME).write_bytes(b"\0")
+    with pytest.raises(UserError, match="training_data.json: damaged"):
+        save_training_data(parent, others, child)
+
+
+@pytest.mark.parametrize(
+    "name, geometry, known",
+    [("a", "1" * 64, True), ("b", "1" * 64, True), ("a", "2" * 64, False), ("a", "", True), ("b", "", False)],
+)
+def test_models_are_known_by_their_geometry_else_by_name(name, geometry, known):
+    learned = LearnedModels()
+    learned.add("plane", {"a": "1" * DIGITS})
+    assert learned.includes("plane", ModelEntry(name, "test", "", 1, geometry)) == known
 
 
 def test_several_runs_give_one_table_and_a_page(run, folder, tmp_path):

@@ -25,6 +25,7 @@ from data.assemble import assemble
 from data.dataset import PairDataset
 from data.errors import UserError
 from data.geometry import project, transform_points
+from data.manifest import load_manifest
 from render.config import RenderConfig
 from render.pipeline import render_dataset
 from render.views import ViewSettings
@@ -96,6 +97,15 @@ def test_run_folder(finished_run, dataset):
     assert saved["stem.0.1.num_batches_tracked"] == STEPS
 
 
+def test_run_folder_says_what_it_learned_from(dataset, finished_run):
+    told = json.loads((finished_run / "training_data.json").read_text())
+    (source,) = told["datasets"]
+    learned, manifest = PairDataset(dataset, "train"), load_manifest(dataset)
+    assert source["folder"] == str(dataset.resolve()) and source["settings"] == manifest.settings
+    assert list(source["models"]) == sorted(learned.model_ids) and told["init_from"] is None
+    assert told["pairs_sha256"] == learned.fingerprint()
+
+
 def test_spatial_consistency_counts_in_the_second_half(finished_run):
     lines = [json.loads(line) for line in (finished_run / "metrics.jsonl").read_text().splitlines()]
     for line in (line for line in lines if "loss" in line):
@@ -163,6 +173,8 @@ def test_starting_from_other_weights(dataset, finished_run, tmp_path):
     train(config, [dataset], tmp_path / "run")
     ours, theirs = weights(tmp_path / "run"), weights(finished_run)
     assert torch.equal(ours["head.weight"], theirs["head.weight"])
+    told = [json.loads((run / "training_data.json").read_text()) for run in (tmp_path / "run", finished_run)]
+    assert told[0]["init_from"] == told[1]
 
 
 def test_going_on_needs_no_more_the_weights_that_it_started_from(dataset, finished_run, tmp_path):

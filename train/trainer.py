@@ -65,6 +65,7 @@ from train.loader import make_pair_loader
 from train.logger import METRICS_NAME, Logger
 from train.networks import KeypointNetwork
 from train.optimizer import MovingAverage, Optimizers, make_optimizer
+from train.provenance import save_training_data
 
 LOCK_NAME = ".lock"
 FREE_TO_CHANGE = ("steps", "device", "cuda_graph", "log_every", "validate_every", "checkpoint_every")
@@ -111,9 +112,11 @@ def train(config: TrainConfig, datasets: Sequence[str | Path], run: str | Path, 
         if device == "cuda" and config.cuda_graph and distributed.world_size() == 1:
             take_step = GraphedStep(take_step)
         if distributed.is_main():
-            save_config(config, run)
             if state.step:  # a kill may have come between the checkpoint and them
                 save_weights(state.average.network, run / WEIGHTS_NAME)
+            else:
+                save_training_data(run, pairs, find_run(config.init_from) if config.init_from else None)
+            save_config(config, run)
         interrupt = stack.enter_context(stop_on_interrupt())
         logger = stack.enter_context(Logger(run, state.step, config.steps))
         for stored in loader:

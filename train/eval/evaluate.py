@@ -21,6 +21,7 @@ from train.eval.evaluation import HEADLINE, METRICS_NAME, PAPER_ROWS, PAPER_TABL
 from train.eval.gallery import write_overlays
 from train.eval.predictions import Predictions, load_predictions, predict_split, save_predictions
 from train.eval.report import write_report
+from train.provenance import load_learned_models
 
 LOCK_NAME = ".eval.lock"
 OTHER_CAMERA = 0.05  # relative difference of distance or focal length that is worth a word
@@ -72,6 +73,7 @@ def evaluate(
     split, config = options.split, load_config(find_run(run))
     dataset = PairDataset(datasets, split)
     warn_of_other_views(config, dataset)
+    warn_of_learned_models(run, dataset)
     if out is None:
         out = Path(run) / f"eval-{split}" if find_run(run) == Path(run) else Path(f"{Path(run).name}-eval-{split}")
     out, key = Path(out), {"weights": weights_fingerprint(run), "data": dataset.fingerprint()}
@@ -124,6 +126,19 @@ def warn_of_other_views(config: TrainConfig, dataset: PairDataset) -> None:
                     "poor figures",
                     file=sys.stderr,
                 )
+
+
+def warn_of_learned_models(run: str | Path, dataset: PairDataset) -> None:
+    """One line on standard error where models of the split are among those that a detector learned from."""
+    learned = load_learned_models(find_run(run))
+    for folder, manifest in zip(dataset.folders, dataset.manifests, strict=True):
+        models = [model for model in manifest.models if model.split == dataset.split]
+        if known := sum(learned.includes(manifest.category, model) for model in models):
+            print(
+                f"{folder}: {run} learned from {known} of these {len(models)} models: the figures are not those of "
+                "unseen ones: choose another split, or the training's --seed and --splits",
+                file=sys.stderr,
+            )
 
 
 def _without_nan(figures):
