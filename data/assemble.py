@@ -18,6 +18,7 @@ import numpy as np
 
 from data.atomic import TEMPORARY_SUFFIX, holding
 from data.errors import UserError
+from data.leaks import leak, refuse_leaks_of_hybrids
 from data.manifest import (
     MANIFEST_NAME,
     MERGING,
@@ -33,7 +34,7 @@ from data.manifest import (
     shard_name,
 )
 from data.schema import PAIRS_PER_SHARD, SPLITS
-from data.shard import ModelEntry, ShardHeader, ShardReader, ShardWriter, canonical_json, damaged, leak
+from data.shard import ModelEntry, ShardHeader, ShardReader, ShardWriter, canonical_json, damaged
 from data.signals import STOPS, handled_by
 
 Progress = Callable[[int], None]
@@ -116,7 +117,8 @@ def merge(out: Path, folders: Sequence[Path], progress: Progress = lambda pairs:
     ``{"merged": [...]}`` with ``seed`` that of the first folder.
 
     Raises:
-        UserError: categories differ, a source is damaged, ``out`` holds another dataset, and see :func:`assemble`.
+        UserError: categories differ, a source is damaged, hybrids may be joined of tested meshes, ``out`` holds
+            another dataset, and see :func:`assemble`.
     """
     out = Path(out)
     if not folders:
@@ -129,6 +131,7 @@ def merge(out: Path, folders: Sequence[Path], progress: Progress = lambda pairs:
         raise UserError(
             f"merge: the datasets are of different categories ({', '.join(categories)}): merge like with like"
         )
+    refuse_leaks_of_hybrids(folders, manifests)
     settings: list[dict] = []
     for manifest in manifests:
         settings += [s for s in manifest.settings.get("merged", [manifest.settings]) if s not in settings]

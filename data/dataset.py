@@ -6,7 +6,7 @@ import hashlib
 import os
 import sys
 import threading
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -18,9 +18,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
 from data.errors import UserError
+from data.leaks import refuse_leaks
 from data.manifest import Manifest, check_present, load_manifest
 from data.schema import SPLITS
-from data.shard import ImageReader, ModelEntry, ShardReader, damaged, leak, require_filters
+from data.shard import ImageReader, ModelEntry, ShardReader, damaged, require_filters
 
 _MAX_OPEN_SHARDS = 128
 
@@ -59,7 +60,7 @@ class PairDataset(Dataset):
         self.folders = [Path(folder) for folder in folders]
         self.manifests = [load_manifest(folder) for folder in self.folders]
         self.category = "+".join(sorted({manifest.category for manifest in self.manifests}))
-        _refuse_leaks(self.folders, self.manifests)
+        refuse_leaks(self.folders, self.manifests)
         self._paths: list[Path] = []
         self._images: Tensor | None = None
         self._open: OrderedDict[int, dict[str, ImageReader]] = OrderedDict()
@@ -427,36 +428,6 @@ class _Shapes:
         elif not _known(self.keypoints[self._of_model[model]][1]):  # another folder may know them
             self.keypoints[self._of_model[model]] = own
         return self._of_model[model]
-
-
-def _refuse_leaks(folders: list[Path], manifests: list[Manifest]) -> None:
-    known: dict[tuple[str, str], list[tuple[ModelEntry, Path]]] = defaultdict(list)
-    for folder, manifest in zip(folders, manifests, strict=True):
-        for entry in manifest.models:
-            namesakes = known[manifest.category, entry.model_id]
-            for other, place in namesakes:
-                if entry.leaks(other):
-                    raise leak(folder, entry, other, f"in {place}")
-            namesakes.append((entry, folder))
-    _refuse_leaks_of_hybrids(folders, manifests)
-
-
-def _refuse_leaks_of_hybrids(folders: list[Path], manifests: list[Manifest]) -> None:
-    """Hybrids bear other names than the meshes they are joined of, those that their seed and shares put into train."""
-
-    def drawn(manifest: Manifest) -> tuple:
-        return manifest.settings.get("seed"), manifest.settings.get("splits")
-
-    hybrids = [(f, m) for f, m in zip(folders, manifests, strict=True) if m.settings.get("hybrids")]
-    for folder, manifest in hybrids:
-        for place, other in zip(folders, manifests, strict=True):
-            tested = any(entry.split != "train" for entry in other.models)
-            meshes = other.settings.get("source") == "meshes" and other.category == manifest.category
-            if tested and meshes and drawn(other) != drawn(manifest):
-                raise UserError(
-                    f"{folder}: may be joined of meshes that {place} has outside its train split: render both with the "
-                    "same --seed and --splits"
-                )
 
 
 def _known(points: np.ndarray | None) -> bool:

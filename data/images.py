@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from PIL import Image
+from PIL import EpsImagePlugin, Image
+
+EpsImagePlugin.gs_binary = False  # PostScript is a program: no picture of another's may start its interpreter
 
 
 def to_8_bits(image: Image.Image) -> Image.Image:

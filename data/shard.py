@@ -65,14 +65,6 @@ class ModelEntry:
         return self.split != other.split and not other_shape
 
 
-def leak(path: Path, entry: ModelEntry, other: ModelEntry, place: str) -> UserError:
-    """What to say of a model in ``path`` that is in another split at another place."""
-    return UserError(
-        f"{path}: model {entry.model_id} is in split {entry.split} here and in {other.split} {place}, which would leak "
-        "training models into the test: render both with the same --seed and --splits"
-    )
-
-
 def write_shard(
     path: Path,
     split: str,

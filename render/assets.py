@@ -117,6 +117,8 @@ class Assets(Resolver):
         try:
             with Image.open(io.BytesIO(content)) as image:
                 width, height = image.size
+                if image.format == "EPS":
+                    raise ValueError("a program")
         except Image.DecompressionBombError:
             width = height = MAX_TEXTURE_PIXELS
         except (UnidentifiedImageError, OSError, SyntaxError, ValueError):

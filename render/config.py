@@ -104,6 +104,10 @@ def check_config(config: RenderConfig) -> None:
         config.hybrids is None or config.annotations is None,
         "annotations: a hybrid has keypoints of neither mesh: leave it out",
     )
+    require(
+        config.hybrids is not None or config.hybrid_axis == RenderConfig.hybrid_axis,
+        "hybrid-axis: is for --hybrids: add them, or leave it out",
+    )
     require(config.hybrid_axis in AXES, f"hybrid-axis: {config.hybrid_axis!r}: choose one of {', '.join(AXES)}")
     check_views(config.views)
     varied, size = config.variety.of_objects or config.variety.of_images, config.views.image_size

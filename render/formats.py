@@ -10,6 +10,7 @@ import base64
 import json
 import re
 import struct
+from itertools import chain
 
 import numpy as np
 
@@ -20,25 +21,47 @@ from render.sources import MeshError
 MAX_FACES = 5_000_000
 MAX_DEPTH = 256  # of nodes in one another, glTF: trimesh takes time that grows with its square
 # Extensions of glTF that a file may require: they change neither shape nor base colour, or trimesh knows them.
-_HARMLESS = re.compile(
-    "KHR_materials_(?!pbrSpecularGlossiness)|KHR_lights_|KHR_xmp|KHR_texture_transform|EXT_texture_webp"
-)
+_HARMLESS = re.compile("KHR_materials_|KHR_lights_|KHR_xmp|KHR_texture_transform|EXT_texture_webp")
 _FLOAT, _UINT16 = 5126, 5123  # componentType of glTF
 _FAN = 6  # mode of a primitive
+_JSON = 0x4E4F534A  # chunkType of GLB
 _USED = ("POSITION", "TEXCOORD_0", "COLOR_0", "indices")  # of a primitive
 _STAYS = {"offset": [0, 0], "rotation": 0, "scale": [1, 1], "texCoord": 0}  # of KHR_texture_transform
 
 
-def check_gltf(content: bytes, assets: Assets) -> None:
-    """Refuse a header that asks for much more memory than its file can fill, and what trimesh would read wrongly;
-    check embedded images."""
-    binary = b""
+def prepare_gltf(content: bytes, assets: Assets) -> bytes:
+    """A glTF file in terms that trimesh reads; refuses a header that asks for much more memory than its file can fill,
+    and what trimesh would read wrongly; checks embedded images."""
+    start, end = 0, len(content)
     if content[:4] == b"glTF":
-        length = struct.unpack_from("<I", content, 12)[0]
-        header, binary = content[20 : 20 + length], content[28 + length :]
-    else:
-        header = content
-    header = json.loads(header)
+        start, end = 20, 20 + struct.unpack_from("<I", content, 12)[0]
+    header = json.loads(content[start:end])
+    changed = _use_diffuse_colors(header.get("materials", []))
+    _check_gltf(header, content[end + 8 :], assets)
+    if not changed:
+        return content
+    text = json.dumps(header).encode()
+    if start == 0:
+        return text
+    text += b" " * (-len(text) % 4)
+    size = start + len(text) + len(content) - end
+    return struct.pack("<4s4I", b"glTF", 2, size, len(text), _JSON) + text + content[end:]
+
+
+def _use_diffuse_colors(materials: list[dict]) -> bool:
+    """Take the diffuse colours of materials of KHR_materials_pbrSpecularGlossiness for base colours; trimesh would mix
+    its own from them and the reflections. Gives whether there were any."""
+    changed = False
+    for material in materials:
+        own = material.get("extensions", {}).pop("KHR_materials_pbrSpecularGlossiness", None)
+        if own is not None:
+            names = {"diffuseFactor": "baseColorFactor", "diffuseTexture": "baseColorTexture"}
+            material["pbrMetallicRoughness"] = {names[name]: own[name] for name in names if name in own}
+            changed = True
+    return changed
+
+
+def _check_gltf(header: dict, binary: bytes, assets: Assets) -> None:
     for extension in header.get("extensionsRequired", []):
         if not _HARMLESS.match(extension):
             raise MeshError(f"requires {extension}, which is not supported: save it without")
@@ -108,8 +131,6 @@ def _refuse_misread(header: dict) -> None:
             if used["COLOR_0"].get("componentType") == _UINT16 and "material" not in primitive:
                 refuse("16-bit colours without a material")
     for material in shown.values():
-        if "diffuseTexture" in material.get("extensions", {}).get("KHR_materials_pbrSpecularGlossiness", {}):
-            refuse("a texture of KHR_materials_pbrSpecularGlossiness")
         use = material.get("pbrMetallicRoughness", {}).get("baseColorTexture")
         if use is None:
             continue
@@ -149,6 +170,8 @@ def prepare_off(content: bytes) -> bytes:
     if colored or any(len(face) > 1 + int(face[0]) for face in faces):
         raise MeshError("has colours, which are not read from OFF: save it as PLY, OBJ or GLB")
     whole = len(faces) == int(counts[1]) and all(len(face) == 1 + int(face[0]) for face in faces)
+    if not whole:
+        _refuse_cut_short(list(chain(*lines[1:])), int(counts[0]), int(counts[1]))
     if not whole or all(face[0] == b"3" for face in faces):
         return content
     vertices = np.array([words[:3] for words in corners], np.float64)
@@ -161,8 +184,20 @@ def prepare_off(content: bytes) -> bytes:
     return b"OFF\n%d %d 0\n" % (len(vertices), len(triangles)) + b"\n".join(rows) + b"\n"
 
 
+def _refuse_cut_short(words: list[bytes], corners: int, faces: int) -> None:
+    """Refuse an OFF file that ends before its last face, which trimesh takes as it is."""
+    place = 3 * corners
+    for number in range(faces):
+        if place >= len(words) or (place := place + 1 + int(words[place])) > len(words):
+            raise MeshError(f"is cut short: it declares {faces} faces and holds {number}")
+
+
 def prepare_stl(content: bytes) -> bytes:
     """An STL file without what some exporters write behind the last face of a binary one."""
-    if len(content) < 84 or content.lstrip().startswith(b"solid"):
+    if len(content) < 84:
         return content
-    return content[: 84 + 50 * struct.unpack_from("<I", content, 80)[0]]
+    faces = struct.unpack_from("<I", content, 80)[0]
+    end = 84 + 50 * faces
+    if end > len(content) and not content.lstrip().startswith(b"solid"):  # of text these four bytes are a huge number
+        raise MeshError(f"is cut short: it declares {faces} faces and holds {(len(content) - 84) // 50}")
+    return content[:end]

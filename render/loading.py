@@ -16,7 +16,7 @@ import trimesh
 
 from render.assets import MAX_FILE_BYTES, Assets, own_folder
 from render.coincidence import Coincidence
-from render.formats import MAX_FACES, check_gltf, prepare_off, prepare_stl
+from render.formats import MAX_FACES, prepare_gltf, prepare_off, prepare_stl
 from render.mesh import Mesh, build_mesh
 from render.painting import Painted, Textures, hides_all, paint
 from render.ply import prepare_ply
@@ -70,7 +70,7 @@ def _read_parts(path: Path, assets: Assets) -> list[Painted]:
         raise MeshError(f"cannot be read ({error.strerror})") from None
     kind = path.suffix.lower()[1:]
     if kind in ("glb", "gltf"):
-        check_gltf(content, assets)
+        content = prepare_gltf(content, assets)
     elif kind == "ply":
         content = prepare_ply(content)
     elif kind == "obj":
@@ -85,7 +85,7 @@ def _read_parts(path: Path, assets: Assets) -> list[Painted]:
         raise MeshError("has no faces")
     if faces > MAX_FACES:
         raise MeshError(f"has {faces} faces, more than {MAX_FACES}")
-    if kind == "obj" and faces > content.count(b"\nf"):  # some have more than three corners
+    if kind == "obj" and faces != content.count(b"\nf"):  # some have more than three corners, or fewer
         cut = cut_concave(content)
         meshes = meshes if cut is content else _meshes_of(cut, kind, assets)
         del cut

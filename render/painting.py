@@ -22,6 +22,7 @@ MAX_PIECES = 300_000  # that the textured faces of one part are cut into togethe
 MAX_PIECES_OF_ALL = 1_500_000  # the same of all parts of an object
 MAX_TEXTURE_SIDE = 2048  # pixels; a larger picture is reduced, faces carry no more detail than that
 _MAX_CUTS = 256  # along an edge
+_HALF = 127.5  # of 255
 _FLAT = 8  # a face whose colours differ by no more than this (of 255) needs no cutting
 
 
@@ -69,7 +70,7 @@ def paint(
         tints = None if tint is None else tint[faces]
         return Painted(vertices, faces, np.broadcast_to(_multiplied(mean, tints), (len(faces), 3, 3)))
     if image is not None:
-        return _paint_texture(vertices, faces, visual.uv, image, textures, size, tint, _is_cut_out(material))
+        return _paint_texture(vertices, faces, visual.uv, image, textures, size, tint, _cutoff(material))
     if tint is not None:
         colors = np.rint(255 * tint[faces]).astype(np.uint8)
     else:
@@ -81,12 +82,16 @@ def paint(
 def hides_all(visual: ColorVisuals | TextureVisuals) -> bool:
     """Whether a surface shows a picture that lets nothing through."""
     image = _texture_of(visual)
-    return image is not None and not (_has_alpha(image) and _is_cut_out(visual.material))
+    return image is not None and not (_has_alpha(image) and _cutoff(visual.material) is not None)
 
 
-def _is_cut_out(material: Material) -> bool:
-    """Whether what its picture makes transparent is left out."""
-    return not isinstance(material, PBRMaterial) or material.alphaMode in ("MASK", "BLEND")
+def _cutoff(material: Material) -> float | None:
+    """Opacity, of 255, from which on what its picture shows is there; None where all is, however transparent."""
+    if not isinstance(material, PBRMaterial) or material.alphaMode == "BLEND":
+        return _HALF
+    if material.alphaMode != "MASK":
+        return None
+    return _HALF if material.alphaCutoff is None else 255 * material.alphaCutoff
 
 
 def _has_alpha(image: Image.Image) -> bool:
@@ -160,7 +165,7 @@ def _mip_maps(image: Image.Image) -> list[np.ndarray]:
 
 def _paint_texture(
     vertices: np.ndarray, faces: np.ndarray, uv: np.ndarray, image: Image.Image, textures: Textures, size: float,
-    tint: np.ndarray | None, cut_out: bool,
+    tint: np.ndarray | None, cutoff: float | None,
 ) -> Painted:  # fmt: skip
     levels = textures.levels(image)
     corners, corner_uv = vertices[faces], uv[faces]
@@ -195,8 +200,8 @@ def _paint_texture(
         add(corners[group[varied]], (weights, pieces), sampled[varied])
         add(corners[group[~varied]], _lattice(1), sampled[~varied][:, [0, n, -1]])
     vertices, faces, rgba = np.concatenate(points), np.concatenate(triangles), np.concatenate(colors)
-    if cut_out:
-        solid = rgba[..., 3].mean(1) > 127
+    if cutoff is not None:
+        solid = rgba[..., 3].mean(1) >= cutoff
         faces, rgba = faces[solid], rgba[solid]
     return Painted(vertices, faces, np.rint(rgba[..., :3]).astype(np.uint8))
 

@@ -52,6 +52,15 @@ class _Element:
     def scalars(self, order: str) -> np.dtype:
         return np.dtype([(words[-1], order + _KINDS[words[1]]) for words in self.properties if words[1] != "list"])
 
+    def fits(self, row: list[bytes]) -> bool:
+        """Whether a row of text holds all properties."""
+        place = 0
+        for words in self.properties:
+            if place >= len(row):
+                return False
+            place += 1 + (int(row[place]) if words[1] == "list" else 0)
+        return place <= len(row)
+
 
 def _triangulated(lines: list[str], body: bytes) -> bytes:
     """A file whose faces are triangles if it is binary: trimesh reads faces of several numbers of corners from text
@@ -70,12 +79,23 @@ def _triangulated(lines: list[str], body: bytes) -> bytes:
         elif words[:1] == ["property"]:
             elements[-1].properties.append(words)
     data = body[body.find(b"\n") + 1 :]
+    if order is None:
+        _refuse_cut_short(elements, data)
     cut = None if order is None else _cut_faces(elements, order, data)
     if cut is not None:
         line, count, data = cut
         lines = [*lines[:line], f"element face {count}", *lines[line + 1 :]]
         body = b"end_header\n" + data
     return "\n".join(lines).encode() + body
+
+
+def _refuse_cut_short(elements: list[_Element], text: bytes) -> None:
+    """Refuse a text that ends before the end of its last row, which trimesh takes as it is."""
+    rows = [row for row in text.split(b"\n") if row.strip()]
+    filled = [element for element in elements if element.count]
+    declared = sum(element.count for element in filled)
+    if len(rows) < declared or declared and not filled[-1].fits(rows[declared - 1].split()):
+        raise MeshError(f"is cut short: it declares {declared} rows, its text ends in row {min(len(rows), declared)}")
 
 
 def _cut_faces(elements: list[_Element], order: str, data: bytes) -> tuple[int, int, bytes] | None:

@@ -80,15 +80,14 @@ def _direction(azimuth: float, height: float, elevation_degrees: tuple[float, fl
     return np.array([radius * np.cos(angle), y, radius * np.sin(angle)])
 
 
-def look_at(position: np.ndarray, target: np.ndarray | None = None, roll_degrees: float = 0.0) -> np.ndarray:
-    """Pose of an upright camera at ``position`` (3,) that looks at ``target`` (3,), the origin if None.
+def look_at(position: np.ndarray, roll_degrees: float = 0.0) -> np.ndarray:
+    """Pose of an upright camera at ``position`` (3,) that looks at the origin.
 
     Returns:
         object_to_camera float64 (4, 4), OpenCV camera axes (+x right, +y down, +z forward).
     """
     position = np.asarray(position, np.float64)
-    forward = (0.0 if target is None else np.asarray(target, np.float64)) - position
-    x, y, z = forward / np.linalg.norm(forward)
+    x, y, z = -position / np.linalg.norm(position)
     level = np.hypot(x, z)
     # Straight from above the object's front points up in the image, straight from below down.
     right_x, right_z = (-z / level, x / level) if level > 1e-9 else (1.0, 0.0)

@@ -12,10 +12,12 @@ from collections.abc import Container
 import numpy as np
 
 from render.assets import Assets
+from render.painting import DEFAULT_GREY
 from render.polygons import is_fan, triangulate
 from render.sources import MeshError
 
 MAX_MATERIALS = 4096  # trimesh takes time that grows with the square of their number
+_GREY = "kd" + f" {DEFAULT_GREY / 255}" * 3  # of a material that says nothing else; trimesh's own is darker
 
 
 def prepare_obj(content: bytes, assets: Assets) -> bytes:
@@ -28,8 +30,8 @@ def prepare_obj(content: bytes, assets: Assets) -> bytes:
     assets.expect_libraries(libraries, lambda library: _plain_library(library, used))
     if _has_odd_index(content):
         content = _absolute_indices(content)
-    if not libraries:  # without materials texture coordinates say nothing, and trimesh leaves colours out for them
-        return re.sub(rb"/[^ \n]*", b"", content)
+    if not (libraries and used):  # texture coordinates say nothing then, and trimesh leaves colours out for them
+        return re.sub(rb"(\nmtllib [^\n]*)|/[^ \n]*", rb"\1", b"\n" + content)
     return _with_all_coordinates(content)
 
 
@@ -41,7 +43,7 @@ def _plain_library(content: bytes, used: Container[str]) -> bytes:
         key, value = key.lower(), value.strip()
         if key == "newmtl":
             wanted = " ".join(value.split()) in used
-            kept += [f"newmtl {value}"] * wanted
+            kept += [f"newmtl {value}", _GREY] * wanted
         elif wanted and key == "kd":
             kept.append("kd " + " ".join(map(str, _color_of(value))))
         elif wanted and key == "map_kd":
@@ -95,12 +97,12 @@ def _plain_text(content: bytes) -> bytes:
 
 def _plain_obj(content: bytes) -> bytes:
     """An OBJ file without what its format allows and trimesh stumbles over: lines that go on in the next, lines that
-    are indented, remarks behind faces, and what :func:`_plain_text` replaces."""
+    are indented, remarks behind numbers, and what :func:`_plain_text` replaces."""
     content = _plain_text(content).replace(b"\\\n", b" ")
     if content[:1] == b" " or b"\n " in content:
         content = re.sub(rb"^ +", b"", content, flags=re.MULTILINE)
     if content.count(b"#") > content.count(b"\n#") + content.startswith(b"#"):
-        content = re.sub(rb"^(f [^\n#]*)#[^\n]*", rb"\1", content, flags=re.MULTILINE)
+        content = re.sub(rb"^((?:f|v|vt|vn) [^\n#]*)#[^\n]*", rb"\1", content, flags=re.MULTILINE)
     return content
 
 

@@ -178,6 +178,16 @@ def test_hybrids_of_meshes_that_are_tested_on_are_refused(tmp_path, meshes):
     PairDataset([plain.out, tmp_path / "same"], "train")
     with pytest.raises(UserError, match="other: may be joined of meshes that .*plain has outside its train split"):
         PairDataset([plain.out, tmp_path / "other"], "train")
+    merge(tmp_path / "merged", [tmp_path / "same", tmp_path / "other"])
+    with pytest.raises(UserError, match="merged: may be joined of meshes that .*plain has outside its train split"):
+        PairDataset([plain.out, tmp_path / "merged"], "train")
+    with pytest.raises(UserError, match="other: may be joined of meshes that .*plain has outside its train split"):
+        merge(tmp_path / "all", [plain.out, tmp_path / "other"])
+    assert not (tmp_path / "all").exists()
+    merge(tmp_path / "all", [plain.out, tmp_path / "same"])
+    PairDataset(tmp_path / "all", "train")
+    with pytest.raises(UserError, match="other: may be joined of meshes that .*all has outside its train split"):
+        PairDataset([tmp_path / "all", tmp_path / "other"], "train")
 
 
 def test_of_other_meshes_a_folder_is_not_continued(tmp_path, meshes):
@@ -192,6 +202,7 @@ def test_of_other_meshes_a_folder_is_not_continued(tmp_path, meshes):
         ({"hybrids": 0}, "hybrids: 0: ask for 1 to 1000000"),
         ({"hybrid_axis": "w"}, "hybrid-axis: 'w': choose one of x, y, z"),
         ({"splits": (0, 0, 1)}, "0 of its 10 meshes are in the train split, hybrids need two"),
+        ({"hybrids": None, "hybrid_axis": "y"}, "hybrid-axis: is for --hybrids"),
         ({"meshes": None, "category": "car"}, "hybrids: are joined of meshes: give --meshes"),
     ],
 )

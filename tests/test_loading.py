@@ -326,10 +326,6 @@ BY_TEXTURE = {"pbrMetallicRoughness": {"baseColorTexture": {"index": 0}}}
             ),
             "KHR_texture_transform",
         ),
-        (
-            triangle(material={"extensions": {"KHR_materials_pbrSpecularGlossiness": {"diffuseTexture": {}}}}),
-            "pbrSpecularGlossiness",
-        ),
         (triangle(extra={"images": [{"uri": "data:image/png;base64,AAAA"}]}), "not an image"),
         (
             triangle(
@@ -375,6 +371,7 @@ def test_concave_faces_keep_their_shape(tmp_path, first):
         "v 0 0 0\rv 1 0 0\rv 0 1 0\rf 1 2 3\r",
         "  v 0 0 0\n\tv 1 0 0\n  v 0 1 0\n  f 1 2 3\n",
         "v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3 # the only one\n",
+        "v 0 0 0 # a\nv 1 0 0#b\nv 0 1 0\nvt 0 0 # c\nvn 0 0 1 # up\nf 1/1/1 2/1/1 3/1/1\n",
         "v 0 0 \\\n0\nv 1 0 0\nv 0 1 0\nf 1 2\\\n  3\n",
         "v 0 0 0\r\nv 1 0 0\r\nv 0 1 0\r\nf 1 \\\r\n2 3\r\n",
     ],
@@ -382,6 +379,23 @@ def test_concave_faces_keep_their_shape(tmp_path, first):
 def test_obj_files_as_the_format_allows_them(tmp_path, text):
     mesh = load_mesh(write(tmp_path / "a.obj", text))
     np.testing.assert_allclose(mesh.vertices[mesh.faces], [[[-1, -1, 0], [1, -1, 0], [-1, 1, 0]]])
+
+
+def test_concave_faces_beside_faces_of_two_corners(tmp_path):
+    text = "v 0 0 0\nv 2 1 0\nv 0 2 0\nv 1 1 0\nf 2 3 4 1\nf 1 2\nf 2 3\n"
+    assert area(load_mesh(write(tmp_path / "a.obj", text))) == pytest.approx(1)
+
+
+def test_colours_of_corners_beside_materials_that_are_not_used(tmp_path):
+    write(tmp_path / "red.mtl", RED_MATERIAL)
+    corners = QUAD.replace(" 0\nv ", " 0 0 0 1\nv ").replace("0 1 0\nvt", "0 1 0 0 0 1\nvt")
+    mesh = load_mesh(write(tmp_path / "a.obj", "mtllib red.mtl\n" + corners + "f 1/1 2/2 3/3 4/4\n"))
+    assert (mesh.colors == (0, 0, 255)).all()
+
+
+def test_a_material_without_a_colour_is_grey(tmp_path):
+    write(tmp_path / "red.mtl", "newmtl red\nKs 1 0 0\n")
+    assert (load_mesh(write(tmp_path / "a.obj", RED_QUAD)).colors == painting.DEFAULT_GREY).all()
 
 
 RED_MATERIAL = "newmtl red\nKd 1 0 0\n"
@@ -531,7 +545,7 @@ def test_off_with_faces_of_any_number_of_corners(tmp_path):
     with pytest.raises(MeshError, match="vertex indices outside 0 to 11"):
         load_mesh(write(tmp_path / "broken.off", f"OFF\n12 8 0\n{corners}\n{faces[:-1]}99\n"))
     for cut in (faces.rpartition("\n")[0], faces.rpartition(" ")[0]):  # a face, or a corner of one, is missing
-        with pytest.raises(MeshError, match="cannot be read"):
+        with pytest.raises(MeshError, match="cut short: it declares 8 faces and holds 7"):
             load_mesh(write(tmp_path / "short.off", f"OFF\n12 8 0\n{corners}\n{cut}\n"))
 
 
@@ -556,14 +570,75 @@ def test_off_colours_are_refused(tmp_path, text):
     assert (load_mesh(write(tmp_path / "a.off", plain)).colors == painting.DEFAULT_GREY).all()
 
 
-def test_bytes_behind_the_last_face_of_an_stl_file(tmp_path):
-    content = CUBE.export(file_type="stl")
+@pytest.mark.parametrize("head", [b"by trimesh", b"solid box"])
+def test_bytes_behind_the_last_face_of_an_stl_file(tmp_path, head):
+    content = head.ljust(80) + CUBE.export(file_type="stl")[80:]
     assert len(load_mesh(write(tmp_path / "a.stl", content + b"\n")).faces) == 12
+
+
+def test_files_of_faces_that_end_too_soon_are_refused(tmp_path):
+    rows = ["0 0 0", "1 0 0", "0 1 0"]
+    for cut in ("element face 2", "element face 1\nelement edge 1\nproperty list uchar int v\nproperty int w"):
+        text = ply(XYZ, rows).replace("element face 1", cut.partition("\n")[0])
+        if "edge" in cut:
+            text = text.replace("end_header", cut.partition("\n")[2] + "\nend_header") + "2 0 1\n"
+        with pytest.raises(MeshError, match="cut short: it declares 5 rows, its text ends in row [45]"):
+            load_mesh(write(tmp_path / "a.ply", text))
+    with pytest.raises(MeshError, match="cut short: it declares 12 faces and holds 11"):
+        load_mesh(write(tmp_path / "a.stl", CUBE.export(file_type="stl")[:-1]))
 
 
 def test_gltf_without_a_colour_is_white(tmp_path):
     for material in (None, {}, {"pbrMetallicRoughness": {"metallicFactor": 0}}):
         assert (load_mesh(write(tmp_path / "a.glb", triangle(material=material))).colors == 255).all()
+
+
+def test_diffuse_colours_of_gltf_are_base_colours(tmp_path):
+    def colors(texture, suffix):
+        own = {"diffuseFactor": [0, 0.5, 1, 1], "specularFactor": [1, 0, 0], "glossinessFactor": 0.2} | texture
+        material = {"extensions": {"KHR_materials_pbrSpecularGlossiness": own}}
+        extra = {
+            "images": [{"uri": "grey.png"}],
+            "textures": [{"source": 0}],
+            "extensionsRequired": ["KHR_materials_pbrSpecularGlossiness"],
+        }
+        content = triangle({"TEXCOORD_0": UV}, material, extra=extra)
+        if suffix == ".gltf":
+            length = struct.unpack_from("<I", content, 12)[0]
+            header = json.loads(content[20 : 20 + length])
+            header["buffers"][0]["uri"] = write(tmp_path / "data.bin", content[28 + length :]).name
+            content = json.dumps(header)
+        return load_mesh(write(tmp_path / f"a{suffix}", content)).colors[0]
+
+    save_image(tmp_path / "grey.png", np.full((2, 2, 3), 188, np.uint8))  # half of all light
+    for suffix in (".glb", ".gltf"):
+        np.testing.assert_allclose(colors({}, suffix), [[0, 188, 255]] * 3, atol=1)
+        np.testing.assert_allclose(colors({"diffuseTexture": {"index": 0}}, suffix), [[0, 137, 188]] * 3, atol=1)
+
+
+@pytest.mark.parametrize("cutoff, shown", [(None, False), (0.3, True), (0.4, False), (0.0, True)])
+def test_alpha_cutoff_of_gltf(tmp_path, cutoff, shown):
+    save_image(tmp_path / "veil.png", np.full((2, 2, 4), 100, np.uint8))
+    material = BY_TEXTURE | {"alphaMode": "MASK"} | ({} if cutoff is None else {"alphaCutoff": cutoff})
+    extra = {"images": [{"uri": "veil.png"}], "textures": [{"source": 0}]}
+    path = write(tmp_path / "a.glb", triangle({"TEXCOORD_0": UV}, material, extra=extra))
+    if shown:
+        assert len(load_mesh(path).faces) == 1
+    else:
+        with pytest.raises(MeshError, match="no faces"):
+            load_mesh(path)
+
+
+def test_a_picture_starts_no_program(tmp_path, monkeypatch):
+    path = textured_quad(tmp_path)
+    Image.new("RGB", (8, 8)).save(tmp_path / "texture.png", "EPS")
+    write(tmp_path / "bin" / "gs", f"#!/bin/sh\ntouch {tmp_path}/started\n").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    with pytest.raises(MeshError, match="not an image that can be read"):
+        load_mesh(path)
+    with pytest.raises(OSError, match="Ghostscript"):
+        Image.open(tmp_path / "texture.png").load()
+    assert not (tmp_path / "started").exists()
 
 
 def test_gltf_colours_multiply_a_texture(tmp_path):

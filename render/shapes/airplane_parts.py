@@ -592,14 +592,13 @@ def _draw_nose(builder: Builder, plane: Airplane, livery: Livery) -> None:
         builder.add(tube([tip + [0, 0, 0.01], tip - [0, 0, 0.07]], [0.004, 0.0015], 6), livery.dark)
 
 
-def propeller(center: np.ndarray, blades: int, radius: float, spinner: float, backwards: bool = False) -> Surface:
-    """Spinner with blades in front of ``center``, or behind it for a pusher."""
+def propeller(center: np.ndarray, blades: int, radius: float, spinner: float) -> Surface:
+    """Spinner with blades in front of ``center``."""
     s = np.linspace(0, 1, 6)
     parts = [revolve(np.stack([spinner * np.sqrt(1 - s**2) + 1e-5, -1.5 * spinner * s], axis=1), 14, "z")]
     blade = ellipsoid([0.085 * radius, 0.5 * radius, 0.015 * radius], n=8).turned("y", 30).moved([0, 0.5 * radius, 0])
     parts += [blade.turned("z", 360 * (k + 0.25) / blades).moved([0, 0, -0.4 * spinner]) for k in range(blades)]
-    surface = join(parts)
-    return (surface.scaled([1, 1, -1]) if backwards else surface).moved(center)
+    return join(parts).moved(center)
 
 
 # Engines

@@ -71,12 +71,12 @@ def bare(rng: np.random.Generator, car: Car) -> Car:
     return car
 
 
-def _wheels(rng: np.random.Generator, radius: float, front: float = -0.31, rear: float = 0.29) -> Wheels:
+def _wheels(rng: np.random.Generator, radius: float) -> Wheels:
     u = rng.uniform
     return Wheels(
         radius * u(0.93, 1.08),
         u(0.04, 0.06),
-        (front + u(-0.02, 0.02), rear + u(-0.025, 0.025)),
+        (-0.31 + u(-0.02, 0.02), 0.29 + u(-0.025, 0.025)),
         u(1.08, 1.2),
         flare=u(0.006, 0.013) if chance(rng, 0.25) else 0.0,
         spokes=choice(rng, 0, 0, 5, 5, 6, 7),

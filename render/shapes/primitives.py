@@ -163,12 +163,10 @@ def fan(ring: np.ndarray) -> Surface:
     return Surface(np.concatenate([ring, center[None]]), faces, np.repeat(center[None], m, axis=0))
 
 
-def loft(rings: np.ndarray, caps: tuple[bool, bool] = (True, True)) -> Surface:
+def loft(rings: np.ndarray) -> Surface:
     """Closed surface through rings (S, M, 3) of corresponding points."""
     rings = np.asarray(rings, float)
-    parts = [grid(rings, wrap=True)]
-    parts += [fan(ring) for ring, wanted in zip((rings[0], rings[-1]), caps) if wanted]
-    return join(parts)
+    return join([grid(rings, wrap=True), fan(rings[0]), fan(rings[-1])])
 
 
 def sweep(
@@ -275,11 +273,11 @@ def sheet(points: np.ndarray, thickness: Union[float, np.ndarray]) -> Surface:
     return join([grid(front), grid(back)] + [grid(strip) for strip in strips])
 
 
-def wheel(center: Sequence[float], radius: float, width: float, sides: int = 14) -> Surface:
+def wheel(center: Sequence[float], radius: float, width: float) -> Surface:
     """Tyre and disc, rolling along z."""
     h = width / 2
     profile = [(1e-4, -h), (0.8 * radius, -h), (radius, -0.5 * h), (radius, 0.5 * h), (0.8 * radius, h), (1e-4, h)]
-    return revolve(profile, sides, "x").moved(center)
+    return revolve(profile, 14, "x").moved(center)
 
 
 # Collecting
