@@ -343,7 +343,8 @@ def pose(run: str, first: Path, second: Path, **options) -> None:
     """Print how an object moved between two images, as JSON.
 
     RUN is a run folder or the name of shipped weights. X_B = rotation @ X_A + translation, in camera frames with +x
-    right, +y down, +z forward. The translation needs --intrinsics, and --object-length for its unit.
+    right, +y down, +z forward. The translation needs --intrinsics, and --object-length for its unit; without them the
+    rotation is about the line of sight to the object.
 
     \b
     Example:
@@ -378,7 +379,7 @@ def spin(run: str, mesh: Path, out: Path, frames: int, elevation: float) -> None
     check_animation(out)
     detector = Detector.load(run)
     config = detector.config
-    size = frame_size(config.image_size)
+    size = frame_size(detector.image_size)
     views = turntable(read_mesh(mesh), frames, config.camera_distance, config.focal_length, size, elevation)
     write_animation(detector, views[0], out)
     click.echo(f"{out}: {frames} frames")
@@ -406,7 +407,7 @@ def view(run: str, mesh: Path) -> None:
     check_screen()
     detector = Detector.load(run)
     config, loaded = detector.config, read_mesh(mesh)
-    views = turntable(loaded, 16, config.camera_distance, config.focal_length, frame_size(config.image_size))
+    views = turntable(loaded, 16, config.camera_distance, config.focal_length, frame_size(detector.image_size))
     points = locate(detector, *views)
     view(loaded, points, [keypoint_color(k) for k in range(len(points))], str(mesh))
 

@@ -48,7 +48,7 @@ class PairDataset(Dataset):
 
     Raises:
         UserError: a folder is missing, damaged, foreign or of a newer format; the split is empty; images differ in
-            size; a model is in this split in one folder and in another split in another.
+            size; a folder is given twice; a model is in this split in one folder and in another split in another.
     """
 
     def __init__(self, folders: str | Path | Sequence[str | Path], split: str):
@@ -58,6 +58,9 @@ class PairDataset(Dataset):
             raise UserError(f"split {split!r}: no such split: choose one of {', '.join(SPLITS)}")
         self.split = split
         self.folders = [Path(folder) for folder in folders]
+        places = [folder.resolve() for folder in self.folders]
+        if twice := [folder for folder, place in zip(self.folders, places) if places.count(place) > 1]:
+            raise UserError(f"{twice[0]}: given twice: name each dataset once")
         self.manifests = [load_manifest(folder) for folder in self.folders]
         self.category = "+".join(sorted({manifest.category for manifest in self.manifests}))
         refuse_leaks(self.folders, self.manifests)

@@ -1,3 +1,5 @@
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -125,6 +127,15 @@ def test_arguments_that_are_none():
             detect(CornerDetector(), pixels, intrinsics=k)
     with pytest.raises(UserError, match="background: 'white'"):
         detect(CornerDetector(), pixels, background="white")
+    with pytest.raises(UserError, match="background: .*0 to 255"):
+        detect(CornerDetector(), pixels, background=(300, 0, 0))
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 50, 3), np.uint8)).save(buffer, "PNG")
+    with pytest.raises(UserError, match="image: .*truncated"):
+        detect(CornerDetector(), Image.open(io.BytesIO(buffer.getvalue()[:-3000])))
+    noise = np.random.default_rng(0).integers(0, 256, (50, 50, 3), np.uint8)
+    assert "no object told from a background" in detect(CornerDetector(), noise).warning
+    assert detect(CornerDetector(), pixels).warning is None
     with pytest.raises(UserError, match="image: a Tensor"):
         detect(CornerDetector(), torch.from_numpy(pixels))
     with pytest.raises(UserError, match="5 and 4 keypoints"):

@@ -1,7 +1,9 @@
 """From stored pairs to network input."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from data.geometry import normalize_intrinsics, pair_transforms, project, transform_points
 from tests.test_geometry import random_rotation, rigid
@@ -35,6 +37,15 @@ def test_resize_by_area_is_the_mean():
     small = resize_images(decode_images(rgba), 4)
     expected = rgba.float().reshape(2, 4, 2, 4, 2, 4).mean((2, 4)).permute(0, 3, 1, 2) / 255
     torch.testing.assert_close(small, expected)
+
+
+@pytest.mark.parametrize("height, width, size", [(160, 160, 128), (144, 144, 128), (256, 256, 192), (100, 70, 32)])
+def test_resize_is_pillows_box_filter(height, width, size):
+    images = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    reduced = resize_images(images, size)
+    for image, expected in zip(reduced.flatten(0, 1), images.flatten(0, 1)):
+        box = Image.fromarray(expected.numpy()).resize((size, size), Image.Resampling.BOX)
+        np.testing.assert_allclose(image.numpy(), np.asarray(box), atol=1e-6)
 
 
 def test_batch_geometry_is_that_of_the_stored_pairs():

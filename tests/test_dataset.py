@@ -144,6 +144,12 @@ def test_models_that_leak_between_folders_are_refused(folder, tmp_path):
         PairDataset([folder, leak], "test")
 
 
+def test_a_folder_that_is_given_twice_is_refused(folder, tmp_path):
+    (tmp_path / "link").symlink_to(folder)
+    with pytest.raises(UserError, match="given twice: name each dataset once"):
+        PairDataset([folder, tmp_path / "link"], SPLIT)
+
+
 def test_images_of_two_sizes_are_refused(folder, tmp_path):
     large = make_dataset(tmp_path / "large", range(30, 34), size=20, split=SPLIT)
     with pytest.raises(UserError, match="20 px.*image-size"):

@@ -139,7 +139,7 @@ def test_confidence_is_measured_where_the_detector_has_one(dataset, tmp_path):
     said = sure(0.1)
     save_predictions(tmp_path / "p.h5", said, {"data": "x"})
     loaded = load_predictions(tmp_path / "p.h5", {"data": "x"})
-    assert loaded.confidence.shape == (15, 2, 5) and np.allclose(loaded.confidence, 10)
+    assert loaded.sigma.shape == (15, 2, 5) and np.allclose(loaded.sigma, 0.1)
 
 
 def test_numbers_do_not_depend_on_the_batch_size(dataset):
@@ -350,7 +350,7 @@ def test_options_that_make_no_sense():
     for wrong in ("round", "y:0", "y:100000000"):
         with pytest.raises(UserError, match="give AXIS:ORDER"):
             EvalOptions(symmetry=wrong)
-    with pytest.raises(UserError, match="choose cpu or cuda"):
+    with pytest.raises(UserError, match="choose auto, cpu or cuda"):
         EvalOptions(device="gpu")
 
 

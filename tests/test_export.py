@@ -85,6 +85,13 @@ def test_the_documented_consumer_finds_the_detectors_keypoints(tmp_path, monkeyp
     assert np.abs(names["points"] - expected).max() < 1e-3
 
 
+def test_no_other_file_is_written_over(tmp_path):
+    (tmp_path / "picture.png").write_bytes(b"precious")
+    with pytest.raises(UserError, match="picture.png: give a name that ends in .onnx"):
+        export_onnx("airplane", tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes() == b"precious"
+
+
 def test_nothing_is_left_when_the_runtimes_disagree(tmp_path, monkeypatch):
     run = make_run(tmp_path / "run", "paper")
     monkeypatch.setattr(onnx_export, "compare", lambda *_: float("nan"))

@@ -54,12 +54,12 @@ def test_a_close_up_shows_the_object_and_its_keypoints():
     rgba = np.zeros((60, 80, 4), np.uint8)
     rgba[20:30, 50:70] = (60, 70, 80, 255)
     keypoints = np.array([[55.0, 25.0, 30.0], [60.0, 10.0, 30.0], [900.0, 25.0, 30.0]])
-    view, moved = overlays.close_up(rgba, keypoints, margin=0.1)
-    # from u = 50 to the border, where the farthest keypoint is last seen: 30 wide, and a tenth more on each side
-    assert view.shape == (36, 36, 4) and (view[..., 3] > 0).sum() == 200
+    view, moved = overlays.close_up(rgba, keypoints)
+    # from u = 50 to the border, where the farthest keypoint is last seen: 30 wide, and a margin on each side
+    assert view.shape == (38, 38, 4) and (view[..., 3] > 0).sum() == 200
     row, column = np.argwhere(view[..., 3] > 0)[0]
     assert np.allclose(moved[:, :2] - keypoints[:, :2], [column - 50, row - 20]) and (moved[:, 2] == 30).all()
-    assert (moved[:2, :2] > 0).all() and (moved[:2, :2] < 36).all() and moved[2, 0] > 36
+    assert (moved[:2, :2] > 0).all() and (moved[:2, :2] < 38).all() and moved[2, 0] > 38
 
 
 def test_points_outside_or_unknown_do_no_harm():

@@ -277,7 +277,7 @@ def test_bad_files_are_named_and_the_rest_goes_on(tmp_path, capfd):
     cut.write_bytes(good.read_bytes()[:100])
     empty = write(tmp_path / "empty.png", np.zeros((9, 9, 4), np.uint8))
     missing = tmp_path / "missing.png"
-    with pytest.raises(UserError, match="4 of 5 files"):
+    with pytest.raises(UserError, match="4 of 5 images"):
         predict("run", [text, cut, good, empty, missing], tmp_path / "out")
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
     assert [path.name in line for path, line in zip((text, cut, empty, missing), lines, strict=True)] == [True] * 4
@@ -382,7 +382,7 @@ def test_a_decoders_own_exceptions_cost_one_image(tmp_path, monkeypatch, capfd):
         return open_really(path)
 
     monkeypatch.setattr(Image, "open", fail)
-    with pytest.raises(UserError, match="1 of 2 files failed"):
+    with pytest.raises(UserError, match="1 of 2 images failed"):
         predict("run", [bad, good], tmp_path / "out")
     assert "bad.png: damaged or too large (Failed to decode image)" in capfd.readouterr().err
     (kept,) = json.loads((tmp_path / "out" / "predictions.json").read_text())["images"]
@@ -588,6 +588,19 @@ def test_every_frame_of_an_animation(tmp_path, name):
     assert [r["frame"] for r in predict("run", [tmp_path / name], tmp_path / "out")] == [None]
 
 
+def test_a_blank_frame_costs_no_other(tmp_path, capfd):
+    shown = [painted(320, 240, (60 + shift, 60, 180 + shift, 180)) for shift in (0, 20, 40, 60)]
+    shown[1] = np.zeros_like(shown[0])
+    first, *others = (Image.fromarray(np.ascontiguousarray(pixels)) for pixels in shown)
+    first.save(tmp_path / "gap.webp", save_all=True, append_images=others, lossless=True)
+    with pytest.raises(UserError, match="1 of 4 images failed"):
+        predict("run", [tmp_path / "gap.webp"], tmp_path / "out")
+    assert "gap.webp: frame 1: " in capfd.readouterr().err
+    document = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [image["frame"] for image in document["images"]] == [0, 2, 3]
+    assert [failure["frame"] for failure in document["failures"]] == [1]
+
+
 def test_videos_need_the_extra(tmp_path, monkeypatch):
     (tmp_path / "clip.mp4").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "av", None)
@@ -599,11 +612,14 @@ def test_pose_is_printed_as_json(tmp_path, capfd):
     a, b = (write(tmp_path / name, CASES[name]) for name in ("wide.png", "on_white.png"))
     found = json.loads(predict_module.pose("run", a, b))
     assert np.linalg.det(found["rotation"]) == pytest.approx(1) and found["translation"] is None
-    assert "on_white.png: the background was removed" in capfd.readouterr().err
+    told = capfd.readouterr().err
+    assert "on_white.png: the background was removed" in told
+    assert "wide.png, " in told and "without --intrinsics the rotation is about the line of sight" in told
     with pytest.raises(UserError, match="one mask for two images"):
         predict_module.pose("run", a, b, PredictOptions(mask=write(tmp_path / "mask.png", CASES["wide.png"])))
     options = PredictOptions(intrinsics=(900, 900, 320, 180), object_length=1.5)
     assert len(json.loads(predict_module.pose("run", a, b, options))["translation"]) == 3
+    assert "line of sight" not in capfd.readouterr().err
 
 
 def test_colours_are_parsed():

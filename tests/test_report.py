@@ -99,7 +99,7 @@ def test_bins_cover_every_pair_once_and_may_be_empty():
 
 
 def test_a_confidence_gets_its_charts(subject, tmp_path):
-    said = replace(subject.predictions, confidence=np.full((20, 2, 5), 1 / 0.15, np.float32))
+    said = replace(subject.predictions, sigma=np.full((20, 2, 5), 0.15, np.float32))
     sure = replace(subject, predictions=said)
     write_report(sure, tmp_path / "sure.html")
     write_report(subject, tmp_path / "silent.html")

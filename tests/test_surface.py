@@ -20,7 +20,6 @@ def test_coverage_by_hand():
 def test_inclusivity_by_hand():
     keypoints = np.array([[1, 1, 1.09], [1, 1, 1.11], [0, 0, 0], [-1, -1, -1]])
     assert inclusivity(keypoints, CUBE) == pytest.approx(1 / 2)
-    assert inclusivity(keypoints, CUBE, radius=2) == 1
 
 
 def test_add_by_hand():

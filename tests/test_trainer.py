@@ -405,6 +405,8 @@ def test_unknown_preset_and_setting():
         make_config("big")
     with pytest.raises(UserError, match="unknown training setting 'speed'"):
         make_config("cpu", speed=2)
+    with pytest.raises(UserError, match="unknown weight 'beauty'"):
+        make_config("cpu", {"beauty": 2.0})
 
 
 def test_settings_that_no_network_can_have():

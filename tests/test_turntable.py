@@ -74,7 +74,7 @@ def test_an_animation_has_a_frame_a_view(views, tmp_path):
     detector = KnowingDetector(poses, intrinsics)
     write_animation(detector, rgba, tmp_path / "new" / "spin.gif")
     with Image.open(tmp_path / "new" / "spin.gif") as animation:
-        assert animation.n_frames == 8 and animation.size == (384, 384) and animation.info["loop"] == 0
+        assert animation.n_frames == 8 and animation.size == rgba.shape[2:0:-1] and animation.info["loop"] == 0
     with pytest.raises(UserError, match=r"ends in \.gif or \.mp4"):
         write_animation(detector, rgba, tmp_path / "spin.webp")
 

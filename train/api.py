@@ -26,7 +26,7 @@ from data.images import to_8_bits
 from train.config import TrainConfig
 from train.detector import Detector
 from train.eval import metrics
-from train.eval.framing import FramedImage, apparent_size, frame_image, open_image, upright
+from train.eval.framing import WARNINGS, FramedImage, apparent_size, frame_image, open_image, upright
 
 ImageLike = str | Path | Image.Image | np.ndarray
 
@@ -44,7 +44,7 @@ class Keypoints:
             unit; None of a network that expects none.
         flags: bool (A,), the orientation flags the keypoints were decoded with.
         calibrated: whether the camera's intrinsics were given. Without them ``points`` are as from a camera like the
-            training's that looks at the object, so directions hold and the distance means nothing.
+            training's that looks at the object: the distance means nothing, and directions are about the line of sight.
         framed: what the network saw.
     """
 
@@ -55,13 +55,19 @@ class Keypoints:
     calibrated: bool
     framed: FramedImage
 
+    @property
+    def warning(self) -> str | None:
+        """What speaks against trusting them: how the object was told from the background."""
+        return WARNINGS[self.framed.mask]
+
 
 @dataclass(frozen=True)
 class RelativePose:
     """The motion of an object between two images: ``X_second = rotation @ X_first + translation``.
 
     Attributes:
-        rotation: float64 (3, 3). angle_degrees: its angle.
+        rotation: float64 (3, 3); where a camera's intrinsics are unknown, about the lines of sight to the object, so
+            that one which only moves across the image seems to turn the other way. angle_degrees: its angle.
         translation: float64 (3,), in the unit of the points; None where a camera's intrinsics are unknown.
         residual: root mean squared distance of the aligned point sets, weighted alike. Large ones (beyond a tenth of
             the object) say that the two detections do not agree, and that the pose should not be trusted.
@@ -77,7 +83,7 @@ def load(run: str | Path, device: str = "cpu") -> Detector:
     """Load a detector.
 
     Args:
-        run: run folder, or name of shipped weights. device: "cpu" or "cuda".
+        run: run folder, or name of shipped weights. device: "auto", "cpu" or "cuda".
 
     Raises:
         UserError: no such run, or files that do not belong together.
@@ -111,7 +117,7 @@ def detect(
         raise UserError(f"object_length: {object_length}: give a length above 0")
     if intrinsics is not None:
         intrinsics = _camera_matrix(intrinsics)
-    if background is not None and not (np.shape(background) == (3,) and np.asarray(background).dtype.kind in "iu"):
+    if background is not None and not _is_color(background):
         raise UserError(f"background: {background!r}: give red, green and blue as whole numbers, 0 to 255")
     mask = None if mask is None else _image(_whole_numbers(mask))
     framed = frame_for(detector, _image(image), mask, background, name, intrinsics)
@@ -229,6 +235,11 @@ def lift(
     return rays * (along / (rays @ axis))[:, None]
 
 
+def _is_color(background: tuple[int, int, int]) -> bool:
+    color = np.asarray(background)
+    return color.shape == (3,) and color.dtype.kind in "iu" and 0 <= color.min() <= color.max() <= 255
+
+
 def _whole_numbers(mask: ImageLike) -> ImageLike:
     """An array as segmentation code has it, float (logits too: object above 0) or (H, W, 1), as uint8 (H, W)."""
     if not isinstance(mask, np.ndarray):
@@ -262,7 +273,7 @@ def _image(image: ImageLike) -> Image.Image:
     if isinstance(image, Image.Image):
         try:
             return to_8_bits(upright(image))
-        except ValueError as error:
+        except (ValueError, OSError, SyntaxError) as error:  # Pillow decodes a file that it has opened only now
             raise UserError(f"image: {error}") from None
     if not isinstance(image, np.ndarray):
         raise UserError(f"image: a {type(image).__name__}: give a path, a PIL image, or a numpy array")

@@ -47,12 +47,24 @@ def decode_images(rgba: Tensor) -> Tensor:
 
 
 def resize_images(images: Tensor, size: int) -> Tensor:
-    """(B, C, H, W) to (B, C, size, size), reduced by area or enlarged bilinearly."""
+    """(B, C, H, W) to (B, C, size, size), reduced by :func:`box_filter` or enlarged bilinearly."""
     if images.shape[-2:] == (size, size):
         return images
     if min(images.shape[-2:]) >= size:
-        return F.interpolate(images, size=(size, size), mode="area")
+        rows, columns = (box_filter(length, size, like=images) for length in images.shape[-2:])
+        return rows @ images @ columns.T
     return F.interpolate(images, size=(size, size), mode="bilinear", align_corners=False)
+
+
+def box_filter(length: int, size: int, like: Tensor) -> Tensor:
+    """Weights (size, length) of Pillow's box filter: each new pixel is the mean of those whose centres lie in it.
+
+    The windows of PyTorch's ``mode="area"`` overlap unless ``size`` divides ``length``, and blur what they share.
+    """
+    edges = torch.arange(size + 1, device=like.device, dtype=torch.float64) * (length / size)
+    centers = torch.arange(length, device=like.device, dtype=torch.float64) + 0.5
+    inside = ((centers > edges[:-1, None]) & (centers <= edges[1:, None])).to(like.dtype)
+    return inside / inside.sum(1, keepdim=True)
 
 
 def object_squares(alpha: Tensor, margin: float) -> Tensor:

@@ -203,6 +203,8 @@ def replace_settings(config: TrainConfig, weights: dict[str, float] | None = Non
     known = {f.name for f in dataclasses.fields(TrainConfig)}
     if unknown := set(overrides) - known:
         raise UserError(f"unknown training setting {sorted(unknown)[0]!r}: see `train --help`")
+    if unknown := set(weights or {}) - {f.name for f in dataclasses.fields(LossWeights)}:
+        raise UserError(f"unknown weight {sorted(unknown)[0]!r}: see `train --help`")
     config = dataclasses.replace(config, **overrides)
     config.weights = dataclasses.replace(config.weights, **weights or {})
     _check(config)

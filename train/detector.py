@@ -83,12 +83,12 @@ class Detector:
         """Load a run folder, or shipped weights by name.
 
         Args:
-            device: "cpu" or "cuda".
+            device: "auto", "cpu" or "cuda".
 
         Raises:
             UserError: no such run or name, files that do not belong together, or "cuda" where there is none.
         """
-        require_device(device)
+        device = resolve_device(device)
         folder = find_run(run)
         config = load_config(folder)
         network = build_network(config)
@@ -160,16 +160,17 @@ class Detector:
         )
 
 
-def require_device(name: str) -> None:
-    """Refuse "cuda" where there is none, and other devices.
+def resolve_device(name: str) -> str:
+    """ "cpu" or "cuda"; "auto" is the GPU where there is one.
 
     Raises:
-        UserError: it cannot be used.
+        UserError: another name, or "cuda" where there is none.
     """
-    if name not in ("cpu", "cuda"):
-        raise UserError(f"device {name!r} is unknown: choose cpu or cuda")
+    if name not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device {name!r} is unknown: choose auto, cpu or cuda")
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch sees no GPU here: use --device cpu, or install a CUDA build of torch")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 def find_run(run: str | Path) -> Path:

@@ -56,7 +56,7 @@ from train.detector import (
     find_run,
     load_config,
     load_weights,
-    require_device,
+    resolve_device,
     save_config,
     save_weights,
 )
@@ -196,14 +196,12 @@ def require_finite(means: dict[str, float], run: Path, step: int) -> None:
 
 
 def choose_device(name: str) -> str:
-    """ "auto" is the GPU where there is one.
+    """:func:`resolve_device`, and of several GPUs this process's own.
 
     Raises:
-        UserError: "cuda" where there is none.
+        UserError: it cannot be used.
     """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    require_device(name)
+    name = resolve_device(name)
     if name == "cuda":
         gpu, gpus = int(os.environ.get("LOCAL_RANK", 0)), torch.cuda.device_count()
         if gpu >= gpus:

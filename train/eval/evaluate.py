@@ -14,7 +14,7 @@ from data.atomic import holding, write_bytes
 from data.dataset import PairDataset
 from data.errors import UserError
 from train.config import TrainConfig
-from train.detector import CONFIG_NAME, WEIGHTS_NAME, Detector, find_run, load_config, require_device
+from train.detector import CONFIG_NAME, WEIGHTS_NAME, Detector, find_run, load_config, resolve_device
 from train.eval import metrics
 from train.eval.compare import compare
 from train.eval.evaluation import HEADLINE, METRICS_NAME, PAPER_ROWS, PAPER_TABLE_1, Evaluation, shown
@@ -36,11 +36,11 @@ class EvalOptions:
     """
 
     split: str = "test"  # train, val or test
-    device: str = "cpu"  # where the network runs: cpu or cuda
+    device: str = "cpu"  # where the network runs: auto, cpu or cuda
     symmetry: str | None = None  # AXIS:ORDER of the objects, as y:2 or y:inf: adds the error under it
 
     def __post_init__(self) -> None:
-        require_device(self.device)
+        resolve_device(self.device)
         self.declared_symmetry  # complains of others before any work starts
 
     @property

@@ -75,7 +75,7 @@ def name_failure(pair: PairGeometry) -> tuple[str, str]:
     return "drift", f"keypoints off by up to {distance.max():.2f}: {names}"
 
 
-def behind_surface(keypoints: np.ndarray, depth: np.ndarray, margin: float = HIDDEN_MARGIN) -> np.ndarray:
+def behind_surface(keypoints: np.ndarray, depth: np.ndarray) -> np.ndarray:
     """Which keypoints lie behind the visible surface.
 
     Args:
@@ -86,7 +86,7 @@ def behind_surface(keypoints: np.ndarray, depth: np.ndarray, margin: float = HID
     """
     row, column, inside = pixels_under(keypoints, depth.shape[-2:])
     surface = depth[np.arange(len(depth))[:, None], row, column]
-    return inside & (surface > 0) & (keypoints[..., 2] > surface + margin)
+    return inside & (surface > 0) & (keypoints[..., 2] > surface + HIDDEN_MARGIN)
 
 
 def _differs(pair: PairGeometry, view: int, axis: int) -> bool:

@@ -111,7 +111,7 @@ def summarize_errors(errors: np.ndarray) -> dict[str, float]:
 
 
 def bootstrap_over_models(
-    figures: Callable[[np.ndarray, np.ndarray], dict[str, float]], model_index: np.ndarray, samples: int, seed: int = 0
+    figures: Callable[[np.ndarray, np.ndarray], dict[str, float]], model_index: np.ndarray, samples: int
 ) -> dict[str, list[float]]:
     """95 % percentile intervals of figures of a split, drawing whole models with replacement.
 
@@ -126,7 +126,7 @@ def bootstrap_over_models(
     Returns:
         name -> [low, high]; NaN where there are fewer than two models, of which nothing can be said.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     groups = [np.flatnonzero(model_index == m) for m in np.unique(model_index)]
     if len(groups) < 2:
         return {name: [math.nan] * 2 for name in figures(np.arange(len(model_index)), np.asarray(model_index))}
@@ -331,19 +331,6 @@ def sparsification_error(certainty: np.ndarray, error: np.ndarray) -> float:
         certainty, error: (K,).
     """
     return float((sparsification_curve(certainty, error) - sparsification_curve(-np.asarray(error), error)).mean())
-
-
-def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Spearman's rank correlation of two samples (K,); equal values share their mean rank. NaN for a constant one."""
-
-    def ranks(values: np.ndarray) -> np.ndarray:
-        _, index, count = np.unique(values, return_inverse=True, return_counts=True)
-        return (np.cumsum(count) - (count - 1) / 2)[index]
-
-    a, b = (ranks(np.asarray(values)) for values in (first, second))
-    a, b = a - a.mean(), b - b.mean()
-    scale = np.sqrt(np.square(a).sum() * np.square(b).sum())
-    return float((a * b).sum() / scale) if scale else float("nan")
 
 
 class Symmetry:

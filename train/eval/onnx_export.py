@@ -65,13 +65,16 @@ def export_onnx(run: str | Path, path: str | Path) -> float | None:
         is not installed.
 
     Raises:
-        UserError: the run cannot be used, ``onnx`` is not installed, or the file does not agree with PyTorch.
+        UserError: the run cannot be used, ``path`` does not end in .onnx, ``onnx`` is not installed, or the file does
+            not agree with PyTorch.
     """
+    path = Path(path)
+    if path.suffix.lower() != ".onnx":
+        raise UserError(f"{path}: give a name that ends in .onnx")
     try:
         import onnx
     except ImportError:
         raise UserError("export: needs the package onnx: pip install onnx onnxruntime") from None
-    path = Path(path)
     detector = Detector.load(run)
     model = ExportedDetector(detector).eval()
     path.parent.mkdir(parents=True, exist_ok=True)

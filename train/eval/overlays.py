@@ -23,6 +23,7 @@ PALETTE = (
 )  # fmt: skip
 PICTURE_SIZE = 320  # pixels; smaller views are enlarged to at least this
 DOT_SIZE = 1 / 38
+MARGIN = 0.12  # of a close-up, on each side, as a share of what is shown
 _INK = (40, 40, 48)
 
 
@@ -83,12 +84,11 @@ def draw_view(
     return picture
 
 
-def close_up(rgba: np.ndarray, keypoints: np.ndarray, margin: float = 0.12) -> tuple[np.ndarray, np.ndarray]:
+def close_up(rgba: np.ndarray, keypoints: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Cut the square about the object and its keypoints out of a view.
 
     Args:
         rgba: uint8 (H, W, 4), premultiplied. keypoints: (N, 2 or 3), u and v in pixels of ``rgba``.
-        margin: on each side, as a share of what is shown.
 
     Returns:
         uint8 (S, S, 4), and the keypoints in its pixels. Keypoints outside the view stay outside.
@@ -98,7 +98,7 @@ def close_up(rgba: np.ndarray, keypoints: np.ndarray, margin: float = 0.12) -> t
     seen = np.clip(np.asarray(keypoints)[:, :2], 0, size)
     shown = np.concatenate([seen, np.stack([columns, rows], -1), np.stack([columns, rows], -1) + 1])
     low, high = shown.min(0), shown.max(0)
-    side = math.ceil((high - low).max() * (1 + 2 * margin))
+    side = math.ceil((high - low).max() * (1 + 2 * MARGIN))
     left, top = np.floor((low + high - side) / 2).astype(int)
     moved = np.array(keypoints, np.float64)
     moved[:, :2] -= (left, top)
@@ -151,29 +151,25 @@ def draw_heatmap(rgba: np.ndarray, heatmap: np.ndarray, index: int, scale: float
     return Image.fromarray(mixed.round().astype(np.uint8))
 
 
-def draw_pair(rgba: np.ndarray, keypoints: np.ndarray, caption: str = "", scale: float | None = None) -> Image.Image:
+def draw_pair(rgba: np.ndarray, keypoints: np.ndarray, caption: str = "") -> Image.Image:
     """Both views of a pair side by side.
 
     Args:
         rgba: uint8 (2, H, W, 4), premultiplied. keypoints: (2, N, 2 or 3). caption: one line under the views.
     """
-    views = [draw_view(view, points, scale) for view, points in zip(rgba, keypoints, strict=True)]
+    views = [draw_view(view, points) for view, points in zip(rgba, keypoints, strict=True)]
     return tile(views, columns=2, captions=[caption, ""] if caption else None)
 
 
 def draw_grid(
-    rgba: np.ndarray,
-    keypoints: np.ndarray,
-    columns: int = 4,
-    captions: Sequence[str] | None = None,
-    scale: float | None = None,
+    rgba: np.ndarray, keypoints: np.ndarray, columns: int = 4, captions: Sequence[str] | None = None
 ) -> Image.Image:
     """A grid of views with their keypoints.
 
     Args:
         rgba: uint8 (V, H, W, 4), premultiplied. keypoints: (V, N, 2 or 3). captions: V short lines.
     """
-    views = [draw_view(view, points, scale) for view, points in zip(rgba, keypoints, strict=True)]
+    views = [draw_view(view, points) for view, points in zip(rgba, keypoints, strict=True)]
     return tile(views, columns, captions)
 
 

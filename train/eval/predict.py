@@ -22,13 +22,14 @@ from data.atomic import replacing, write_bytes
 from data.errors import UserError
 from data.signals import handled_by
 from train.api import Keypoints, detect_framed, frame_for, relative_pose
-from train.detector import Detector, require_device
+from train.detector import Detector, resolve_device
 from train.eval import overlays
-from train.eval.framing import WARNINGS, FramedImage, border_has, open_image
+from train.eval.framing import FramedImage, border_has, open_image
 from train.eval.inputs import IMAGE_SUFFIXES, SOFTWARE, expand, is_overlay, read_images
 
 MAX_OVERLAY_PIXELS = 1600  # longer side of an overlay
 MAX_NUMBER = 1e9  # of what is given in pixels or as a length
+UNCALIBRATED = "without --intrinsics the rotation is about the line of sight to the object: right if that is the same"
 IMAGES_AT_ONCE = 8  # kept in memory; the results do not depend on it
 
 
@@ -45,10 +46,10 @@ class PredictOptions:
     background: str | None = None  # colour to remove where there is no alpha; by default the border's
     intrinsics: tuple[float, float, float, float] | None = None  # fx,fy,cx,cy in pixels: gives points in 3D
     object_length: float = 2.0  # longest side of the object, in the unit that points shall have
-    device: str = "cpu"  # where the network runs: cpu or cuda
+    device: str = "cpu"  # where the network runs: auto, cpu or cuda
 
     def __post_init__(self):
-        require_device(self.device)
+        resolve_device(self.device)
         if not 0 < self.object_length <= MAX_NUMBER:
             raise UserError(f"object_length {self.object_length}: give a length above 0, at most {MAX_NUMBER:g}")
         if self.mask and not self.mask.is_dir():
@@ -111,17 +112,18 @@ def predict(
                 overlay = out / _free_name(out, path.stem if number is None else f"{path.stem}-{number:06d}", names)
                 with replacing(overlay, durable=False) as partial:
                     draw_overlay(framed, keypoints.keypoints).save(partial, format="PNG", pnginfo=_mark())
-                if (warning := WARNINGS[framed.mask]) and (path, warning) not in warned:
+                if (warning := keypoints.warning) and (path, warning) not in warned:
                     warned.add((path, warning))
                     tqdm.write(f"{path}: {warning}", file=sys.stderr)
                 results.append({"file": str(path), "frame": number, "overlay": overlay.name, **_describe(keypoints)})
     finally:  # interrupted, what is done is not lost
         if results:  # without any, those of an earlier run are not either
             _write_results(out, run, detector, options, results, failures)
-    if failures and len(paths) == 1:
+    if failures and len(paths) == 1 and not results:
         raise UserError(failures[0]["reason"])
     if failures:
-        raise UserError(f"predict: {len(failures)} of {len(paths)} files failed, named above: mend or leave them out")
+        count = len(failures) + len(results)
+        raise UserError(f"predict: {len(failures)} of {count} images failed, named above: mend or leave them out")
     return results
 
 
@@ -139,9 +141,13 @@ def pose(run: str | Path, first: Path, second: Path, options: PredictOptions = P
         mask = _mask_of(path, options.mask)
         image = open_image(path)
         framed.append(frame_for(detector, image, mask, options.color, str(path), options.camera_matrix))
-        if warning := WARNINGS[framed[-1].mask]:
-            print(f"{path}: {warning}", file=sys.stderr)
-    found = relative_pose(*detect_framed(detector, framed, options.camera_matrix, options.object_length))
+    views = detect_framed(detector, framed, options.camera_matrix, options.object_length)
+    for path, view in zip((first, second), views, strict=True):
+        if view.warning:
+            print(f"{path}: {view.warning}", file=sys.stderr)
+    if options.intrinsics is None:
+        print(f"{first}, {second}: {UNCALIBRATED}", file=sys.stderr)
+    found = relative_pose(*views)
     document = {
         "rotation": found.rotation.tolist(),
         "angle_degrees": found.angle_degrees,
@@ -166,6 +172,12 @@ def _frame_all(
     paths: list[Path], detector: Detector, options: PredictOptions, failures: list[dict]
 ) -> Iterator[tuple[Path, int | None, FramedImage]]:
     """Every image of every file that can be used; the others are added to ``failures`` and named."""
+
+    def failed(path: Path, number: int | None, error: UserError) -> None:
+        if len(paths) > 1 or number is not None:
+            tqdm.write(f"error: {error}", file=sys.stderr)
+        failures.append({"file": str(path), "frame": number, "reason": str(error)})
+
     for path in tqdm(paths, desc="predict", unit="file", disable=None, leave=False):
         try:
             mask = _mask_of(path, options.mask)
@@ -173,12 +185,15 @@ def _frame_all(
                 background = options.color
                 if number and background and not border_has(np.asarray(image), background):
                     background = None  # of a video only the first frame must have it: an object may fill a later one
-                framed = frame_for(detector, image, mask, background, str(path), options.camera_matrix)
-                yield path, number, framed
+                name = str(path) if number is None else f"{path}: frame {number}"
+                try:
+                    framed = frame_for(detector, image, mask, background, name, options.camera_matrix)
+                except UserError as error:  # a blank one, say: of a video the others are not lost
+                    failed(path, number, error)
+                else:
+                    yield path, number, framed
         except UserError as error:
-            if len(paths) > 1:
-                tqdm.write(f"error: {error}", file=sys.stderr)
-            failures.append({"file": str(path), "reason": str(error)})
+            failed(path, None, error)
 
 
 def _mask_of(path: Path, mask: Path | None) -> Image.Image | None:
@@ -218,7 +233,7 @@ def _describe(found: Keypoints) -> dict:
         "mask": framed.mask,
         "framing": framed.framing,
         "square": list(framed.box),
-        "warning": WARNINGS[framed.mask],
+        "warning": found.warning,
     }
 
 

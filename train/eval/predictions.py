@@ -20,7 +20,7 @@ from train.eval import metrics
 
 BATCH_SIZE = 32  # pairs; memory only, the numbers do not depend on it
 HEATMAP_PAIRS = 6  # pairs whose whole heat maps are kept for the report
-_VERSION = 1  # raise when the meaning of what is stored changes, so that older caches are not reused
+_VERSION = 2  # raise when the meaning of what is stored changes, so that older caches are not reused
 
 
 @dataclass
@@ -39,27 +39,21 @@ class Predictions:
     heatmap_spread: np.ndarray
     heatmap_pair: np.ndarray
     heatmaps: np.ndarray
-    confidence: np.ndarray | None = None
-
-    @property
-    def sigma(self) -> np.ndarray | None:
-        """float64 (P, 2, N), object units: standard deviation that the detector expects of each coordinate,
-        if of any."""
-        return None if self.confidence is None else 1 / self.confidence.astype(np.float64)
+    sigma: np.ndarray | None = None
 
 
 DESCRIPTIONS = {
     "keypoints": "float32 (P, 2, N, 3): (u, v, z) in pixels of the dataset's images and object units of depth",
     "R_estimated": "float64 (P, 3, 3): rotation from view 0 to view 1 recovered from the keypoints (Procrustes, "
-    "weighted by the confidence where there is one)",
+    "weighted by sigma where there is one)",
     "angular_error_deg": "float64 (P,): geodesic angle between R_estimated and the true R, degrees",
     "axis_ends": "float32 (P, 2, A, 2, 2): predicted projections (u, v) of the + and - end of each axis, pixels",
     "flags": "bool (P, 2, A): predicted orientation flags, true where an axis' + end lies right of its - end",
     "heatmap_spread": "float32 (P, 2, N): standard deviation of each heat map about its keypoint, pixels",
     "heatmap_pair": "int64 (S,): the pairs whose heat maps are stored",
     "heatmaps": "float16 (S, 2, N, h, w): heat maps of those pairs, each scaled to a maximum of 1",
-    "confidence": "float32 (P, 2, N): 1 / the standard deviation, object units, that the detector expects of each "
-    "coordinate of a keypoint; absent where it expects none",
+    "sigma": "float32 (P, 2, N): standard deviation, object units, that the detector expects of each coordinate of a "
+    "keypoint; absent where it expects none",
 }
 
 
@@ -84,15 +78,14 @@ def predict_split(detector, dataset, batch_size: int = BATCH_SIZE, progress: boo
             ("axis_ends", found.axis_ends),
             ("flags", found.flags),
             ("heatmap_spread", spread),
-            ("confidence", None if found.sigma is None else 1 / found.sigma),
+            ("sigma", found.sigma),
         ):
             if values is not None:
                 rows[name].append(values)
         maps = found.heatmaps[np.isin(pairs, shown)]
         heatmaps.append((maps / maps.max((-2, -1), keepdims=True).clip(1e-12)).astype(np.float16))
     joined = {name: np.concatenate(parts) for name, parts in rows.items()}
-    sigma = 1 / joined["confidence"] if "confidence" in joined else None
-    estimated = metrics.recover_rotation(joined["keypoints"], dataset.intrinsics.numpy(), sigma)
+    estimated = metrics.recover_rotation(joined["keypoints"], dataset.intrinsics.numpy(), joined.get("sigma"))
     return Predictions(
         **joined,
         R_estimated=estimated,

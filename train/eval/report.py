@@ -21,6 +21,7 @@ TEMPLATE = Path(__file__).with_name("report_template.html")
 VIEW_PIXELS = 288  # side of a view on the page
 HEATMAP_PIXELS = 144
 MODELS_IN_GRID = 12
+HARDEST_MODELS = 6
 MODELS_IN_SPACE = 8
 CLOUD_POINTS = 5000  # per model in the 3D view
 
@@ -198,11 +199,11 @@ def _per_model(evaluation: Evaluation) -> tuple[list[str], np.ndarray, np.ndarra
     return names, np.array([g.mean() for g in groups]), np.array([np.median(g) for g in groups])
 
 
-def _hardest(evaluation: Evaluation, count: int = 6) -> str:
+def _hardest(evaluation: Evaluation) -> str:
     names, means, medians = _per_model(evaluation)
     errors = evaluation.predictions.angular_error_deg
     rows = []
-    for m in np.argsort(-means, kind="stable")[:count]:
+    for m in np.argsort(-means, kind="stable")[:HARDEST_MODELS]:
         own = errors[evaluation.model_index == evaluation.models[m]]
         rows.append(
             f"<tr><td>{html.escape(names[m])}</td><td>{means[m]:.1f}°</td><td>{medians[m]:.1f}°</td>"

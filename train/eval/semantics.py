@@ -45,15 +45,15 @@ def dual_alignment_score(learned: np.ndarray, semantic: np.ndarray) -> float:
     return float(scores.mean()) if len(scores) else float("nan")
 
 
-def mean_iou(learned: np.ndarray, semantic: np.ndarray, radius: float = IOU_RADIUS) -> float:
-    """Mean intersection over union of learned and semantic keypoints at a radius.
+def mean_iou(learned: np.ndarray, semantic: np.ndarray) -> float:
+    """Mean intersection over union of learned and semantic keypoints at ``IOU_RADIUS``.
 
     You et al., KeypointNet (CVPR 2020, arXiv 2002.12687), section 5, with straight distances for geodesic ones: a
-    semantic point with a learned one within the radius is found (TP), one without is missed (FN), a learned point with
-    no semantic one within the radius is false (FP); TP / (TP + FP + FN) per model, averaged over models.
+    semantic point with a learned one within it is found (TP), one without is missed (FN), a learned point with
+    no semantic one within it is false (FP); TP / (TP + FP + FN) per model, averaged over models.
 
     Args:
-        learned: (M, N, 3). semantic: (M, S, 3). radius: share of the box's longest side.
+        learned: (M, N, 3). semantic: (M, S, 3).
 
     Returns:
         In [0, 1]; NaN when no model has semantic points.
@@ -62,7 +62,7 @@ def mean_iou(learned: np.ndarray, semantic: np.ndarray, radius: float = IOU_RADI
     for own, named in zip(learned, semantic, strict=True):
         named = named[~np.isnan(named).any(-1)]
         if len(named):
-            near = np.linalg.norm(own[:, None] - named[None], axis=-1) <= radius * BOX_SIDE
+            near = np.linalg.norm(own[:, None] - named[None], axis=-1) <= IOU_RADIUS * BOX_SIDE
             found, false = near.any(0).sum(), (~near.any(1)).sum()
             scores.append(found / (len(named) + false))
     return float(np.mean(scores)) if scores else float("nan")

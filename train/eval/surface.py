@@ -57,14 +57,14 @@ def coverage(keypoints: np.ndarray, surface: np.ndarray) -> float:
     return float(overlap / union) if union > 0 else 0.0
 
 
-def inclusivity(keypoints: np.ndarray, surface: np.ndarray, radius: float = INCLUSIVITY_RADIUS) -> float:
-    """Share of keypoints that lie within ``radius`` of the surface (same source as :func:`coverage`).
+def inclusivity(keypoints: np.ndarray, surface: np.ndarray) -> float:
+    """Share of keypoints that lie within ``INCLUSIVITY_RADIUS`` of the surface (same source as :func:`coverage`).
 
     Args:
-        keypoints: (N, 3). surface: (S, 3). radius: in their unit.
+        keypoints: (N, 3). surface: (S, 3), object units.
     """
     distance = np.linalg.norm(keypoints[:, None] - surface[None], axis=-1).min(1)
-    return float((distance <= radius).mean())
+    return float((distance <= INCLUSIVITY_RADIUS).mean())
 
 
 def add_error(

@@ -21,7 +21,7 @@ FRAME_PIXELS = 384  # least side of a frame
 
 
 def frame_size(image_size: int) -> int:
-    """Side to render frames at: large enough to look at, a multiple of the network's input."""
+    """Side to render frames at: large enough to look at, a multiple of the detector's image size."""
     return image_size * math.ceil(FRAME_PIXELS / image_size)
 
 
@@ -37,8 +37,7 @@ def write_animation(detector: Detector, rgba: np.ndarray, path: str | Path) -> N
     path = Path(path)
     check_animation(path)
     found = detector.detect(rgba)
-    scale = max(1.0, FRAME_PIXELS / rgba.shape[1])
-    frames = [overlays.draw_view(view, points, scale) for view, points in zip(rgba, found.keypoints, strict=True)]
+    frames = [overlays.draw_view(view, points, 1) for view, points in zip(rgba, found.keypoints, strict=True)]
     path.parent.mkdir(parents=True, exist_ok=True)
     write = _write_mp4 if path.suffix.lower() == ".mp4" else _write_gif
     with replacing(path) as temporary:
