@@ -9,7 +9,7 @@ A detector knows one camera, far away with a narrow view, and objects on black. 
    square one of the training's camera unless the object is far away. Otherwise a square about the object's bounding
    box is cut out (or padded) such that the box's longer side fills ``OBJECT_SHARE`` of it, about the median of the
    training views.
-3. The square is reduced to the network's size.
+3. The square is resampled to the size of the training images.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def frame_image(
     """Find the object in an image and cut a view of it out.
 
     Args:
-        image: RGB or RGBA (straight alpha). size: side of the network's input.
+        image: RGB or RGBA (straight alpha). size: side of the view, a detector's ``image_size``.
         mask: of the image's size, see :func:`mask_channel`; replaces the image's alpha.
         background: sRGB colour to remove; by default that of the border, if the border is of one colour.
         name: of the image, for messages. size_in_view: see :func:`apparent_size`.
