@@ -58,6 +58,17 @@ class Run(click.ParamType):
         return [*names, CompletionItem(incomplete, type="dir")]
 
 
+class Text(click.ParamType):
+    """Any text but the empty one, which is what an unset variable of a shell gives."""
+
+    name = "text"
+
+    def convert(self, value, param, ctx):
+        if not value:
+            self.fail("is empty: give a value, or leave the option out.", param, ctx)
+        return value
+
+
 class Joined(click.ParamType):
     """Values of one type, joined by commas: a setting that is a tuple."""
 
@@ -138,7 +149,7 @@ def _option(name: str, argument: str, annotation: str, default: object, comment:
     if kind == "bool":
         flags = f"{flag}/--no-{flag[2:]}"
         return click.option(flags, argument, default=None, help=text, cls=Setting, heading=heading)
-    types = {"int": int, "float": float, "str": str, "Path": PATH}
+    types = {"int": int, "float": float, "str": Text(), "Path": PATH}
     if items := re.fullmatch(r"tuple\[(.+)\]", kind):
         parts = items[1].split(", ")
         types[kind] = Joined(types[parts[0]], None if parts[-1] == "..." else len(parts))
@@ -203,7 +214,7 @@ def render(out: Path, task: str | None, **options) -> None:
     settings["views"] = ViewSettings(**settings.get("views", {}))
     settings["light"] = Light(**settings.get("light", {}))
     settings["variety"] = Variety(**settings.get("variety", {}))
-    summary = render_dataset(RenderConfig(out=out, task=parse_task(task) if task else None, **settings))
+    summary = render_dataset(RenderConfig(out=out, task=None if task is None else parse_task(task), **settings))
     click.echo(f"{out}: {summary.models} models, {summary.pairs} pairs, {len(summary.failures)} left out")
     for failure in summary.failures:
         click.echo(f"  {failure.source}: {failure.reason}")
@@ -541,6 +552,8 @@ def doctor() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line. Failures end in one line on standard error and a non-zero exit code."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.reconfigure(errors="backslashreplace")  # names of files need not be text in the terminal's encoding
     try:
         sys.exit(commands.main(arguments, prog_name="keypointnet", standalone_mode=False))
     except click.exceptions.NoArgsIsHelpError as error:

@@ -50,7 +50,8 @@ def _connect(address: str):
         import grpc
         import ray
     except ImportError as error:
-        raise UserError(f"ray: cannot be imported ({error}): run `pip install '.[ray]'` in a clone of keypointnet") from None
+        advice = "run `pip install '.[ray]'` in a clone of keypointnet"
+        raise UserError(f"ray: cannot be imported ({error}): {advice}") from None
     if address != "auto" and os.environ.get("RAY_USE_TLS", "0").lower() not in ("1", "true"):
         # Ray itself would try for minutes.
         with grpc.insecure_channel(address.removeprefix("ray://")) as channel:

@@ -22,13 +22,29 @@ LOCK = "lock"
 SETTINGS = "settings.json"  # what the parts were rendered with
 
 
+def unfinished_settings(out: Path) -> dict | None:
+    """What an unfinished rendering in ``out`` was begun with; None where there is none.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    marker = out / PARTS / SETTINGS
+    try:
+        settings = json.loads(marker.read_bytes()) if marker.exists() else None
+    except (ValueError, RecursionError):
+        settings = ()
+    if not isinstance(settings, dict | None):
+        raise UserError(f"{marker}: damaged: delete {marker.parent} to render anew")
+    return settings
+
+
 def existing_manifest(out: Path, config: RenderConfig, settings: dict) -> Manifest:
     """The manifest to go on from; refuses a folder that holds anything else than this dataset."""
     if (out / MERGING).exists():
         raise UserError(f"{out}: holds an unfinished merge: run that merge again to end it, or choose a new folder")
-    marker = out / PARTS / SETTINGS
+    unfinished = unfinished_settings(out)
     begun = not (out / MANIFEST_NAME).exists() or any((out / PARTS).glob("*.h5"))  # else there is nothing to give up
-    if marker.exists() and begun and (unfinished := json.loads(marker.read_bytes())) != settings:
+    if unfinished is not None and begun and unfinished != settings:
         _require_same_settings(
             out, unfinished, settings, f"; to give up the unfinished rendering, delete {out / PARTS}"
         )
@@ -44,7 +60,7 @@ def existing_manifest(out: Path, config: RenderConfig, settings: dict) -> Manife
         manifest = Manifest(category_of(config), config.seed, settings)
     listed = {shard.file for shard in manifest.shards}
     foreign = sorted(path.name for path in out.iterdir() if SHARD_NAME.fullmatch(path.name) and path.name not in listed)
-    if foreign and not marker.exists():  # with the marker they are what a killed run left
+    if foreign and unfinished is None:  # else they are what a killed run left
         raise UserError(
             f"{out}: holds {foreign[0]}, but no {MANIFEST_NAME} that lists it: choose a new folder, or move it away"
         )

@@ -9,7 +9,6 @@ models and in pairs.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import signal
 import socket
@@ -36,7 +35,6 @@ from render.cluster import connected, run_tasks_on_ray
 from render.config import DEFAULT_MODELS, RenderConfig, check_config, data_settings, parents_of, with_absolute_paths
 from render.doctor import resolve
 from render.folder import (
-    SETTINGS,
     claim,
     clear,
     count_pairs,
@@ -44,6 +42,7 @@ from render.folder import (
     locked,
     models_in_parts,
     part_name,
+    unfinished_settings,
     without_lost_shards,
 )
 from render.mesh import Mesh
@@ -117,8 +116,8 @@ def _backend(config: RenderConfig) -> str:
     if config.backend == "auto":
         if (out / MANIFEST_NAME).exists():
             begun = load_manifest(out).settings
-        elif (out / PARTS / SETTINGS).exists():
-            begun = json.loads((out / PARTS / SETTINGS).read_bytes())
+        else:
+            begun = unfinished_settings(out) or {}
     return resolve(begun.get("backend", config.backend))
 
 

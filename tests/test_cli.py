@@ -142,6 +142,13 @@ def test_an_empty_path_is_refused(capsys):
     assert "'OUT': is empty: give a path." in one_line(capsys)
 
 
+def test_empty_values_are_refused(capsys):
+    assert run("render", "out", "--category", "car", "--task", "") == 1
+    assert "task: '' is not I/N" in one_line(capsys)
+    assert run("train", "data", "run", "--init-from", "") == 2
+    assert "'--init-from': is empty: give a value, or leave the option out" in one_line(capsys)
+
+
 def test_tuples_are_joined_by_commas(capsys):
     assert option("train", "axes").type.convert("x,z", None, None) == ("x", "z")
     assert option("render", "splits").type.convert("0, 0, 1", None, None) == (0.0, 0.0, 1.0)

@@ -186,12 +186,14 @@ def test_predictions_are_reused_only_for_the_same_weights_and_data(run, folder, 
     run_folder, oracle = run
     out = tmp_path / "out"
     evaluate(run_folder, [folder], out=out, progress=False)
+    (out / "overlays" / "plane-1.png").write_bytes(b"the user's own")
     before, calls = (out / "metrics.json").read_bytes(), oracle.calls
     with monkeypatch.context() as patch:
         patch.setattr(evaluation_module.Detector, "load", None)  # no network is made
         evaluate(run_folder, [folder], out=out, progress=False)
     assert oracle.calls == calls
     assert (out / "metrics.json").read_bytes() == before and not capfd.readouterr().err
+    assert (out / "overlays" / "plane-1.png").exists()
     (run_folder / "model.safetensors").write_bytes(b"other weights")
     evaluate(run_folder, [folder], out=out, progress=False)
     assert oracle.calls > calls
@@ -322,6 +324,13 @@ def test_models_are_known_by_their_geometry_else_by_name(name, geometry, known):
     learned = LearnedModels()
     learned.add("plane", {"a": "1" * DIGITS})
     assert learned.includes("plane", ModelEntry(name, "test", "", 1, geometry)) == known
+
+
+def test_a_dataset_is_no_place_for_figures(run, folder):
+    before = sorted(path.name for path in folder.iterdir())
+    with pytest.raises(UserError, match="a dataset: choose another --out"):
+        evaluate(run[0], [folder], out=folder, progress=False)
+    assert sorted(path.name for path in folder.iterdir()) == before
 
 
 def test_several_runs_give_one_table_and_a_page(run, folder, tmp_path):

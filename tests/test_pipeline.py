@@ -501,6 +501,10 @@ class TestRefusals:
             render_dataset(config(tmp_path / "data", meshes))
         with pytest.raises(UserError, match="seed"):
             render_dataset(config(tmp_path / "data", meshes, seed=1))
+        for damaged in (b"", b"[]", b"[" * 100_000):
+            (tmp_path / "data" / ".parts" / "settings.json").write_bytes(damaged)
+            with pytest.raises(UserError, match="settings.json: damaged: delete .*parts to render anew"):
+                render_dataset(config(tmp_path / "data", meshes))
 
     @pytest.mark.parametrize("finished", [True, False])
     def test_auto_goes_on_with_the_backend_of_the_dataset(self, meshes, tmp_path, monkeypatch, finished):

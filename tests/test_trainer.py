@@ -106,6 +106,15 @@ def test_run_folder_says_what_it_learned_from(dataset, finished_run):
     assert told["pairs_sha256"] == learned.fingerprint()
 
 
+def test_a_closed_pipe_ends_no_training(dataset, tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("train.logger.tqdm.write", broken)
+    train(small_config(steps=2, validate_every=1), [dataset], tmp_path / "run")
+    assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 2
+
+
 def test_spatial_consistency_counts_in_the_second_half(finished_run):
     lines = [json.loads(line) for line in (finished_run / "metrics.jsonl").read_text().splitlines()]
     for line in (line for line in lines if "loss" in line):

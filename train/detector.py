@@ -198,7 +198,7 @@ def load_config(folder: Path) -> TrainConfig:
     content = path.read_bytes()
     try:
         return config_from_dict(json.loads(content))
-    except (ValueError, TypeError, KeyError, UserError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError, UserError) as error:
         raise UserError(
             f"{path}: not the settings of a training run ({error}): train again into another folder"
         ) from None

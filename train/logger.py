@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -84,10 +84,11 @@ class Logger:
     def show_validation(self, step: int, figures: dict[str, float], picture: Image.Image) -> None:
         """Tell errors on validation pairs and show their keypoints; the main process alone calls this."""
         self._board.add_image("validation", np.asarray(picture), step, dataformats="HWC")
-        self._progress.write(
-            f"step {step}: validation error mean {figures['error_mean_deg']:.1f}°, "
-            f"median {figures['error_median_deg']:.1f}°, flags right {figures['orientation_accuracy']:.1%}"
-        )
+        with suppress(OSError, UnicodeError):  # a closed pipe, or a terminal without a degree sign, ends no training
+            self._progress.write(
+                f"step {step}: validation error mean {figures['error_mean_deg']:.1f}°, "
+                f"median {figures['error_median_deg']:.1f}°, flags right {figures['orientation_accuracy']:.1%}"
+            )
 
 
 def whole_lines(path: Path, step: int) -> list[bytes]:

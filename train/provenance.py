@@ -69,7 +69,7 @@ def load_learned_models(run: Path) -> LearnedModels:
     """
     learned, content = LearnedModels(), _load(run)
     try:
-        while content:
+        while content is not None:
             for dataset in content["datasets"]:
                 learned.add(dataset["category"], dataset["models"])
             content = content["init_from"]
@@ -78,12 +78,15 @@ def load_learned_models(run: Path) -> LearnedModels:
     return learned
 
 
-def _load(run: Path) -> dict | None:
+def _load(run: Path) -> dict:
     path = run / DATA_NAME
     try:
-        return json.loads(path.read_bytes()) if path.exists() else None
-    except ValueError:
+        content = json.loads(path.read_bytes()) if path.exists() else {"datasets": [], "init_from": None}
+    except (ValueError, RecursionError):
         raise _damaged(run) from None
+    if not isinstance(content, dict):
+        raise _damaged(run)
+    return content
 
 
 def _damaged(run: Path) -> UserError:

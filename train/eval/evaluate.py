@@ -13,6 +13,7 @@ from pathlib import Path
 from data.atomic import holding, write_bytes
 from data.dataset import PairDataset
 from data.errors import UserError
+from data.manifest import MANIFEST_NAME
 from train.config import TrainConfig
 from train.detector import CONFIG_NAME, WEIGHTS_NAME, Detector, find_run, load_config, resolve_device
 from train.eval import metrics
@@ -68,7 +69,7 @@ def evaluate(
             name.
 
     Raises:
-        UserError: the run or a dataset cannot be used, or the split is empty.
+        UserError: the run or a dataset cannot be used, the split is empty, or ``out`` is a dataset.
     """
     split, config = options.split, load_config(find_run(run))
     dataset = PairDataset(datasets, split)
@@ -76,6 +77,8 @@ def evaluate(
     warn_of_learned_models(run, dataset)
     if out is None:
         out = Path(run) / f"eval-{split}" if find_run(run) == Path(run) else Path(f"{Path(run).name}-eval-{split}")
+    if (Path(out) / MANIFEST_NAME).exists():
+        raise UserError(f"{out}: a dataset: choose another --out")
     out, key = Path(out), {"weights": weights_fingerprint(run), "data": dataset.fingerprint()}
     with holding(out / LOCK_NAME, f"{out}: another evaluation is writing to it: wait, or choose another --out"):
         predictions = _predictions(run, dataset, out, key, options.device, progress)

@@ -15,14 +15,16 @@ from train.eval.evaluation import Evaluation
 def write_overlays(evaluation: Evaluation, folder: Path) -> None:
     """Pictures: a grid of models with the same keypoints in the same colours; best, median and worst pairs."""
     folder.mkdir(parents=True, exist_ok=True)
-    for earlier in folder.glob("*-[0-9].png"):  # of an evaluation that had more models
-        earlier.unlink()
+    notable = notable_pairs(evaluation, 3)
+    for kind in notable:
+        for earlier in folder.glob(f"{kind}-[0-9].png"):  # of an evaluation that had more models
+            earlier.unlink()
     views = similar_views(evaluation, count=16)
     rgba = np.stack([evaluation.rgba(pair)[view] for pair, view in views])
     keypoints = np.stack([evaluation.predictions.keypoints[pair, view] for pair, view in views])
     names = [model_name(evaluation, pair) for pair, _ in views]
     _save(overlays.draw_grid(rgba, keypoints, columns=4, captions=names), folder / "models.png")
-    for kind, pairs in notable_pairs(evaluation, 3).items():
+    for kind, pairs in notable.items():
         for rank, pair in enumerate(pairs, 1):
             caption = f"{evaluation.predictions.angular_error_deg[pair]:.1f}°, {evaluation.name_failure(pair)[0]}"
             picture = overlays.draw_pair(evaluation.rgba(pair), evaluation.predictions.keypoints[pair], caption)
