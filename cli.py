@@ -507,6 +507,10 @@ def merge(out: Path, datasets: tuple[Path, ...], **options) -> None:
     pairs = sum(shard.pairs for shard in manifest.shards)
     repeated = sum(shard.pairs for dataset in datasets for shard in load_manifest(dataset).shards) - pairs
     note = f"; left out {repeated} that occur twice (same model, cameras, light and variety)" if repeated else ""
+    settings = manifest.settings
+    asked = settings.get("hybrids") or (settings.get("models", 0) if settings.get("source") == "shapes" else 0)
+    if (missing := asked - len(manifest.models) - len(manifest.failures)) > 0:
+        note += f"; {missing} of the {asked} models that were to be rendered are in none of the parts"
     click.echo(f"{out}: {len(manifest.models)} models, {pairs} pairs{note}")
 
 

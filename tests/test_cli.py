@@ -295,7 +295,11 @@ def test_from_meshes_to_keypoints(tmp_path, capsys):
     render += ["--workers", 1, "--backend", "embree", "--shift", 0.1]
     for part in (1, 2):
         assert run("render", tmp_path / f"part-{part}", *render, "--task", f"{part}/2") == 0
+    capsys.readouterr()
+    assert run("merge", tmp_path / "half", tmp_path / "part-1") == 0
+    assert "; 2 of the 4 models that were to be rendered are in none of the parts" in capsys.readouterr().out
     assert run("merge", planes, tmp_path / "part-1", tmp_path / "part-2") == 0
+    assert capsys.readouterr().out.endswith(f"{planes}: 4 models, 8 pairs\n")
     assert run("inspect", planes, "--verify", "--json", "--preview", tmp_path / "planes.png") == 0
     assert Image.open(tmp_path / "planes.png").size
     capsys.readouterr()
