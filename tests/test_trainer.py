@@ -34,7 +34,7 @@ from tests.made_up import make_dataset as make_balls
 from tests.made_up_pairs import make_dataset, make_manifest, make_model, write_part
 from train import loader, losses, schedules, trainer
 from train.config import CHOICES, config_from_dict, make_config
-from train.detector import Detector
+from train.detector import Detector, load_config
 from train.eval.evaluate import evaluate
 from train.eval.validation import open_validation, validate
 from train.logger import Logger
@@ -184,6 +184,23 @@ def test_starting_from_other_weights(dataset, finished_run, tmp_path):
     assert torch.equal(ours["head.weight"], theirs["head.weight"])
     told = [json.loads((run / "training_data.json").read_text()) for run in (tmp_path / "run", finished_run)]
     assert told[0]["init_from"] == told[1]
+
+
+def test_weights_to_start_from_are_named_for_any_working_folder(dataset, finished_run, tmp_path, monkeypatch):
+    shutil.copytree(finished_run, tmp_path / "start")
+    monkeypatch.chdir(tmp_path)
+    train(small_config(init_from="start", steps=1), [dataset], tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["init_from"] == str(tmp_path / "start")
+    for name in ("checkpoint.pt", "model.safetensors", "metrics.jsonl"):  # as of a run that was killed before its first
+        (tmp_path / "run" / name).unlink()
+    train(small_config(init_from="start", steps=1), [dataset], tmp_path / "run", resume=True)
+    before = weights(tmp_path / "run")
+    for name in ("checkpoint.pt", "model.safetensors", "metrics.jsonl"):
+        (tmp_path / "run" / name).unlink()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    train(load_config(tmp_path / "run"), [dataset], tmp_path / "run", resume=True)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(tmp_path / "run").items())
 
 
 def test_going_on_needs_no_more_the_weights_that_it_started_from(dataset, finished_run, tmp_path):

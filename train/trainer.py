@@ -89,8 +89,10 @@ def train(config: TrainConfig, datasets: Sequence[str | Path], run: str | Path, 
     run, device = Path(run), choose_device(config.device)
     pairs = PairDataset(datasets, "train")
     validation = open_validation(pairs)
-    if resume and config.precision == "auto" and (run / CONFIG_NAME).exists():  # another machine might choose another
-        config = dataclasses.replace(config, precision=load_config(run).precision)
+    if resume and (run / CONFIG_NAME).exists():
+        config = as_begun(config, load_config(run))
+    elif config.init_from:  # whole, for the run may be gone on with from another folder
+        config = dataclasses.replace(config, init_from=str(find_run(config.init_from).resolve()))
     config = settle(config, device, pairs)
     if config.supervised:
         pairs.semantic_keypoints = pairs.semantic_keypoints.to(device)
@@ -147,6 +149,23 @@ def train(config: TrainConfig, datasets: Sequence[str | Path], run: str | Path, 
                 raise KeyboardInterrupt(
                     f"stopped at step {state.step} of {config.steps}: go on with the same command and --resume"
                 )
+
+
+def as_begun(config: TrainConfig, before: TrainConfig) -> TrainConfig:
+    """Settings to go on with: what has several names has that of the run's own settings."""
+    precision, parent = config.precision, config.init_from
+    if precision == "auto":  # another machine might choose another
+        precision = before.precision
+    if parent and before.init_from and _folder_of(parent) == _folder_of(before.init_from):
+        parent = before.init_from
+    return dataclasses.replace(config, precision=precision, init_from=parent)
+
+
+def _folder_of(run: str | Path) -> Path:
+    try:
+        return find_run(run).resolve()
+    except UserError:  # gone since
+        return Path(run).resolve()
 
 
 def settle(config: TrainConfig, device: str, pairs: PairDataset) -> TrainConfig:
