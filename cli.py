@@ -556,8 +556,9 @@ def doctor() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line. Failures end in one line on standard error and a non-zero exit code."""
-    for stream in filter(None, (sys.stdout, sys.stderr)):
-        stream.reconfigure(errors="backslashreplace")  # names of files need not be text in the terminal's encoding
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # else closed, or somebody's own
+            stream.reconfigure(errors="backslashreplace")  # names of files need not be text in the terminal's encoding
     try:
         sys.exit(commands.main(arguments, prog_name="keypointnet", standalone_mode=False))
     except click.exceptions.NoArgsIsHelpError as error:

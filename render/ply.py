@@ -58,7 +58,7 @@ class _Element:
         for words in self.properties:
             if place >= len(row):
                 return False
-            place += 1 + (int(row[place]) if words[1] == "list" else 0)
+            place += 1 + (int(float(row[place])) if words[1] == "list" else 0)
         return place <= len(row)
 
 
@@ -92,10 +92,12 @@ def _triangulated(lines: list[str], body: bytes) -> bytes:
 def _refuse_cut_short(elements: list[_Element], text: bytes) -> None:
     """Refuse a text that ends before the end of its last row, which trimesh takes as it is."""
     rows = [row for row in text.split(b"\n") if row.strip()]
-    filled = [element for element in elements if element.count]
+    filled = [element for element in elements if element.count and element.properties]
     declared = sum(element.count for element in filled)
     if len(rows) < declared or declared and not filled[-1].fits(rows[declared - 1].split()):
-        raise MeshError(f"is cut short: it declares {declared} rows, its text ends in row {min(len(rows), declared)}")
+        raise MeshError(
+            f"is cut short, or not in rows: it declares {declared}, its text ends in row {min(len(rows), declared)}"
+        )
 
 
 def _cut_faces(elements: list[_Element], order: str, data: bytes) -> tuple[int, int, bytes] | None:

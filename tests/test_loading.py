@@ -570,6 +570,18 @@ def test_off_colours_are_refused(tmp_path, text):
     assert (load_mesh(write(tmp_path / "a.off", plain)).colors == painting.DEFAULT_GREY).all()
 
 
+def test_stl_as_text_however_it_begins(tmp_path):
+    text = CUBE.export(file_type="stl_ascii").lower()
+    for head in ("", "\ufeff"):
+        assert len(load_mesh(write(tmp_path / "a.stl", head + text)).faces) == 12
+
+
+def test_ply_elements_without_properties_and_counts_as_floats(tmp_path):
+    text = ply(XYZ, ["0 0 0", "1 0 0", "0 1 0"], faces=("property list float int vertex_indices", "3.0 0 1 2"))
+    text = text.replace("end_header", "element edge 2\nend_header")
+    assert len(load_mesh(write(tmp_path / "a.ply", text)).faces) == 1
+
+
 @pytest.mark.parametrize("head", [b"by trimesh", b"solid box"])
 def test_bytes_behind_the_last_face_of_an_stl_file(tmp_path, head):
     content = head.ljust(80) + CUBE.export(file_type="stl")[80:]
@@ -582,7 +594,7 @@ def test_files_of_faces_that_end_too_soon_are_refused(tmp_path):
         text = ply(XYZ, rows).replace("element face 1", cut.partition("\n")[0])
         if "edge" in cut:
             text = text.replace("end_header", cut.partition("\n")[2] + "\nend_header") + "2 0 1\n"
-        with pytest.raises(MeshError, match="cut short: it declares 5 rows, its text ends in row [45]"):
+        with pytest.raises(MeshError, match="cut short, or not in rows: it declares 5, its text ends in row [45]"):
             load_mesh(write(tmp_path / "a.ply", text))
     with pytest.raises(MeshError, match="cut short: it declares 12 faces and holds 11"):
         load_mesh(write(tmp_path / "a.stl", CUBE.export(file_type="stl")[:-1]))

@@ -57,7 +57,8 @@ def resize_images(images: Tensor, size: int) -> Tensor:
 
 
 def box_filter(length: int, size: int, like: Tensor) -> Tensor:
-    """Weights (size, length) of Pillow's box filter: each new pixel is the mean of those whose centres lie in it.
+    """Weights (size, length) of a box filter, Pillow's up to ties: each new pixel is the mean of those whose centres
+    lie in it.
 
     The windows of PyTorch's ``mode="area"`` overlap unless ``size`` divides ``length``, and blur what they share.
     """

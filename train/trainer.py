@@ -78,7 +78,7 @@ def train(config: TrainConfig, datasets: Sequence[str | Path], run: str | Path, 
     Args:
         config: every setting; with ``resume``, those of the run; only ``FREE_TO_CHANGE`` may differ.
         datasets: dataset folders; their train splits are mixed, their val splits validate.
-        run: folder for settings, weights, checkpoint and logs.
+        run: folder for settings, weights, checkpoint, logs and ``training_data.json`` (:mod:`train.provenance`).
 
     Raises:
         UserError: the run folder is taken (without ``resume``) or not there (with it), a dataset is unusable, or the
@@ -91,8 +91,9 @@ def train(config: TrainConfig, datasets: Sequence[str | Path], run: str | Path, 
     validation = open_validation(pairs)
     if resume and (run / CONFIG_NAME).exists():
         config = as_begun(config, load_config(run))
-    elif config.init_from:  # whole, for the run may be gone on with from another folder
-        config = dataclasses.replace(config, init_from=str(find_run(config.init_from).resolve()))
+    elif config.init_from and find_run(config.init_from) == Path(config.init_from):
+        # Whole, for the run may be gone on with from another folder; shipped weights keep their name.
+        config = dataclasses.replace(config, init_from=str(Path(config.init_from).resolve()))
     config = settle(config, device, pairs)
     if config.supervised:
         pairs.semantic_keypoints = pairs.semantic_keypoints.to(device)
