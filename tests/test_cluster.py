@@ -159,5 +159,5 @@ def test_bad_address_before_any_work(tmp_path, monkeypatch, address, reason):
 
 def test_ray_not_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UserError, match=r"keypointnet\[ray\]"), connected("127.0.0.1:6379"):
+    with pytest.raises(UserError, match=r"pip install '\.\[ray\]'"), connected("127.0.0.1:6379"):
         pass

@@ -4,7 +4,9 @@ import json
 import pickle
 import random
 import re
+import shutil
 import time
+from pathlib import Path
 from collections import Counter
 from multiprocessing.reduction import ForkingPickler
 
@@ -106,7 +108,8 @@ def test_several_folders_follow_each_other(folder, dataset, tmp_path):
     assert len(both) == len(dataset) + 24
     assert both.model_ids == dataset.model_ids + [f"model-{number:03d}" for number in range(16, 24)]
     np.testing.assert_array_equal(both[len(dataset) + 4]["rgba"], make_model(17).rgba[1])
-    twice = PairDataset([folder, folder], SPLIT)
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))  # the same models, under one number each
+    twice = PairDataset([folder, copy], SPLIT)
     assert twice.model_ids == dataset.model_ids
     assert twice[len(dataset)]["model_index"] == dataset[0]["model_index"]
 
