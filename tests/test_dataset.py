@@ -6,9 +6,9 @@ import random
 import re
 import shutil
 import time
-from pathlib import Path
 from collections import Counter
 from multiprocessing.reduction import ForkingPickler
+from pathlib import Path
 
 import h5py
 import numpy as np
