@@ -40,15 +40,23 @@ class GivenPath(click.Path):
 PATH = GivenPath(path_type=Path)
 
 
-class Run(click.ParamType):
-    """A run folder or the name of shipped weights; completed by a shell as either."""
+class Text(click.ParamType):
+    """Any text but the empty one, which is what an unset variable of a shell gives."""
 
-    name = "run"
+    name = "text"
+    wanted = "a value, or leave the option out"
 
     def convert(self, value, param, ctx):
         if not value:
-            self.fail("is empty: give a run folder or the name of shipped weights.", param, ctx)
+            self.fail(f"is empty: give {self.wanted}.", param, ctx)
         return value
+
+
+class Run(Text):
+    """A run folder or the name of shipped weights; completed by a shell as either."""
+
+    name = "run"
+    wanted = "a run folder or the name of shipped weights"
 
     def shell_complete(self, ctx, param, incomplete):
         shipped = (Path(__file__).parent / "train/pretrained").glob("*/config.json")
@@ -56,17 +64,6 @@ class Run(click.ParamType):
             CompletionItem(path.parent.name) for path in sorted(shipped) if path.parent.name.startswith(incomplete)
         ]
         return [*names, CompletionItem(incomplete, type="dir")]
-
-
-class Text(click.ParamType):
-    """Any text but the empty one, which is what an unset variable of a shell gives."""
-
-    name = "text"
-
-    def convert(self, value, param, ctx):
-        if not value:
-            self.fail("is empty: give a value, or leave the option out.", param, ctx)
-        return value
 
 
 class Joined(click.ParamType):

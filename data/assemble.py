@@ -134,7 +134,7 @@ def merge(out: Path, folders: Sequence[Path], progress: Progress = lambda pairs:
     refuse_leaks_of_hybrids(folders, manifests)
     settings: list[dict] = []
     for manifest in manifests:
-        settings += [s for s in manifest.settings.get("merged", [manifest.settings]) if s not in settings]
+        settings += [s for s in manifest.renderings if s not in settings]
     target = Manifest(
         categories[0],
         manifests[0].seed,

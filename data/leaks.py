@@ -47,20 +47,14 @@ def refuse_leaks_of_hybrids(folders: Sequence[Path], manifests: Sequence[Manifes
     """
     datasets = list(zip(folders, manifests, strict=True))
     for (folder, manifest), (place, other) in product(datasets, datasets):
-        tested = any(entry.split != "train" for entry in other.models)
-        hybrids = [settings for settings in _renderings(manifest) if settings.get("hybrids")]
-        meshes = [s for s in _renderings(other) if s.get("source") == "meshes" and not s.get("hybrids")]
+        hybrids = [settings for settings in manifest.renderings if settings.get("hybrids")]
+        meshes = [s for s in other.renderings if s.get("source") == "meshes" and not s.get("hybrids")]
         apart = any(_drawn_apart(one, another) for one, another in product(hybrids, meshes))
-        if tested and apart and manifest.category == other.category:
+        if apart and manifest.category == other.category and any(entry.split != "train" for entry in other.models):
             raise UserError(
                 f"{folder}: may be joined of meshes that {place} has outside its train split: render both with the "
                 "same --seed and --splits"
             )
-
-
-def _renderings(manifest: Manifest) -> list[dict]:
-    """Settings of what was rendered, several of a merged dataset."""
-    return manifest.settings.get("merged", [manifest.settings])
 
 
 def _drawn_apart(settings: dict, others: dict) -> bool:

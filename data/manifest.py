@@ -57,6 +57,11 @@ class Manifest:
     models: list[ModelEntry] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
 
+    @property
+    def renderings(self) -> list[dict]:
+        """Settings of what was rendered: of a merged dataset several."""
+        return self.settings.get("merged", [self.settings])
+
 
 def shard_name(split: str, number: int) -> str:
     return f"{split}-{number:05d}.h5"

@@ -79,9 +79,11 @@ def _triangulated(lines: list[str], body: bytes) -> bytes:
         elif words[:1] == ["property"]:
             elements[-1].properties.append(words)
     data = body[body.find(b"\n") + 1 :]
+    cut = None
     if order is None:
         _refuse_cut_short(elements, data)
-    cut = None if order is None else _cut_faces(elements, order, data)
+    else:
+        cut = _cut_faces(elements, order, data)
     if cut is not None:
         line, count, data = cut
         lines = [*lines[:line], f"element face {count}", *lines[line + 1 :]]

@@ -199,6 +199,14 @@ def test_sparsification_by_hand():
     assert metrics.sparsification_error(1 / np.array([10, 20, 30]), error) == 0  # any scale
 
 
+def test_rank_correlation_by_hand():
+    assert metrics.rank_correlation([1, 20, 300], [0.1, 0.2, 0.9]) == pytest.approx(1)
+    assert metrics.rank_correlation([3, 2, 1], [1, 2, 3]) == pytest.approx(-1)
+    # ranks 1, 2.5, 2.5, 4 and 1, 3, 2, 4
+    assert metrics.rank_correlation([1, 2, 2, 9], [1, 3, 2, 4]) == pytest.approx(4.5 / np.sqrt(4.5 * 5))
+    assert math.isnan(metrics.rank_correlation([1, 1], [1, 2]))
+
+
 def poses(*rotations):
     result = np.tile(np.eye(4), (len(rotations), 1, 1))
     result[:, :3, :3] = rotations

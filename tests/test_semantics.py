@@ -49,6 +49,7 @@ def test_mean_iou_by_hand():
     semantic = np.stack([line(0, 1, 2)])
     learned = np.stack([line(0.2, 0.9, 1.1, 5)])
     assert mean_iou(learned, semantic) == pytest.approx(2 / 4)
+    assert mean_iou(learned / 0.9, semantic / 0.9) == pytest.approx(1 / 5)  # one at 0.1 is now farther than that
     semantic[0, 2] = math.nan
     assert mean_iou(learned, semantic) == pytest.approx(2 / 3)
     assert math.isnan(mean_iou(learned, np.full((1, 3, 3), math.nan)))

@@ -20,6 +20,7 @@ def test_coverage_by_hand():
 def test_inclusivity_by_hand():
     keypoints = np.array([[1, 1, 1.09], [1, 1, 1.11], [0, 0, 0], [-1, -1, -1]])
     assert inclusivity(keypoints, CUBE) == pytest.approx(1 / 2)
+    assert inclusivity(keypoints / 20, CUBE / 20) == 1
 
 
 def test_add_by_hand():

@@ -7,7 +7,7 @@ from PIL import Image
 from data.errors import UserError
 from train.detector import Detections
 from train.eval import metrics
-from train.eval.turntable import locate, write_animation
+from train.eval.turntable import frame_size, locate, write_animation
 
 POINTS = np.array([[0.5, 0.1, -0.8], [-0.5, 0.1, 0.6]])
 BOX_FACES = np.array([
@@ -72,9 +72,10 @@ def test_keypoints_are_located_in_the_objects_frame(views):
 def test_an_animation_has_a_frame_a_view(views, tmp_path):
     rgba, poses, intrinsics = views
     detector = KnowingDetector(poses, intrinsics)
-    write_animation(detector, rgba, tmp_path / "new" / "spin.gif")
+    times = frame_size(rgba.shape[1]) // rgba.shape[1]
+    write_animation(detector, rgba.repeat(times, axis=1).repeat(times, axis=2), tmp_path / "new" / "spin.gif")
     with Image.open(tmp_path / "new" / "spin.gif") as animation:
-        assert animation.n_frames == 8 and animation.size == rgba.shape[2:0:-1] and animation.info["loop"] == 0
+        assert animation.n_frames == 8 and animation.size == (384, 384) and animation.info["loop"] == 0
     with pytest.raises(UserError, match=r"ends in \.gif or \.mp4"):
         write_animation(detector, rgba, tmp_path / "spin.webp")
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy import stats
 
 from data.dataset import PairDataset
 from data.geometry import camera_angles
@@ -34,13 +32,6 @@ HEADLINE = ("angular_error_mean_deg", "angular_error_median_deg", "keypoint_3d_s
 def shown(form: str, figure: float | None) -> str:
     """A figure as text, or a dash for one that cannot be told."""
     return "–" if figure is None or np.isnan(figure) else form.format(figure)
-
-
-def _rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Spearman's; NaN where one of them (K,) is constant."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", stats.ConstantInputWarning)
-        return float(stats.spearmanr(first, second).statistic)
 
 
 @dataclass
@@ -232,7 +223,7 @@ class Evaluation:
             "confidence_calibration_error": metrics.calibration_error(self.predictions.sigma, self.distances),
             "confidence_ause": metrics.sparsification_error(certainty, error),
             "confidence_ause_of_chance": float(1 - metrics.sparsification_curve(-error, error).mean()),
-            "confidence_rank_correlation": _rank_correlation(-certainty, error),
+            "confidence_rank_correlation": metrics.rank_correlation(-certainty, error),
         }
 
     def rgba(self, pair: int) -> np.ndarray:

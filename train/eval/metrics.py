@@ -7,6 +7,7 @@ P pairs, 2 views each, N keypoints, A orientation axes, V views in all.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -331,6 +332,15 @@ def sparsification_error(certainty: np.ndarray, error: np.ndarray) -> float:
         certainty, error: (K,).
     """
     return float((sparsification_curve(certainty, error) - sparsification_curve(-np.asarray(error), error)).mean())
+
+
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Spearman's rank correlation of two samples (K,); equal values share their mean rank. NaN for a constant one."""
+    from scipy import stats  # takes long to import, and most that use this module do without
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.ConstantInputWarning)
+        return float(stats.spearmanr(first, second).statistic)
 
 
 class Symmetry:
