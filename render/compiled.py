@@ -31,4 +31,13 @@ def compile_once(function: Callable, use: Callable[[], object]) -> None:
                 lock = stack.enter_context(open(Path(folder, "compiling"), "w"))
                 fcntl.flock(lock, fcntl.LOCK_EX)
         with suppress(OSError):  # the disk is full: what is compiled is not kept
-            use()
+            try:
+                use()
+            except OSError:
+                raise
+            except Exception:  # what is kept is damaged, as after a power cut: compile anew
+                if not folder:
+                    raise
+                for index in Path(folder).glob(f"*.{function.__name__}-*.nbi"):
+                    index.unlink()
+                use()

@@ -12,6 +12,7 @@ import hashlib
 import os
 import signal
 import socket
+import sys
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -228,7 +229,10 @@ def _sources(config: RenderConfig) -> list[Source]:
         ids = (f"hybrid-s{config.seed}-{index:06d}" for index in range(config.hybrids))
         return [Source(model_id, f"hybrids:{config.seed}:{i}") for i, model_id in enumerate(ids)]
     if config.meshes:
-        return discover(config.meshes)[: config.models]
+        sources = discover(config.meshes)
+        if config.models and config.models > len(sources):
+            print(f"{config.meshes}: {len(sources)} models, fewer than --models {config.models}", file=sys.stderr)
+        return sources[: config.models]
     count = config.models or DEFAULT_MODELS
     ids = (f"{config.category}-s{config.seed}-{index:06d}" for index in range(count))
     return [Source(model_id, f"shapes:{config.category}:{config.seed}:{i}") for i, model_id in enumerate(ids)]

@@ -11,7 +11,7 @@ import trimesh
 from data.errors import UserError
 from render import doctor
 from render.backends import open_backend
-from render.compiled import compiled
+from render.compiled import compile_once, compiled
 from render.config import RenderConfig
 from render.doctor import BackendReport, examine, resolve
 from render.loading import load_mesh
@@ -154,6 +154,25 @@ class TestImages:
     def test_compiles_where_nothing_can_be_kept(self, monkeypatch):
         monkeypatch.setattr("numba.core.caching.CompileResultCacheImpl._locator_classes", [])
         assert compiled(lambda x: x + 1)(1) == 2
+
+    @pytest.mark.parametrize("kept", ["*.nbi", "*.nbc"])
+    @pytest.mark.parametrize("damage", [lambda content: b"", lambda content: bytes(len(content))])
+    def test_compiles_anew_where_what_was_kept_is_damaged(self, kept, damage, tmp_path):
+        module = tmp_path / "numbers.py"
+        module.write_text("def double(x):\n    return 2 * x\n")
+
+        def cache_hits():
+            space = {"__name__": "numbers"}
+            exec(compile(module.read_text(), module, "exec"), space)
+            double = compiled(space["double"])
+            compile_once(double, lambda: double(1.0))
+            assert double(2.0) == 4.0
+            return sum(double.stats.cache_hits.values())
+
+        assert (cache_hits(), cache_hits()) == (0, 1)
+        (path,) = (tmp_path / "__pycache__").glob(kept)
+        path.write_bytes(damage(path.read_bytes()))
+        assert (cache_hits(), cache_hits()) == (0, 1)
 
 
 class TestLight:

@@ -231,6 +231,7 @@ def test_bad_input_is_one_line(tmp_path, capsys):
             1,
             "error: file system: No space left on device: make room and run the same command again\n",
         ),
+        (UserError("a\nfile: is missing"), 1, "error: a file: is missing\n"),
         (MemoryError(), 1, f"error: {cli.NO_MEMORY}\n"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried"), 1, f"error: {cli.NO_MEMORY}\n"),
         (

@@ -11,6 +11,7 @@ import torch
 from data.atomic import holding
 from data.dataset import PairDataset
 from data.errors import UserError
+from data.manifest import Manifest, save_manifest
 from data.shard import ModelEntry
 from tests.made_up import BALLS, SIZE, Oracle, intrinsics, look_at, make_dataset
 from train.config import make_config
@@ -291,6 +292,16 @@ def test_other_views_are_told(run, folder, tmp_path, capsys):
     told = capsys.readouterr().err
     assert f"{folder}: camera distance 30, the detector was trained with 20" in told
     assert f"{folder}: images of {SIZE} pixels, the detector was trained with 128" in told
+
+
+def test_datasets_without_pairs_in_the_split_are_told(run, folder, tmp_path, capsys):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    save_manifest(empty, Manifest("airplane", 0, {}))
+    evaluate(run[0], [folder, empty], out=tmp_path / "out", progress=False)
+    assert [line for line in capsys.readouterr().err.splitlines() if "no pairs" in line] == [
+        f"{empty}: no pairs in split test: not in these figures"
+    ]
 
 
 def test_models_that_the_run_learned_from_are_told(run, folder, tmp_path, capsys):

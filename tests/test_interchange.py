@@ -322,6 +322,18 @@ def test_two_exports_into_one_folder(dataset, tmp_path, monkeypatch):
         export(dataset, tmp_path / "out", "bop")
 
 
+def test_full_disk_is_named(dataset, tmp_path, monkeypatch):
+    def full(self, content):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.write_bytes", full)
+        with pytest.raises(UserError, match="out: the disk is full: mend that, then run the same command again"):
+            export(dataset, tmp_path / "out", "bop")
+    export(dataset, tmp_path / "out", "bop")
+    assert (tmp_path / "out" / "export.json").exists()
+
+
 def test_other_folders_are_left_alone(dataset, tmp_path):
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path, tmp_path / "file", dataset):

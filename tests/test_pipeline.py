@@ -506,6 +506,11 @@ class TestRefusals:
             with pytest.raises(UserError, match="settings.json: damaged: delete .*parts to render anew"):
                 render_dataset(config(tmp_path / "data", meshes))
 
+    def test_fewer_meshes_than_asked_for_are_told(self, meshes, tmp_path, capsys):
+        for models in (10, 11):
+            render_dataset(config(tmp_path / str(models), meshes, models=models))
+        assert capsys.readouterr().err == f"{meshes}: 10 models, fewer than --models 11\n"
+
     @pytest.mark.parametrize("finished", [True, False])
     def test_auto_goes_on_with_the_backend_of_the_dataset(self, meshes, tmp_path, monkeypatch, finished):
         out = tmp_path / "data"

@@ -468,6 +468,22 @@ def test_settings_that_make_no_sense(settings, message):
         make_config("cpu", **settings)
 
 
+@pytest.mark.parametrize(
+    "name, settings, option",
+    [
+        ("supervision", {}, "--supervised"),
+        ("mirror_separation", {"mirror": False}, "--mirror"),
+        ("uncertainty", {"network": "paper", "axes": ("x",), "mirror": False, "margin": 0.0}, "--network compact"),
+        ("separation", {"supervised": True, "mirror": False}, "--no-supervised"),
+        ("mirror_separation", {"supervised": True, "mirror": False}, "--no-supervised"),
+    ],
+)
+def test_weights_of_terms_that_are_not_there(name, settings, option):
+    with pytest.raises(UserError, match=f"weight of {name}: without {option} there is no such term"):
+        make_config("cpu", {name: 1.0}, **settings)
+    assert getattr(make_config("cpu", {name: 0.0}, **settings).weights, name) == 0
+
+
 def test_weights_of_terms_replace_the_presets_one_by_one():
     assert dataclasses.asdict(make_config("cpu", {"pose": 9.0}).weights) == {
         **dataclasses.asdict(make_config("cpu").weights), "pose": 9.0

@@ -208,7 +208,22 @@ def replace_settings(config: TrainConfig, weights: dict[str, float] | None = Non
     config = dataclasses.replace(config, **overrides)
     config.weights = dataclasses.replace(config.weights, **weights or {})
     _check(config)
+    _refuse_unused(config, {name for name, value in (weights or {}).items() if value})
     return config
+
+
+def _refuse_unused(config: TrainConfig, asked: set[str]) -> None:
+    """Raise :class:`UserError` for a weight that was asked for, of a term that the other settings leave out."""
+    needs = {term.name: (not config.supervised, "--no-supervised") for term in dataclasses.fields(LossWeights)}
+    needs["orientation"] = (True, "")
+    needs["supervision"] = (config.supervised, "--supervised")
+    needs["uncertainty"] = (config.network == "compact", "--network compact")
+    if not config.supervised:
+        needs["mirror_separation"] = (config.mirror, "--mirror")
+    for name in sorted(asked):
+        given, option = needs[name]
+        if not given:
+            raise UserError(f"weight of {name}: without {option} there is no such term: add that, or leave it out")
 
 
 def _check(config: TrainConfig) -> None:

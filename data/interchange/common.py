@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data.atomic import TEMPORARY_SUFFIX, publish, take_lock, temporary_path
-from data.errors import UserError
+from data.errors import UserError, resumable
 from data.manifest import MANIFEST_NAME, Manifest, load_manifest
 from data.schema import ModelPairs, has_background
 from data.shard import ShardHeader, ShardReader, damaged
@@ -46,7 +46,8 @@ def export_folder(dataset: Path, out: Path, to: str) -> Iterator[tuple[Manifest,
     with open(started, "r+") as lock:
         take_lock(lock, f"{out}: another export is writing to it: wait for it to end, or choose a new folder")
         _remove_unfinished(out, keep=started)
-        with tqdm(total=len(manifest.models), unit="model", desc=f"export to {to}", disable=None) as bar:
+        bar = tqdm(total=len(manifest.models), unit="model", desc=f"export to {to}", disable=None)
+        with resumable(out, "run the same command again to go on"), bar:
             yield manifest, bar
         os.sync()  # once it says it is complete nothing is looked at again
         publish(done)

@@ -73,6 +73,7 @@ def evaluate(
     """
     split, config = options.split, load_config(find_run(run))
     dataset = PairDataset(datasets, split)
+    warn_of_empty_datasets(dataset)
     warn_of_other_views(config, dataset)
     warn_of_learned_models(run, dataset)
     if out is None:
@@ -109,6 +110,13 @@ def _predictions(
     (out / METRICS_NAME).unlink(missing_ok=True)  # figures of others must not stand beside these
     save_predictions(path, made, key)
     return made
+
+
+def warn_of_empty_datasets(dataset: PairDataset) -> None:
+    """One line on standard error for each folder that has nothing in the split, where others have."""
+    for folder, manifest in zip(dataset.folders, dataset.manifests, strict=True):
+        if not any(shard.split == dataset.split for shard in manifest.shards):
+            print(f"{folder}: no pairs in split {dataset.split}: not in these figures", file=sys.stderr)
 
 
 def warn_of_other_views(config: TrainConfig, dataset: PairDataset) -> None:
