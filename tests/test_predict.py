@@ -520,6 +520,15 @@ def test_intrinsics_give_points_in_the_unit_of_the_object(tmp_path):
         predict("run", [path], tmp_path / "out", options=PredictOptions(intrinsics=(0, 1, 2, 3)))
 
 
+def test_small_units_have_as_many_digits(tmp_path):
+    path = write(tmp_path / "wide.png", CASES["wide.png"])
+    camera, points = (900, 900, 320, 180), []
+    for length in (2.0, 2e-6):
+        options = PredictOptions(intrinsics=camera, object_length=length)
+        points.append(np.array(predict("run", [path], tmp_path / "out", options=options)[0]["points"]) / length)
+    np.testing.assert_allclose(*points, atol=1e-6)
+
+
 @pytest.mark.parametrize("sigma", [None, 0.125])
 def test_csv_and_npz_say_the_same_as_json(tmp_path, detector, sigma):
     detector.sigma = sigma
@@ -584,6 +593,8 @@ def test_every_frame_of_an_animation(tmp_path, name):
     results = predict("run", [tmp_path / name], tmp_path / "out")
     assert [r["frame"] for r in results] == [0, 1, 2]
     assert [r["keypoints"][0][0] for r in results] == pytest.approx([60, 100, 140], abs=5)
+    options = PredictOptions(background="black")  # which is what lies under the transparent pixels
+    assert len(predict("run", [tmp_path / name], tmp_path / "out", options=options)) == 3
     first.save(tmp_path / name)
     assert [r["frame"] for r in predict("run", [tmp_path / name], tmp_path / "out")] == [None]
 

@@ -40,7 +40,7 @@ from train.eval.validation import open_validation, validate
 from train.logger import Logger
 from train.networks import Prediction, pixel_grid
 from train.optimizer import MovingAverage, Optimizers, make_optimizer
-from train.trainer import loss_terms, optimizer_step, prepare, start, train, training_step
+from train.trainer import loss_terms, optimizer_step, prepare, start, train, training_step, uses_bfloat16
 
 ROOT = Path(__file__).parents[1]
 STEPS = 8
@@ -538,6 +538,11 @@ def test_a_step_down_is_clipped_and_as_long_as_the_schedule_says():
     expected = 0.1 * 51 / 60 * 0.5 * torch.tensor([[3.0, 4.0]])
     torch.testing.assert_close(before - network.weight, expected)
     assert network.weight.grad is None
+
+
+def test_bfloat16_is_not_chosen_where_a_gpu_only_emulates_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert not uses_bfloat16(small_config(precision="auto"), "cuda")
 
 
 def test_steps_may_be_tensors():

@@ -383,7 +383,9 @@ def optimizer_step(network: nn.Module, optimizer: Optimizers, config: TrainConfi
 def uses_bfloat16(config: TrainConfig, device: str) -> bool:
     """Whether convolutions run in bfloat16: if asked for, or on "auto" where the processor multiplies in it."""
     if config.precision == "auto":
-        return torch.cuda.is_bf16_supported() if device == "cuda" else torch.cpu._is_avx512_bf16_supported()
+        if device == "cuda":
+            return torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.cpu._is_avx512_bf16_supported()
     return config.precision == "bfloat16"
 
 

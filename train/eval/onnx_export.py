@@ -24,7 +24,7 @@ CONVENTIONS = {
     "(premultiplied); the object framed as in training",
     "keypoints": "float32 (batch, N, 3): u, v, z; pixels of the input, (0, 0) is the corner of the top-left pixel, u "
     "to the right, v down; z is depth along the camera's +z in object units (longest side of the object = 2)",
-    "heatmaps": "float32 (batch, N, h, w): each sums to 1 over the image",
+    "heatmaps": "float32 (batch, N, h, w): each sums to 1 over the image, or is 0 where it lies between the samples",
     "axis_ends": "float32 (batch, A, 2, 2): projections (u, v), pixels, of the + and - end of each orientation axis",
     "flags": "float32 (batch, A): 1 where an axis' + end lies to the right of its - end",
     "sigma": "float32 (batch, N): standard deviation that the network expects of each coordinate of a keypoint, object "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import re
 import signal
@@ -115,7 +116,8 @@ def predict(
                 if (warning := keypoints.warning) and (path, warning) not in warned:
                     warned.add((path, warning))
                     tqdm.write(f"{path}: {warning}", file=sys.stderr)
-                results.append({"file": str(path), "frame": number, "overlay": overlay.name, **_describe(keypoints)})
+                told = _describe(keypoints, options.object_length)
+                results.append({"file": str(path), "frame": number, "overlay": overlay.name, **told})
     finally:  # interrupted, what is done is not lost
         if results:  # without any, those of an earlier run are not either
             _write_results(out, run, detector, options, results, failures)
@@ -183,7 +185,7 @@ def _frame_all(
             mask = _mask_of(path, options.mask)
             for number, image in read_images(path):
                 background = options.color
-                if number and background and not border_has(np.asarray(image), background):
+                if number and background and not border_has(np.asarray(image)[..., :3], background):
                     background = None  # of a video only the first frame must have it: an object may fill a later one
                 name = str(path) if number is None else f"{path}: frame {number}"
                 try:
@@ -220,15 +222,16 @@ def _batches(items: Iterator) -> Iterator[list]:
         yield batch
 
 
-def _describe(found: Keypoints) -> dict:
+def _describe(found: Keypoints, object_length: float) -> dict:
     framed = found.framed
+    digits = max(6, 6 - math.floor(math.log10(object_length)))  # a small unit has as many that count
     height, width = framed.picture.shape[:2]
     return {
         "width": width,
         "height": height,
         "keypoints": found.keypoints.round(4).tolist(),
-        "points": found.points.round(6).tolist() if found.calibrated else None,
-        "sigma": None if found.sigma is None else found.sigma.round(6).tolist(),
+        "points": found.points.round(digits).tolist() if found.calibrated else None,
+        "sigma": None if found.sigma is None else found.sigma.round(digits).tolist(),
         "orientation_flags": found.flags.tolist(),
         "mask": framed.mask,
         "framing": framed.framing,

@@ -49,7 +49,8 @@ DESCRIPTIONS = {
     "angular_error_deg": "float64 (P,): geodesic angle between R_estimated and the true R, degrees",
     "axis_ends": "float32 (P, 2, A, 2, 2): predicted projections (u, v) of the + and - end of each axis, pixels",
     "flags": "bool (P, 2, A): predicted orientation flags, true where an axis' + end lies right of its - end",
-    "heatmap_spread": "float32 (P, 2, N): standard deviation of each heat map about its keypoint, pixels",
+    "heatmap_spread": "float32 (P, 2, N): standard deviation of each heat map, as resampled to the whole image, about "
+    "its keypoint, pixels",
     "heatmap_pair": "int64 (S,): the pairs whose heat maps are stored",
     "heatmaps": "float16 (S, 2, N, h, w): heat maps of those pairs, each scaled to a maximum of 1",
     "sigma": "float32 (P, 2, N): standard deviation, object units, that the detector expects of each coordinate of a "
