@@ -450,7 +450,9 @@ def inspect(dataset: Path, check: bool, preview: Path | None, as_json: bool) -> 
     from data.verify import verify
 
     if check and (problems := verify(dataset)):
-        raise UserError("\nerror: ".join(problems))
+        for problem in problems[:-1]:
+            click.echo(f"error: {problem}", err=True)
+        raise UserError(problems[-1])
     description = describe(dataset)
     click.echo(json.dumps(description, indent=1) if as_json else format_description(description))
     if preview:
@@ -496,18 +498,18 @@ def merge(out: Path, datasets: tuple[Path, ...], **options) -> None:
     """
     from tqdm import tqdm
 
-    from data.assemble import merge
+    from data.assemble import absent_tasks, merge
     from data.manifest import load_manifest
 
     with tqdm(desc="merge", unit="pair", disable=None) as bar:
         manifest = merge(out, list(datasets), bar.update, **given(options))
     pairs = sum(shard.pairs for shard in manifest.shards)
-    repeated = sum(shard.pairs for dataset in datasets for shard in load_manifest(dataset).shards) - pairs
+    parts = [load_manifest(dataset) for dataset in datasets]
+    repeated = sum(shard.pairs for part in parts for shard in part.shards) - pairs
     note = f"; left out {repeated} that occur twice (same model, cameras, light and variety)" if repeated else ""
-    settings = manifest.settings
-    asked = settings.get("hybrids") or (settings.get("models", 0) if settings.get("source") == "shapes" else 0)
-    if (missing := asked - len(manifest.models) - len(manifest.failures)) > 0:
-        note += f"; {missing} of the {asked} models that were to be rendered are in none of the parts"
+    if absent := absent_tasks(parts):
+        names = ", ".join(f"{number}/{of}" for number, of in absent[:8])
+        note += f"; tasks of the rendering in none of the parts: {names}{', ...' * (len(absent) > 8)}"
     click.echo(f"{out}: {len(manifest.models)} models, {pairs} pairs{note}")
 
 
@@ -563,7 +565,8 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "keypointnet"
-        _fail(f"{error.format_message()} See: {command} --help", error.exit_code)
+        message = " ".join(error.format_message().split())  # click sets choices out on lines of their own
+        _fail(f"{message.rstrip('.')}. See: {command} --help", error.exit_code)
     except click.ClickException as error:
         _fail(error.format_message(), error.exit_code)
     except click.Abort as interruption:

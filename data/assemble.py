@@ -155,6 +155,15 @@ def merge(out: Path, folders: Sequence[Path], progress: Progress = lambda pairs:
         return assemble(out, digests, target, progress=progress, codec=codec)
 
 
+def absent_tasks(manifests: Sequence[Manifest]) -> list[tuple[int, int]]:
+    """(I, N) of the tasks of `render --task` whose parts are not among datasets that hold other parts."""
+    there: dict[tuple[str, int], set[int]] = defaultdict(set)
+    for manifest in manifests:
+        for number, of in manifest.tasks:
+            there[canonical_json(manifest.settings), of].add(number)
+    return [(i, of) for (_, of), numbers in there.items() for i in range(1, of + 1) if i not in numbers]
+
+
 def _failures_of_all(manifests: list[Manifest]) -> list[Failure]:
     """What failed in a dataset, without what another one could render."""
     sources = [{entry.source for entry in manifest.models} for manifest in manifests]

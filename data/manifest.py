@@ -48,6 +48,7 @@ class Manifest:
         category: what the models are. seed: the seed that views and splits came from.
         settings: every option that shaped the data.
         shards: in order of split, then number. models: in order of id. failures: meshes that were left out.
+        tasks: (I, N) of the tasks that made a part of a rendering; none if it is whole.
     """
 
     category: str
@@ -56,6 +57,7 @@ class Manifest:
     shards: list[ShardEntry] = field(default_factory=list)
     models: list[ModelEntry] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    tasks: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def renderings(self) -> list[dict]:
@@ -153,6 +155,8 @@ def _digest(content: bytes, position: int) -> str:
 
 def _encode(manifest: Manifest) -> bytes:
     fields = {"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(manifest), "checksum": "0" * 64}
+    if not manifest.tasks:
+        del fields["tasks"]
     content = (json.dumps(fields, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
     position = _CHECKSUM.search(content).start(1)
     return content[:position] + _digest(content, position).encode() + content[position + 64 :]
@@ -180,7 +184,8 @@ def _decode(fields: dict) -> Manifest:
     for entry in models:
         if not isinstance(entry.model_id, str) or not isinstance(entry.geometry, str) or entry.split not in SPLITS:
             raise ValueError("a model needs an id and a split")
-    return Manifest(fields["category"], fields["seed"], fields["settings"], shards, models, failures)
+    tasks = [(int(number), int(of)) for number, of in fields.get("tasks", [])]
+    return Manifest(fields["category"], fields["seed"], fields["settings"], shards, models, failures, tasks)
 
 
 def _why_missing(folder: Path) -> str:

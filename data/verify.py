@@ -71,7 +71,8 @@ def _check_shard(path: Path, entry: ShardEntry, manifest: Manifest) -> Iterator[
         yield f"cannot be read: {error.strerror}"
         return
     if digest != entry.sha256:
-        yield f"damaged: its SHA-256 is not the one in {MANIFEST_NAME} ({size} bytes, {entry.bytes} expected)"
+        expected = f", {entry.bytes} expected" if entry.bytes >= 0 else ""  # other programs need not tell
+        yield f"damaged: its SHA-256 is not the one in {MANIFEST_NAME} ({size} bytes{expected})"
         return
     try:
         with ShardReader(path) as reader:

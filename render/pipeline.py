@@ -296,8 +296,11 @@ def _finish(job: Job, manifest: Manifest, sources: list[Source], everything: lis
             f"{config.meshes or config.category}: none of the {len(sources)} models could be rendered, the first "
             f"because {failures[0].reason}: {failures[0].source}"
         )
-    complete = replace(manifest, settings=job.settings, failures=kept + failures)
-    unchanged = (complete.settings, set(complete.failures)) == (manifest.settings, set(manifest.failures))
+    whole = (out / MANIFEST_NAME).exists() and not manifest.tasks
+    tasks = [] if whole else _with_task(manifest.tasks, config.task)
+    complete = replace(manifest, settings=job.settings, failures=kept + failures, tasks=tasks)
+    complete.failures.sort(key=astuple)
+    unchanged = complete == replace(manifest, failures=sorted(manifest.failures, key=astuple))
     if ready or not unchanged or not (out / MANIFEST_NAME).exists():
         try:
             manifest = assemble(out, ready, complete)
@@ -308,6 +311,14 @@ def _finish(job: Job, manifest: Manifest, sources: list[Source], everything: lis
     clear(parts)
     pairs = sum(shard.pairs for shard in manifest.shards)
     return RenderSummary(len(manifest.models), pairs, len(missing) - len(failures), manifest.failures)
+
+
+def _with_task(tasks: list[tuple[int, int]], task: tuple[int, int] | None) -> list[tuple[int, int]]:
+    """The tasks that a folder holds after one more; none where it holds the whole rendering."""
+    if task is None:
+        return []
+    held = sorted({*tasks, task})
+    return [] if sum(of == task[1] for _, of in held) == task[1] else held
 
 
 def _require_meshes_of_short_models(config: RenderConfig, held: Mapping[str, int], sources: list[Source]) -> None:

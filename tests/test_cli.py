@@ -201,6 +201,8 @@ def test_runs_come_before_datasets(tmp_path, capsys):
 def test_missing_argument(capsys):
     assert run("merge", "out") == 2
     assert one_line(capsys) == "error: Missing argument 'DATASET...'. See: keypointnet merge --help\n"
+    assert run("export-data", "a", "b") == 2
+    assert "'--to'. Choose from: tfrecord, webdataset, bop. See: " in one_line(capsys)
 
 
 def test_no_command_shows_help(capsys):
@@ -298,7 +300,8 @@ def test_from_meshes_to_keypoints(tmp_path, capsys):
         assert run("render", tmp_path / f"part-{part}", *render, "--task", f"{part}/2") == 0
     capsys.readouterr()
     assert run("merge", tmp_path / "half", tmp_path / "part-1") == 0
-    assert "; 2 of the 4 models that were to be rendered are in none of the parts" in capsys.readouterr().out
+    absent = "; tasks of the rendering in none of the parts: 2/2\n"
+    assert capsys.readouterr().out.endswith(f"{tmp_path / 'half'}: 2 models, 4 pairs{absent}")
     assert run("merge", planes, tmp_path / "part-1", tmp_path / "part-2") == 0
     assert capsys.readouterr().out.endswith(f"{planes}: 4 models, 8 pairs\n")
     assert run("inspect", planes, "--verify", "--json", "--preview", tmp_path / "planes.png") == 0
@@ -363,6 +366,12 @@ def test_damaged_dataset_is_named(tmp_path, capsys):
     capsys.readouterr()
     assert run("inspect", tmp_path, "--verify") == 1
     assert shard.name in one_line(capsys)
+    (tmp_path / "test-00077.h5").touch()
+    assert run("inspect", tmp_path, "--verify") == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[:2] for line in lines] == [
+        ["error", f" {path}"] for path in (shard, tmp_path / "test-00077.h5")
+    ]
 
 
 def test_presets_offered_are_those_there_are():

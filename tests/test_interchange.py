@@ -157,6 +157,17 @@ def test_tfrecord_refuses_cameras_that_differ(tmp_path):
         export(tmp_path / "set", tmp_path / "out", "tfrecord")
     assert not (tmp_path / "out").exists(), "another format could not go there"
     export(tmp_path / "set", tmp_path / "bop", "bop")
+    model.intrinsics[:] = make_model(0).intrinsics
+    model.intrinsics[..., 0, 2] += 1
+    assemble(tmp_path / "aside", [write_part(tmp_path / "parts", model)], make_manifest())
+    with pytest.raises(UserError, match="not centred in the image"):
+        export(tmp_path / "aside", tmp_path / "out", "tfrecord")
+
+
+def test_tfrecord_tells_of_sizes_that_the_official_code_does_not_read(dataset, tmp_path, capsys):
+    export(dataset, tmp_path / "out", "tfrecord")
+    size = next(read_models(next(dataset.glob("*.h5")))).rgba.shape[2:4]
+    assert f"{dataset}: {size[1]} x {size[0]} pixels; the official code reads 128" in capsys.readouterr().err
 
 
 # --- webdataset ------------------------------------------------------------------------------------------------------
@@ -336,7 +347,9 @@ def test_full_disk_is_named(dataset, tmp_path, monkeypatch):
 
 def test_other_folders_are_left_alone(dataset, tmp_path):
     (tmp_path / "file").write_text("mine")
-    for out in (tmp_path, tmp_path / "file", dataset):
+    with pytest.raises(UserError, match="is a file: choose a folder"):
+        export(dataset, tmp_path / "file", "bop")
+    for out in (tmp_path, dataset):
         with pytest.raises(UserError, match="choose a new folder"):
             export(dataset, out, "bop")
     export(dataset, tmp_path / "out", "bop")

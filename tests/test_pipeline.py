@@ -21,7 +21,7 @@ import pytest
 import trimesh
 
 import render.pipeline
-from data.assemble import merge
+from data.assemble import absent_tasks, merge
 from data.errors import UserError
 from data.manifest import load_manifest
 from data.schema import split_of
@@ -172,6 +172,16 @@ class TestDeterminism:
             render_dataset(config(part, meshes, task=(i + 1, 3)))
         merge(tmp_path / "data", parts)
         assert contents(tmp_path / "data") == contents(reference)
+        manifests = [load_manifest(part) for part in parts]
+        assert absent_tasks(manifests) == absent_tasks([load_manifest(reference)]) == []
+        assert absent_tasks(manifests[1:]) == [(1, 3)] and absent_tasks([*manifests[1:], manifests[0]]) == []
+
+    def test_tasks_one_after_the_other(self, reference, meshes, tmp_path):
+        tasks = []
+        for i in (2, 1, 2, 3, 1):
+            render_dataset(config(tmp_path, meshes, task=(i, 3)))
+            tasks.append(load_manifest(tmp_path).tasks)
+        assert tasks == [[(2, 3)], [(1, 3), (2, 3)], [(1, 3), (2, 3)], [], []]
 
     def test_tasks_of_bad_meshes_alone_merged(self, reference, meshes, tmp_path):
         parts = [tmp_path / str(i) for i in range(12)]  # more than there are meshes

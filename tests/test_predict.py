@@ -456,6 +456,9 @@ def test_a_folder_of_masks_may_hold_other_files_and_the_image_itself(tmp_path):
 
 def test_results_stay_where_nothing_could_be_read(tmp_path):
     path = write(tmp_path / "wide.png", CASES["wide.png"])
+    with pytest.raises(UserError, match="typo.png: no such file"):
+        predict("run", [tmp_path / "typo.png"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
     predict("run", [path], tmp_path / "out")
     before = (tmp_path / "out" / "predictions.json").read_bytes()
     with pytest.raises(UserError, match="typo.png: no such file"):

@@ -40,7 +40,7 @@ from train.eval.validation import open_validation, validate
 from train.logger import Logger
 from train.networks import Prediction, pixel_grid
 from train.optimizer import MovingAverage, Optimizers, make_optimizer
-from train.trainer import loss_terms, optimizer_step, prepare, start, train, training_step, uses_bfloat16
+from train.trainer import loss_terms, optimizer_step, prepare, settle, start, train, training_step, uses_bfloat16
 
 ROOT = Path(__file__).parents[1]
 STEPS = 8
@@ -113,6 +113,21 @@ def test_a_closed_pipe_ends_no_training(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr("train.logger.tqdm.write", broken)
     train(small_config(steps=2, validate_every=1), [dataset], tmp_path / "run")
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 2
+
+
+def test_every_line_of_the_log_has_a_loss(dataset, tmp_path):
+    train(small_config(steps=6, log_every=4, validate_every=3, checkpoint_every=6), [dataset], tmp_path / "run")
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [line["step"] for line in lines] == [3, 4, 6]
+    assert [line["step"] for line in lines if "validation_error_mean_deg" in line] == [3, 6]
+
+
+def test_an_axis_whose_flag_no_view_tells(dataset):
+    pairs, config = PairDataset(dataset, "train"), small_config(axes=("x", "y"))
+    assert settle(config, "cpu", pairs).axes == ("x", "y")
+    pairs.object_to_camera[..., 0, 1] = 0  # as of cameras that stand upright
+    with pytest.raises(UserError, match="axes x,y: y points neither right nor left in any view of .*--roll-degrees"):
+        settle(config, "cpu", pairs)
 
 
 def test_spatial_consistency_counts_in_the_second_half(finished_run):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import re
 import shutil
@@ -80,11 +81,16 @@ def test_shards_exchanged_or_left_over_are_found(folder):
         assert name in problems
 
 
-def test_manifests_of_other_programs_need_no_checksum(folder):
+def test_manifests_of_other_programs_need_no_checksum_and_no_lengths(folder):
     path = folder / "dataset.json"
-    content = path.read_bytes()
-    path.write_bytes(content[: content.rindex(b",\n")] + b"\n}\n")
+    fields = json.loads(path.read_bytes())
+    del fields["checksum"]
+    for shard in fields["shards"]:
+        del shard["bytes"]
+    path.write_text(json.dumps(fields))
     assert verify(folder) == []
+    (folder / "train-00000.h5").write_bytes(b"garbage")
+    assert "not the one in dataset.json (7 bytes)" in verify(folder)[0]
 
 
 def test_a_checksum_whose_name_is_damaged_is_missed(folder):

@@ -131,17 +131,15 @@ def train(config: TrainConfig, datasets: Sequence[str | Path], run: str | Path, 
             stopping = distributed.any_rank(interrupt.requested)
             last = state.step == config.steps or stopping
             checkpoint = state.step % config.checkpoint_every == 0 or last
-            values = {}
-            if state.step % config.log_every == 0 or checkpoint:
+            due = validation and (state.step % config.validate_every == 0 or state.step == config.steps)
+            if state.step % config.log_every == 0 or checkpoint or due:
                 values = {**logger.means(), "learning_rate": schedules.learning_rate(config, state.step - 1)}
                 require_finite(values, run, state.step)
-            due = state.step % config.validate_every == 0 or state.step == config.steps
-            if validation and due and distributed.is_main():
-                with logger.time_out():
-                    figures, picture = validate(Detector(state.average.network, config, device), validation)
-                values |= {f"validation_{name}": value for name, value in figures.items()}
-                logger.show_validation(state.step, figures, picture)
-            if values:
+                if due and distributed.is_main():
+                    with logger.time_out():
+                        figures, picture = validate(Detector(state.average.network, config, device), validation)
+                    values |= {f"validation_{name}": value for name, value in figures.items()}
+                    logger.show_validation(state.step, figures, picture)
                 logger.write(state.step, values)
             if checkpoint:
                 save_checkpoint(run, state, data)
@@ -173,10 +171,17 @@ def settle(config: TrainConfig, device: str, pairs: PairDataset) -> TrainConfig:
     """Settings as the run folder has them: what this machine and the dataset decide is filled in.
 
     Raises:
-        UserError: a supervised run on a dataset without labels, or whose labels do not go with the network.
+        UserError: a supervised run on a dataset without labels, or whose labels do not go with the network; an axis
+            whose flag the views do not tell.
     """
     precision = "bfloat16" if uses_bfloat16(config, device) else "float32"
     distance, focal_length = pairs.typical_camera()
+    for axis in config.axes:
+        if (losses.axis_rightward(pairs.object_to_camera, (axis,)).abs() < 1e-6).all():
+            raise UserError(
+                f"axes {','.join(config.axes)}: {axis} points neither right nor left in any view of "
+                f"{pairs.folders[0]}, so its flag says nothing: leave it out, or render with --roll-degrees"
+            )
     config = dataclasses.replace(
         config,
         device=device,

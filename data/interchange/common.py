@@ -39,7 +39,9 @@ def export_folder(dataset: Path, out: Path, to: str) -> Iterator[tuple[Manifest,
         yield None
         return
     if not _holds(started, label):
-        if out.exists() and (not out.is_dir() or any(path != started for path in out.iterdir())):
+        if out.exists() and not out.is_dir():
+            raise UserError(f"{out}: is a file: choose a folder for the export")
+        if out.exists() and any(path != started for path in out.iterdir()):
             raise UserError(f"{out}: holds other files: choose a new folder for the export")
         out.mkdir(parents=True, exist_ok=True)
         started.write_text(label)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from data.manifest import load_manifest
 from data.shard import ShardReader
 
 _LISTS = {"train": "train.txt", "val": "dev.txt", "test": "test.txt"}
+_OFFICIAL_SIZE = (128, 128)
 _NEAR, _FAR = 0.1, 100.0  # of the projection matrix; the official code uses neither
 _OPENCV_TO_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 
@@ -78,12 +80,18 @@ def _projection(dataset: Path) -> np.ndarray | None:
     projection[0, 0], projection[1, 1] = 2 * k[0, 0, 0] / width, 2 * k[0, 1, 1] / height
     projection[2, 2:] = -(_FAR + _NEAR) / (_FAR - _NEAR), -2 * _FAR * _NEAR / (_FAR - _NEAR)
     projection[3, 2] = -1
-    centred = np.allclose(k[0, :2, 2], (width / 2, height / 2)) and np.isclose(k[0, 0, 1], 0)
-    if not centred or not np.allclose(k, k[0]):
+    if not np.allclose(k, k[0]):
         raise UserError(
             f"{dataset}: its cameras differ in field of view or centre, and tfrecord has one projection for all: "
             "render with a fixed field of view, or export to webdataset or bop"
         )
+    if not np.allclose(k[0, :2, 2], (width / 2, height / 2)) or not np.isclose(k[0, 0, 1], 0):
+        raise UserError(
+            f"{dataset}: its cameras are skewed or not centred in the image, for which tfrecord has no place: export "
+            "to webdataset or bop"
+        )
+    if (height, width) != _OFFICIAL_SIZE:
+        print(f"{dataset}: {width} x {height} pixels; the official code reads 128 x 128 alone", file=sys.stderr)
     return projection
 
 

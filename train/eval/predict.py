@@ -11,6 +11,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +102,7 @@ def predict(
     paths = expand(images)
     detector = Detector.load(run, options.device)
     out = Path(out)
+    new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     results, failures = [], []
     names: set[str] = set()
@@ -121,6 +123,9 @@ def predict(
     finally:  # interrupted, what is done is not lost
         if results:  # without any, those of an earlier run are not either
             _write_results(out, run, detector, options, results, failures)
+        elif new:
+            with suppress(OSError):
+                out.rmdir()
     if failures and len(paths) == 1 and not results:
         raise UserError(failures[0]["reason"])
     if failures:
