@@ -4,7 +4,8 @@
 #     benchmarks/real_meshes.sh FOLDER MESHES airplane|car|chair
 #
 # MESHES holds category folders in ShapeNet's layout. FOLDER gets datasets and runs: "run" is the table's, which learns
-# from the train split; "shipped" is train/pretrained's, the same two trainings on all meshes. Takes two hours and
+# from the train split; "shipped" is train/pretrained's, from all meshes: the same first training, and a second one that
+# sees them plain, not varied as well. Takes two hours and
 # three quarters on one core; run again, it goes on where it was stopped.
 set -euo pipefail
 cli=$(realpath "$(dirname "${BASH_SOURCE[0]}")/../cli.py") category=$3

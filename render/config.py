@@ -37,7 +37,7 @@ class RenderConfig:
     category: str | None = None  # built-in shapes to draw: airplane, car or chair
     meshes: Path | None = None  # instead of shapes: a ShapeNetCore category folder, any folder of meshes, or one mesh
     models: int | None = None  # how many; by default 400 shapes, or all meshes (which come in the order of their ids)
-    hybrids: int | None = None  # with --meshes: in their place so many joined of two each, all for training
+    hybrids: int | None = None  # with --meshes: in their place so many, each joined of parts of two; all for training
     hybrid_axis: str = "z"  # of the object: one part follows on the other along x, y or z
     annotations: Path | None = None  # with --meshes: JSON of the KeypointNet dataset (You et al. 2020), its keypoints
     pairs_per_model: int = 16  # pairs of views of each model
@@ -46,7 +46,7 @@ class RenderConfig:
     views: ViewSettings = field(default_factory=ViewSettings)  # image size and cameras
     light: Light = field(default_factory=Light)
     variety: Variety = field(default_factory=Variety)  # domain randomisation
-    backend: str = "auto"  # auto, egl, osmesa or embree
+    backend: str = "auto"  # auto, egl or embree; osmesa is not offered
     strict: bool = False  # a mesh that cannot be used is an error, instead of an entry in `failures`
     time_limit: float = 600.0  # seconds of processor time in which a mesh can be read, or it is left out; 0: none
     # How the work is done; these shape no byte of the data.

@@ -1,11 +1,13 @@
 """What the documentation tells to type exists."""
 
+import dataclasses
 import re
 from pathlib import Path
 
 import pytest
 
 import cli
+from train.config import make_config
 
 ROOT = Path(cli.__file__).parent
 PAGES = [
@@ -46,3 +48,20 @@ def test_files_that_are_named_exist(page):
     linked = re.findall(r"\]\((?!http)([^)#]+)\)", page.read_text(encoding="utf-8"))
     missing = [name for name in named if not (ROOT / name).exists()]
     assert not missing and all((page.parent / name).exists() for name in linked)
+
+
+def test_the_presets_settings_are_told_as_they_are():
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \| (.*) \| (.*) \|$", (ROOT / "docs/method.md").read_text(), re.M)
+    told = {name: values for name, *values in rows}
+    presets = [dataclasses.asdict(make_config(preset)) for preset in ("paper", "cpu", "gpu")]
+    settings = {name: [_shown(preset[name]) for preset in presets] for name in presets[0]}
+    del settings["preset"], settings["weights"]
+    assert told == {name: values for name, values in settings.items() if len(set(values)) > 1}
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ",".join(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)

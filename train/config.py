@@ -64,7 +64,7 @@ class TrainConfig:
     delta: float = 0.05  # squared distance below which keypoints repel each other (δ²), squared object units
     noise: float = 0.1  # standard deviation added to points before the pose term, object units: in the first step
     noise_end: float = 0.1  # the same in the last step; it changes linearly
-    anneal_start: float = 0.15  # share of the steps; half-way to the next the flag turns from truth to prediction
+    anneal_start: float = 0.15  # share of the steps; half-way to anneal_end the flag turns from truth to prediction
     anneal_end: float = 0.3  # share of the steps, see above; from here on spatial consistency counts
     flag_margin: float = 1.0  # the prediction counts only where the axis' x in the camera frame is within this of 0
     cross_pairs: bool = False  # read the pairs of a model two by two, and compare views across the two as well
