@@ -140,6 +140,7 @@ def merge(out: Path, folders: Sequence[Path], progress: Progress = lambda pairs:
         manifests[0].seed,
         settings[0] if len(settings) == 1 else {"merged": settings},
         failures=_failures_of_all(manifests),
+        tasks=sorted({task for manifest in manifests for task in manifest.tasks}) if absent_tasks(manifests) else [],
     )
     with _claimed(out):
         digests = {
@@ -156,12 +157,20 @@ def merge(out: Path, folders: Sequence[Path], progress: Progress = lambda pairs:
 
 
 def absent_tasks(manifests: Sequence[Manifest]) -> list[tuple[int, int]]:
-    """(I, N) of the tasks of `render --task` whose parts are not among datasets that hold other parts."""
-    there: dict[tuple[str, int], set[int]] = defaultdict(set)
+    """(I, N) of the tasks of `render --task` whose parts are not among datasets that hold other parts.
+
+    Nothing is said of a rendering that is among them whole, or in parts of several N.
+    """
+    there: dict[str, set[tuple[int, int]]] = defaultdict(set)
+    whole = {canonical_json(manifest.settings) for manifest in manifests if not manifest.tasks}
     for manifest in manifests:
-        for number, of in manifest.tasks:
-            there[canonical_json(manifest.settings), of].add(number)
-    return [(i, of) for (_, of), numbers in there.items() for i in range(1, of + 1) if i not in numbers]
+        there[canonical_json(manifest.settings)].update(manifest.tasks)
+    absent = []
+    for settings, tasks in there.items():
+        counts = {of for _, of in tasks}
+        if settings not in whole and len(counts) == 1:
+            absent += sorted({(i, of) for of in counts for i in range(1, of + 1)} - tasks)
+    return absent
 
 
 def _failures_of_all(manifests: list[Manifest]) -> list[Failure]:

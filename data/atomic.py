@@ -103,7 +103,8 @@ def replacing(path: Path, durable: bool = True) -> Iterator[Path]:
     Raises:
         UserError: there is something else than a file. OSError: see :func:`errors_named`.
     """
-    if path.exists() and not path.is_file() or path.parts[:2] in (("/", "dev"), ("/", "proc")):
+    system = path.parts[:2] in (("/", "dev"), ("/", "proc")) and path.parts[:3] != ("/", "dev", "shm")
+    if path.exists() and not path.is_file() or system:
         raise UserError(f"{path}: a folder, a pipe or a device: name a file")
     path = Path(os.path.realpath(path)) if path.is_symlink() else path
     temporary = temporary_path(path)

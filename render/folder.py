@@ -168,16 +168,18 @@ def part_name(sha256: str) -> str:
     return f"{sha256}.h5"
 
 
-def models_in_parts(out: Path, wanted: Mapping[str, str], elsewhere: Set[str], held: Set[str]) -> set[str]:
+def models_in_parts(
+    out: Path, wanted: Mapping[str, str], elsewhere: Set[str], held: Mapping[str, int], pairs: int
+) -> set[str]:
     """Ids of the models in parts of earlier runs.
 
-    Torn parts are deleted (parts are not forced to the disk one by one: a crash tears some), and those of models that
-    the dataset holds, or whose meshes are gone.
+    Torn parts are deleted (parts are not forced to the disk one by one: a crash tears some), those with other pairs
+    than the dataset lacks, and those whose meshes are gone.
 
     Args:
         wanted: id -> source of the models to render.
         elsewhere: ids of those that are for other tasks to render.
-        held: ids of those that the dataset holds already.
+        held: id -> how many of its pairs the dataset holds already. pairs: how many it shall hold.
 
     Raises:
         UserError: the parts are of another task, or of other meshes.
@@ -197,16 +199,20 @@ def models_in_parts(out: Path, wanted: Mapping[str, str], elsewhere: Set[str], h
         if path.name == part_name(file_sha256(path)):  # HDF5 itself may hang on a damaged file
             with ShardReader(path) as part:
                 made_of = {model.model_id: model.source for model in part.models}
+                fits = all(
+                    len(part.rows_of(slot)) == pairs - held.get(model.model_id, 0)
+                    for slot, model in enumerate(part.models)
+                )
         for model_id, source in made_of.items():
             if model_id in elsewhere:
                 refuse(f"another task, with {source}", "give the same --task, or none, to go on")
             if wanted.get(model_id, source) != source:
                 refuse(f"{source}, not of {wanted[model_id]}", "give the same meshes to go on")
-        if made_of and made_of.keys() <= wanted.keys():
+        if made_of and fits and made_of.keys() <= wanted.keys():
             found |= made_of.keys()
         else:
             useless.append(path)
-            strange |= made_of.keys() - held
+            strange |= made_of.keys() - held.keys() - wanted.keys()
     if strange and not found:
         refuse(f"other meshes, with {min(strange)}", "give the same meshes to go on")
     for path in useless:

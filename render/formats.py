@@ -36,7 +36,7 @@ def prepare_gltf(content: bytes, assets: Assets) -> bytes:
     if content[:4] == b"glTF":
         start, end = 20, 20 + struct.unpack_from("<I", content, 12)[0]
     header = json.loads(content[start:end])
-    changed = _use_diffuse_colors(header.get("materials", []))
+    changed = _use_diffuse_colors(header.get("materials", [])) | _leave_cameras_out(header.get("nodes", []))
     _check_gltf(header, content[end + 8 :], assets)
     if not changed:
         return content
@@ -59,6 +59,12 @@ def _use_diffuse_colors(materials: list[dict]) -> bool:
             material["pbrMetallicRoughness"] = {names[name]: own[name] for name in names if name in own}
             changed = True
     return changed
+
+
+def _leave_cameras_out(nodes: list[dict]) -> bool:
+    """Take cameras from their nodes, for trimesh would leave out what else such a node holds. Gives whether there were
+    any."""
+    return any([node.pop("camera", None) is not None for node in nodes])
 
 
 def _check_gltf(header: dict, binary: bytes, assets: Assets) -> None:
@@ -158,21 +164,25 @@ def prepare_off(content: bytes) -> bytes:
     """An OFF file of triangles, for trimesh makes a fan of any face, and does not read some mixtures; refuses colours,
     which it leaves out."""
     lines = [words for line in content.splitlines() if (words := line.partition(b"#")[0].split())]
-    magic = re.fullmatch(rb"(C?)OFF(\d*)", lines[0][0] if lines else b"")
+    magic = re.fullmatch(rb"(ST)?(C)?(N)?(4)?OFF(\d*)", lines[0][0] if lines else b"")
     if magic is None:
         return content  # trimesh says what is wrong
-    colored, number = magic.groups()
+    pictured, colored, normals, projective, number = magic.groups()
+    if projective:
+        raise MeshError("has four coordinates a vertex (4OFF), which is not supported: save it with three")
+    width = 3 + 3 * bool(normals) + 2 * bool(pictured)  # numbers of a vertex
     counts = [number, *lines[0][1:]] if number else lines[0][1:]  # some files have no blank, others no line end between
     if not counts:
         counts = lines.pop(1)
     end = 1 + int(counts[0])
     corners, faces = lines[1:end], lines[end : end + int(counts[1])]
-    if colored or any(len(face) > 1 + int(face[0]) for face in faces):
-        raise MeshError("has colours, which are not read from OFF: save it as PLY, OBJ or GLB")
     whole = len(faces) == int(counts[1]) and all(len(face) == 1 + int(face[0]) for face in faces)
+    longer = [face for face in faces if len(face) > 1 + int(face[0])]
+    if colored or longer or whole and any(len(corner) > width for corner in corners):
+        raise MeshError("has colours, which are not read from OFF: save it as PLY, OBJ or GLB")
     if not whole:
-        _refuse_cut_short(list(chain(*lines[1:])), int(counts[0]), int(counts[1]))
-    if not whole or all(face[0] == b"3" for face in faces):
+        _refuse_cut_short(list(chain(*lines[1:])), width * int(counts[0]), int(counts[1]))
+    if not whole or width == 3 and all(face[0] == b"3" for face in faces):
         return content
     vertices = np.array([words[:3] for words in corners], np.float64)
     polygons: dict[int, list[list[bytes]]] = {}
@@ -180,21 +190,23 @@ def prepare_off(content: bytes) -> bytes:
         polygons.setdefault(len(face) - 1, []).append(face[1:])
     indices = [np.array(rows, np.int64).reshape(len(rows), number) for number, rows in polygons.items()]
     triangles, _ = triangulate_all(vertices, [(np.arange(len(index)), index) for index in indices])
-    rows = [b" ".join(words) for words in corners] + [b"3 %d %d %d" % tuple(triangle) for triangle in triangles]
+    rows = [b" ".join(words[:3]) for words in corners] + [b"3 %d %d %d" % tuple(triangle) for triangle in triangles]
     return b"OFF\n%d %d 0\n" % (len(vertices), len(triangles)) + b"\n".join(rows) + b"\n"
 
 
-def _refuse_cut_short(words: list[bytes], corners: int, faces: int) -> None:
-    """Refuse an OFF file that ends before its last face, which trimesh takes as it is."""
-    place = 3 * corners
+def _refuse_cut_short(words: list[bytes], place: int, faces: int) -> None:
+    """Refuse an OFF file that ends before its last face, which trimesh takes as it is; faces begin at a place."""
     for number in range(faces):
         if place >= len(words) or (place := place + 1 + int(words[place])) > len(words):
             raise MeshError(f"is cut short: it declares {faces} faces and holds {number}")
 
 
 def prepare_stl(content: bytes) -> bytes:
-    """An STL file without what some exporters write behind the last face of a binary one."""
+    """An STL file without what some exporters write behind the last face of a binary one; refuses one cut short."""
     if len(content) < 84 or content[83]:  # text has no zero byte, and a number of faces above 2^24 is none of ours
+        begun, ended = (len(re.findall(rb"(?im)^\s*" + word, content)) for word in (rb"solid\b", rb"endsolid\b"))
+        if begun > ended:
+            raise MeshError(f"is cut short: {begun} solids begin, {ended} end")
         return content
     faces = struct.unpack_from("<I", content, 80)[0]
     end = 84 + 50 * faces

@@ -284,7 +284,8 @@ def _finish(job: Job, manifest: Manifest, sources: list[Source], everything: lis
     ours = {source.model_id for source in sources}
     wanted = [source for source in short if source.model_id in ours]
     elsewhere = {source.model_id for source in short} - ours
-    done = models_in_parts(out, {source.model_id: source.name for source in wanted}, elsewhere, job.held.keys())
+    names = {source.model_id: source.name for source in wanted}
+    done = models_in_parts(out, names, elsewhere, job.held, config.pairs_per_model)
     missing = [source for source in wanted if source.model_id not in done]
     failures = sorted(_render_missing(job, parts, missing, len(sources)), key=astuple)
     ready = sorted(parts.glob("*.h5"))
@@ -296,8 +297,9 @@ def _finish(job: Job, manifest: Manifest, sources: list[Source], everything: lis
             f"{config.meshes or config.category}: none of the {len(sources)} models could be rendered, the first "
             f"because {failures[0].reason}: {failures[0].source}"
         )
-    whole = (out / MANIFEST_NAME).exists() and not manifest.tasks
-    tasks = [] if whole else _with_task(manifest.tasks, config.task)
+    begun = manifest.settings == job.settings and (out / MANIFEST_NAME).exists()
+    whole = config.task is None or begun and not manifest.tasks
+    tasks = [] if whole else _with_task(manifest.tasks if begun else [], config.task)
     complete = replace(manifest, settings=job.settings, failures=kept + failures, tasks=tasks)
     complete.failures.sort(key=astuple)
     unchanged = complete == replace(manifest, failures=sorted(manifest.failures, key=astuple))
@@ -313,12 +315,11 @@ def _finish(job: Job, manifest: Manifest, sources: list[Source], everything: lis
     return RenderSummary(len(manifest.models), pairs, len(missing) - len(failures), manifest.failures)
 
 
-def _with_task(tasks: list[tuple[int, int]], task: tuple[int, int] | None) -> list[tuple[int, int]]:
+def _with_task(tasks: list[tuple[int, int]], task: tuple[int, int]) -> list[tuple[int, int]]:
     """The tasks that a folder holds after one more; none where it holds the whole rendering."""
-    if task is None:
-        return []
-    held = sorted({*tasks, task})
-    return [] if sum(of == task[1] for _, of in held) == task[1] else held
+    number, of = task
+    held = sorted({*tasks, (number or of, of)})  # 0 stands for N
+    return [] if sum(own == of for _, own in held) == of else held
 
 
 def _require_meshes_of_short_models(config: RenderConfig, held: Mapping[str, int], sources: list[Source]) -> None:

@@ -10,6 +10,7 @@ from render.polygons import triangulate_all
 from render.sources import MeshError
 
 _COORDINATES = ("s", "t", "u", "v", "texture_u", "texture_v")  # of a texture
+_COLORS = tuple(f"{before}{color}" for before in ("", "diffuse_") for color in ("red", "green", "blue"))
 _ORDERS = {"binary_little_endian": "<", "binary_big_endian": ">"}
 _KINDS = {
     **{"char": "i1", "uchar": "u1", "short": "i2", "ushort": "u2", "int": "i4", "uint": "u4"},
@@ -30,6 +31,9 @@ def prepare_ply(content: bytes) -> bytes:
     pictures = sum(line[:1] == ["comment"] and line[1:2] and line[1].lower() == "texturefile" for line in words)
     if pictures > 1:
         raise MeshError("has several textures, which is not supported in PLY: save it as OBJ or GLB")
+    for line in words:
+        if line[:1] == ["property"] and line[-1] in _COLORS and _KINDS.get(line[1], "u1") not in ("u1", "f4", "f8"):
+            raise MeshError(f"has colours of type {line[1]}, which are not read from PLY: save them as uchar")
     names = {line[-1] for line in words if line[:1] == ["property"]}
     new = {} if "red" in names else {f"diffuse_{color}": color for color in ("red", "green", "blue")}
     if not pictures:  # trimesh would take the coordinates for a texture, and leave colours out

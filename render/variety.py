@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import colorsys
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
@@ -104,7 +105,8 @@ def variety_settings(variety: Variety) -> dict:
     if variety.background_images:
         files = _pictures(Path(variety.background_images))
         listing = "\n".join(f"{path.name} {file_sha256(path)}" for path in files)
-        settings["background_images"] = {"files": len(files), "sha256": hashlib.sha256(listing.encode()).hexdigest()}
+        digest = hashlib.sha256(os.fsencode(listing)).hexdigest()
+        settings["background_images"] = {"files": len(files), "sha256": digest}
     return settings
 
 

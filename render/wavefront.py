@@ -98,7 +98,10 @@ def _plain_text(content: bytes) -> bytes:
 def _plain_obj(content: bytes) -> bytes:
     """An OBJ file without what its format allows and trimesh stumbles over: lines that go on in the next, lines that
     are indented, remarks behind numbers, and what :func:`_plain_text` replaces."""
-    content = _plain_text(content).replace(b"\\\n", b" ")
+    content = _plain_text(content)
+    if b"#" in content:
+        content = re.sub(rb"^ *#[^\n]*", b"", content, flags=re.MULTILINE)
+    content = content.replace(b"\\\n", b" ")
     if content[:1] == b" " or b"\n " in content:
         content = re.sub(rb"^ +", b"", content, flags=re.MULTILINE)
     if content.count(b"#") > content.count(b"\n#") + content.startswith(b"#"):

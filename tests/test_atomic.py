@@ -1,6 +1,8 @@
 """Files that appear whole under their name, or not at all."""
 
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +17,13 @@ def test_a_link_is_written_through(tmp_path):
     write_bytes(link, b"page")
     assert link.is_symlink() and (tmp_path / "real" / "page.html").read_bytes() == b"page"
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["link.html", "page.html", "real"]
+
+
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="has no memory to write files in")
+def test_files_in_memory_are_files():
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        write_bytes(Path(folder) / "a", b"x")
+        assert (Path(folder) / "a").read_bytes() == b"x"
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe", "link to a pipe", "working folder"])

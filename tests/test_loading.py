@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import struct
 from pathlib import Path
 
@@ -549,6 +550,22 @@ def test_off_with_faces_of_any_number_of_corners(tmp_path):
             load_mesh(write(tmp_path / "short.off", f"OFF\n12 8 0\n{corners}\n{cut}\n"))
 
 
+def test_ply_colours_of_whole_numbers_beyond_bytes_are_refused(tmp_path):
+    colors = ["ushort red", "ushort green", "ushort blue"]
+    rows = [f"{xyz} 32768 0 0" for xyz in ("0 0 0", "1 0 0", "0 1 0")]
+    with pytest.raises(MeshError, match="colours of type ushort, which are not read from PLY"):
+        load_mesh(write(tmp_path / "a.ply", ply([*XYZ, *colors], rows)))
+
+
+def test_remarks_in_obj_mean_nothing(tmp_path):
+    (tmp_path / "a.mtl").write_text("newmtl red\nKd 1 0 0\nnewmtl blue\nKd 0 0 1\n")
+    text = "# from C:\\cars\\\n#mtllib gone.mtl\n # the mtllib is next\nmtllib a.mtl\n# usemtl blue\n"
+    text += "v 0 0 0\n  # v 9 9 9\nv 1 0 0\nv 0 1 0\nv 0 0 1\nusemtl red\nf 1 2 3\n# usemtl blue\nf 1 2 4\n"
+    mesh = load_mesh(write(tmp_path / "a.obj", text))
+    assert (mesh.colors == (255, 0, 0)).all()
+    assert len(mesh.vertices) == 4 and area(mesh) == pytest.approx(4)  # two halves of squares of side 2
+
+
 def test_ply_with_several_textures_is_refused(tmp_path):
     comment = "comment TextureFile a.png\ncomment TextureFile b.png\n"
     with pytest.raises(MeshError, match="several textures"):
@@ -561,19 +578,37 @@ def test_ply_with_several_textures_is_refused(tmp_path):
         "COFF\n3 1 0\n0 0 0 255 0 0 255\n1 0 0 255 0 0 255\n0 1 0 255 0 0 255\n3 0 1 2\n",
         "OFF 3 1 0\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2 255 0 0\n",
         "OFF3 1 0\n# a face\n0 0 0\n1 0 0\n0 1 0\n3 0 1 2 1.0 0 0\n",
+        "OFF\n3 1 0\n0 0 0 255 255 255\n1 0 0 255 255 255\n0 1 0 255 255 255\n3 0 1 2\n",
     ],
 )
 def test_off_colours_are_refused(tmp_path, text):
     with pytest.raises(MeshError, match="colours, which are not read from OFF"):
         load_mesh(write(tmp_path / "a.off", text))
-    plain = text.replace(" 255", "").replace(" 1.0 0 0", "").replace("2 0 0", "2").replace("COFF", "OFF")
+    plain = re.sub(" 255( 0 0 255| 255 255| 0 0)| 1.0 0 0", "", text).replace("COFF", "OFF")
     assert (load_mesh(write(tmp_path / "a.off", plain)).colors == painting.DEFAULT_GREY).all()
+
+
+@pytest.mark.parametrize("prefix, more", [("N", " 0 0 1"), ("ST", " 0.5 0.5"), ("STN", " 0 0 1 0.5 0.5")])
+def test_off_with_normals_or_coordinates_of_a_texture(tmp_path, prefix, more):
+    corners = "\n".join(f"{x} {y} {z}{more}" for z in (0, 1) for x, y in OUTLINE)
+    faces = "\n".join(" ".join(map(str, [len(face), *face])) for face in PRISM)
+    text = f"{prefix}OFF\n12 8 0\n{corners}\n{faces}\n"
+    mesh = load_mesh(write(tmp_path / "l.off", text))
+    assert len(mesh.faces) == 20 and area(mesh) == pytest.approx(14)
+    with pytest.raises(MeshError, match="colours, which are not read from OFF"):
+        load_mesh(write(tmp_path / "l.off", text.replace("NOFF", "CNOFF") if "N" in prefix else f"STC{text[2:]}"))
+    with pytest.raises(MeshError, match="four coordinates"):
+        load_mesh(write(tmp_path / "l.off", "4" + text.removeprefix(prefix)))
 
 
 def test_stl_as_text_however_it_begins(tmp_path):
     text = CUBE.export(file_type="stl_ascii").lower()
     for head in ("", "\ufeff"):
         assert len(load_mesh(write(tmp_path / "a.stl", head + text)).faces) == 12
+    second = text.replace("solid", "solid b", 1).replace("2.0", "3.0")
+    assert len(load_mesh(write(tmp_path / "a.stl", f"{text}\n{second}")).faces) == 24
+    with pytest.raises(MeshError, match="cut short: 2 solids begin, 1 end"):
+        load_mesh(write(tmp_path / "a.stl", f"{text}\n{second[: second.rindex('endfacet')]}endfacet"))
 
 
 def test_ply_elements_without_properties_and_counts_as_floats(tmp_path):
@@ -603,6 +638,13 @@ def test_files_of_faces_that_end_too_soon_are_refused(tmp_path):
 def test_gltf_without_a_colour_is_white(tmp_path):
     for material in (None, {}, {"pbrMetallicRoughness": {"metallicFactor": 0}}):
         assert (load_mesh(write(tmp_path / "a.glb", triangle(material=material))).colors == 255).all()
+
+
+def test_meshes_beside_a_camera_of_gltf_and_below_one_stay(tmp_path):
+    nodes = [{"mesh": 0, "camera": 0, "children": [1]}, {"mesh": 0, "translation": [0, 0, 1]}, {"camera": 0}]
+    cameras = [{"type": "perspective", "perspective": {"yfov": 0.5, "znear": 0.1}}]
+    content = triangle(extra={"nodes": nodes, "cameras": cameras, "scenes": [{"nodes": [0, 2]}]})
+    assert len(load_mesh(write(tmp_path / "a.glb", content)).faces) == 2
 
 
 def test_diffuse_colours_of_gltf_are_base_colours(tmp_path):

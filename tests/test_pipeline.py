@@ -175,13 +175,21 @@ class TestDeterminism:
         manifests = [load_manifest(part) for part in parts]
         assert absent_tasks(manifests) == absent_tasks([load_manifest(reference)]) == []
         assert absent_tasks(manifests[1:]) == [(1, 3)] and absent_tasks([*manifests[1:], manifests[0]]) == []
+        assert absent_tasks([load_manifest(reference), manifests[0]]) == []
+        merge(tmp_path / "two", parts[1:])
+        assert load_manifest(tmp_path / "two").tasks == [(2, 3), (3, 3)]
+        merge(tmp_path / "three", [tmp_path / "two", parts[0]])
+        assert contents(tmp_path / "three") == contents(reference)
 
-    def test_tasks_one_after_the_other(self, reference, meshes, tmp_path):
+    def test_tasks_one_after_the_other(self, meshes, tmp_path):
         tasks = []
-        for i in (2, 1, 2, 3, 1):
+        for i in (0, 1, 3, 2, 1):
             render_dataset(config(tmp_path, meshes, task=(i, 3)))
             tasks.append(load_manifest(tmp_path).tasks)
-        assert tasks == [[(2, 3)], [(1, 3), (2, 3)], [(1, 3), (2, 3)], [], []]
+        assert tasks == [[(3, 3)], [(1, 3), (3, 3)], [(1, 3), (3, 3)], [], []]
+        render_dataset(config(tmp_path / "grown", meshes, models=2))
+        render_dataset(config(tmp_path / "grown", meshes, models=8, grow=True, task=(1, 2)))
+        assert load_manifest(tmp_path / "grown").tasks == [(1, 2)]
 
     def test_tasks_of_bad_meshes_alone_merged(self, reference, meshes, tmp_path):
         parts = [tmp_path / str(i) for i in range(12)]  # more than there are meshes
@@ -271,6 +279,27 @@ class TestGrowing:
             assert len(arrays[0]) == 5
             for mine, fresh_ones in zip(ours[name], arrays, strict=True):
                 np.testing.assert_array_equal(mine, fresh_ones)
+
+    @pytest.mark.parametrize("lost_first", [True, False])
+    def test_a_shard_that_is_lost_while_it_grows(self, few, grown, meshes, tmp_path, monkeypatch, lost_first):
+        out = Path(shutil.copytree(few, tmp_path / "data"))
+        shard = next(out.glob("train-*.h5"))
+        precious = shard.read_bytes()
+        if lost_first:
+            shard.unlink()
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(render.pipeline, "assemble", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            render_dataset(config(out, meshes, **MORE, grow=True))
+        if lost_first:
+            shard.write_bytes(precious)
+        else:
+            shard.unlink()
+        render_dataset(config(out, meshes, **MORE, grow=True))
+        ours, theirs = models_of(out), models_of(grown)
+        assert ours.keys() == theirs.keys()
+        for name, arrays in theirs.items():
+            for mine, right in zip(ours[name], arrays, strict=True):
+                np.testing.assert_array_equal(mine, right)
 
     def test_killed_again_and_again(self, few, grown, meshes, tmp_path):
         out = Path(shutil.copytree(few, tmp_path / "data"))

@@ -1,5 +1,6 @@
 """Domain randomisation: what it changes, and what it must leave alone."""
 
+import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -332,9 +333,9 @@ class TestImages:
         check_config(config(tmp_path / "data", variety))
 
     def test_other_pictures_are_other_settings(self, tmp_path):
-        for name, color in (("a", "red"), ("b", "blue")):  # of one name and one size
+        for name, color in (("a", "red"), ("b", "blue")):  # of one name, which is no UTF-8, and one size
             (tmp_path / name).mkdir()
-            Image.new("RGB", (8, 8), color).save(tmp_path / name / "picture.bmp")
+            Image.new("RGB", (8, 8), color).save(tmp_path / name / os.fsdecode(b"caf\xe9.bmp"), "BMP")
         first, second = (
             data_settings(config("out", Variety(background_images=tmp_path / name)))["variety"] for name in "ab"
         )
