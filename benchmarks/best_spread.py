@@ -26,14 +26,11 @@ def main() -> None:
     rng = np.random.default_rng(0)
     poses = np.concatenate([sample_pair(rng, settings)[0] for _ in range(VIEWS // 2)])
     forward = poses[:, 2, :3]  # the camera's z axis in the object frame
-    along = settings.distance[0] - poses[:, 2, 3]
-    shift = settings.distance[0] * forward - (poses[:, None, :3, 3] @ poses[:, :3, :3])[:, 0]
-    across = shift - along[:, None] * forward
-    ends = (np.array([[-settings.shift], [settings.shift]]) * np.sign(forward)[:, None] - across[:, None]) / forward[
-        :, None
-    ]
-    middle = (ends[:, 0].max(1) + ends[:, 1].min(1)) / 2
-    points = (along - middle)[:, None, None] * forward[:, None]
+    shift = settings.distance[0] * forward - np.einsum("vij,vi->vj", poses[:, :3, :3], poses[:, :3, 3])
+    along = (shift * forward).sum(1)
+    across, limits = shift - along[:, None] * forward, settings.shift * np.sign(forward)
+    least, most = ((-limits - across) / forward).max(1), ((limits - across) / forward).min(1)
+    points = (along - (least + most) / 2)[:, None, None] * forward[:, None]
     print(f"3D-SE of a detector that knows all but the depth of the whole: {keypoint_spread(points)[0]:.3f}")
 
 

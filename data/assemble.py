@@ -140,8 +140,9 @@ def merge(out: Path, folders: Sequence[Path], progress: Progress = lambda pairs:
         manifests[0].seed,
         settings[0] if len(settings) == 1 else {"merged": settings},
         failures=_failures_of_all(manifests),
-        tasks=sorted({task for manifest in manifests for task in manifest.tasks}) if absent_tasks(manifests) else [],
     )
+    if len(settings) == 1 and absent_tasks(manifests):
+        target.tasks = sorted({task for manifest in manifests for task in manifest.tasks})
     with _claimed(out):
         digests = {
             Path(folder) / shard.file: shard.sha256

@@ -301,9 +301,8 @@ def _finish(job: Job, manifest: Manifest, sources: list[Source], everything: lis
     whole = config.task is None or begun and not manifest.tasks
     tasks = [] if whole else _with_task(manifest.tasks if begun else [], config.task)
     complete = replace(manifest, settings=job.settings, failures=kept + failures, tasks=tasks)
-    complete.failures.sort(key=astuple)
-    unchanged = complete == replace(manifest, failures=sorted(manifest.failures, key=astuple))
-    if ready or not unchanged or not (out / MANIFEST_NAME).exists():
+    before, after = ((m.settings, set(m.failures), m.tasks) for m in (manifest, complete))
+    if ready or before != after or not (out / MANIFEST_NAME).exists():
         try:
             manifest = assemble(out, ready, complete)
         except KeyboardInterrupt:

@@ -51,7 +51,9 @@ def test_files_that_are_named_exist(page):
 
 
 def test_the_presets_settings_are_told_as_they_are():
-    rows = re.findall(r"^\| `(\w+)` \| (.*) \| (.*) \| (.*) \|$", (ROOT / "docs/method.md").read_text(), re.M)
+    rows = re.findall(
+        r"^\| `(\w+)` \| (.*) \| (.*) \| (.*) \|$", (ROOT / "docs/method.md").read_text(encoding="utf-8"), re.M
+    )
     told = {name: values for name, *values in rows}
     presets = [dataclasses.asdict(make_config(preset)) for preset in ("paper", "cpu", "gpu")]
     settings = {name: [_shown(preset[name]) for preset in presets] for name in presets[0]}

@@ -178,6 +178,8 @@ class TestDeterminism:
         assert absent_tasks([load_manifest(reference), manifests[0]]) == []
         merge(tmp_path / "two", parts[1:])
         assert load_manifest(tmp_path / "two").tasks == [(2, 3), (3, 3)]
+        render_dataset(config(tmp_path / "other", meshes, pairs_per_model=1, models=2))
+        assert merge(tmp_path / "both", [tmp_path / "two", tmp_path / "other"]).tasks == []  # no one rendering's
         merge(tmp_path / "three", [tmp_path / "two", parts[0]])
         assert contents(tmp_path / "three") == contents(reference)
 

@@ -332,10 +332,11 @@ class TestImages:
         Image.new("RGB", (8, 8), "red").save(tmp_path / "pictures" / "good.png")
         check_config(config(tmp_path / "data", variety))
 
-    def test_other_pictures_are_other_settings(self, tmp_path):
-        for name, color in (("a", "red"), ("b", "blue")):  # of one name, which is no UTF-8, and one size
+    @pytest.mark.parametrize("file", ["picture.bmp", os.fsdecode(b"caf\xe9.bmp")])
+    def test_other_pictures_are_other_settings(self, tmp_path, file):
+        for name, color in (("a", "red"), ("b", "blue")):  # of one name and one size
             (tmp_path / name).mkdir()
-            Image.new("RGB", (8, 8), color).save(tmp_path / name / os.fsdecode(b"caf\xe9.bmp"), "BMP")
+            Image.new("RGB", (8, 8), color).save(tmp_path / name / file, "BMP")
         first, second = (
             data_settings(config("out", Variety(background_images=tmp_path / name)))["variety"] for name in "ab"
         )
