@@ -1,4 +1,4 @@
-"""Why gzip 1 by ISA-L, and one pair per chunk: python benchmarks/codecs.py DATASET (pip install hdf5plugin)
+"""Why gzip 1 by libdeflate, and one pair per chunk: python benchmarks/codecs.py DATASET (pip install hdf5plugin)
 
 Size per pair, and pairs per second of one core's time (not of the clock) for writing, for reading in order and shuffled
 by h5py, and shuffled by data.shard.ImageReader, of the colour and depth images of a dataset's train split.
@@ -26,7 +26,7 @@ from data.shard import ImageReader, ShardReader
 CODECS = {
     "none": {},
     "gzip 1": {"compression": "gzip", "compression_opts": 1},
-    "gzip 1 by ISA-L": {"compression": "gzip", "compression_opts": 1},
+    "gzip 1 by libdeflate": {"compression": "gzip", "compression_opts": 1},
     "gzip 4": {"compression": "gzip", "compression_opts": 4},
     "lzf": {"compression": "lzf"},
     "lz4 (hdf5plugin)": dict(hdf5plugin.LZ4()),
@@ -38,11 +38,11 @@ PAIRS = 128
 REPEATS = 3
 
 
-def measure(images: np.ndarray, path: Path, chunk: int, options: dict, isal: bool) -> tuple[float, ...]:
+def measure(images: np.ndarray, path: Path, chunk: int, options: dict, libdeflate: bool) -> tuple[float, ...]:
     """Bytes per pair, and pairs per second of writing, reading in order, reading shuffled, the same by ImageReader.
 
     Args:
-        isal: written by :func:`data.chunks.pack`.
+        libdeflate: written by :func:`data.chunks.pack`.
     """
     order = np.random.default_rng(0).permutation(len(images)).tolist()
     best = [np.inf] * 4
@@ -54,7 +54,7 @@ def measure(images: np.ndarray, path: Path, chunk: int, options: dict, isal: boo
             )
             for first in range(0, len(images), chunk):
                 pairs = images[first : first + chunk]
-                if isal:
+                if libdeflate:
                     dataset.id.write_direct_chunk((first, *[0] * (images.ndim - 1)), pack(pairs, dataset.shuffle))
                 else:
                     dataset[first : first + chunk] = pairs
@@ -92,7 +92,7 @@ def main() -> None:
         for (name, images), (codec, options), chunk in itertools.product(arrays.items(), CODECS.items(), CHUNKS):
             for shuffle in (False, True) if codec.startswith("gzip 1") and name == "depth" else (False,):
                 filters = {**options, "shuffle": True} if shuffle else options
-                row = measure(images, Path(scratch) / "x.h5", chunk, filters, codec.endswith("ISA-L"))
+                row = measure(images, Path(scratch) / "x.h5", chunk, filters, codec.endswith("libdeflate"))
                 numbers = " | ".join(f"{value:.0f}" for value in row)
                 print(f"| `{name}` | {codec}{', shuffle filter' * shuffle} | {chunk} | {numbers} |", flush=True)
 

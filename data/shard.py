@@ -407,8 +407,8 @@ class ShardReader:
 class ImageReader:
     """Rows of ``rgba`` or ``depth`` of an open shard.
 
-    Where a pair is a chunk that gzip packed, it is unpacked by ISA-L, twice as fast as in HDF5; the chunk's Fletcher-32
-    is checked as there.
+    Where a pair is a chunk that gzip packed, it is unpacked by libdeflate, twice as fast as in HDF5; its Fletcher-32 is
+    checked as there.
     """
 
     def __init__(self, images: h5py.Dataset):
