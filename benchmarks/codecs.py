@@ -1,4 +1,4 @@
-"""Why gzip 1 by libdeflate, and one pair per chunk: python benchmarks/codecs.py DATASET (pip install hdf5plugin)
+"""Why gzip 1 and one pair per chunk: python benchmarks/codecs.py DATASET (pip install hdf5plugin)
 
 Size per pair, and pairs per second of one core's time (not of the clock) for writing, for reading in order and shuffled
 by h5py, and shuffled by data.shard.ImageReader, of the colour and depth images of a dataset's train split.
@@ -19,14 +19,12 @@ import h5py
 import hdf5plugin
 import numpy as np
 
-from data.chunks import pack
 from data.manifest import load_manifest
 from data.shard import ImageReader, ShardReader
 
 CODECS = {
     "none": {},
     "gzip 1": {"compression": "gzip", "compression_opts": 1},
-    "gzip 1 by libdeflate": {"compression": "gzip", "compression_opts": 1},
     "gzip 4": {"compression": "gzip", "compression_opts": 4},
     "lzf": {"compression": "lzf"},
     "lz4 (hdf5plugin)": dict(hdf5plugin.LZ4()),
@@ -38,12 +36,8 @@ PAIRS = 128
 REPEATS = 3
 
 
-def measure(images: np.ndarray, path: Path, chunk: int, options: dict, libdeflate: bool) -> tuple[float, ...]:
-    """Bytes per pair, and pairs per second of writing, reading in order, reading shuffled, the same by ImageReader.
-
-    Args:
-        libdeflate: written by :func:`data.chunks.pack`.
-    """
+def measure(images: np.ndarray, path: Path, chunk: int, options: dict) -> tuple[float, ...]:
+    """Bytes per pair, and pairs per second of writing, reading in order, reading shuffled, the same by ImageReader."""
     order = np.random.default_rng(0).permutation(len(images)).tolist()
     best = [np.inf] * 4
     for _ in range(REPEATS):
@@ -53,11 +47,7 @@ def measure(images: np.ndarray, path: Path, chunk: int, options: dict, libdeflat
                 "x", images.shape, images.dtype, chunks=(chunk, *images.shape[1:]), fletcher32=True, **options
             )
             for first in range(0, len(images), chunk):
-                pairs = images[first : first + chunk]
-                if libdeflate:
-                    dataset.id.write_direct_chunk((first, *[0] * (images.ndim - 1)), pack(pairs, dataset.shuffle))
-                else:
-                    dataset[first : first + chunk] = pairs
+                dataset[first : first + chunk] = images[first : first + chunk]
         times = [time.process_time() - start]
         for rows in (range(len(images)), order):
             # Room for one chunk: without it those of 4 and 16 pairs would be unpacked for every pair, even in order.
@@ -90,9 +80,9 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as scratch:
         for (name, images), (codec, options), chunk in itertools.product(arrays.items(), CODECS.items(), CHUNKS):
-            for shuffle in (False, True) if codec.startswith("gzip 1") and name == "depth" else (False,):
+            for shuffle in (False, True) if codec == "gzip 1" and name == "depth" else (False,):
                 filters = {**options, "shuffle": True} if shuffle else options
-                row = measure(images, Path(scratch) / "x.h5", chunk, filters, codec.endswith("libdeflate"))
+                row = measure(images, Path(scratch) / "x.h5", chunk, filters)
                 numbers = " | ".join(f"{value:.0f}" for value in row)
                 print(f"| `{name}` | {codec}{', shuffle filter' * shuffle} | {chunk} | {numbers} |", flush=True)
 

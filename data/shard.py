@@ -12,11 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import deflate
 import h5py
 import numpy as np
 
 from data.atomic import DeferredErrorFile, errors_named, publish, temporary_path
-from data.chunks import pack, unpack_into
 from data.errors import UserError
 from data.schema import FIELDS, FORMAT, FORMAT_VERSION, SPLITS, ModelPairs, relative_motion
 
@@ -123,7 +123,6 @@ class ShardWriter:
             raise ValueError(f"split must be one of {SPLITS}, got {header.split!r}")
         self._path = Path(path)
         self._final = final
-        self._codec = codec
         self._compression = _compression(codec)
         self.header = header
         self._models: list[ModelEntry] = []
@@ -164,8 +163,8 @@ class ShardWriter:
         _check_model(model, self.header)
         rgba, depth = self._grow_images(len(model.rgba), model.rgba.shape[2:4])
         for row in range(len(model.rgba)):  # pair by pair: colour and depth of a pair lie side by side in the file
-            self._write_pair(rgba, self._pairs + row, model.rgba[row])
-            self._write_pair(depth, self._pairs + row, model.depth[row])
+            rgba[self._pairs + row] = model.rgba[row]
+            depth[self._pairs + row] = model.depth[row]
         entry = ModelEntry(model.model_id, model.split, model.source, model.faces, model.geometry)
         rotation, translation = relative_motion(np.asarray(model.object_to_camera, np.float64))
         poses = (model.object_to_camera, model.intrinsics, rotation, translation)
@@ -184,7 +183,7 @@ class ShardWriter:
                     mask, chunk = reader.read_chunk(source, (int(row), *corner))
                     target.id.write_direct_chunk((position, *corner), chunk, mask)
                 else:
-                    self._write_pair(target, position, reader.read(name, row))
+                    target[position] = reader.read(name, row)
         poses = {name: reader.read(name, rows) for name in _POSE_FIELDS}
         self._append_tables(reader.models[slot], poses, reader.semantic_keypoints(slot))
 
@@ -220,13 +219,6 @@ class ShardWriter:
         )  # fmt: skip
         self._describe(dataset, name)
         return dataset
-
-    def _write_pair(self, target: h5py.Dataset, row: int, images: np.ndarray) -> None:
-        if self._codec == "gzip":
-            images = np.ascontiguousarray(images, target.dtype)  # another program's may have another byte order
-            target.id.write_direct_chunk((row, *(0,) * images.ndim), pack(images, target.shuffle))
-        else:
-            target[row] = images
 
     def _append_tables(self, entry: ModelEntry, poses: dict[str, np.ndarray], keypoints: np.ndarray | None) -> None:
         count = len(poses["t"])
@@ -407,8 +399,8 @@ class ShardReader:
 class ImageReader:
     """Rows of ``rgba`` or ``depth`` of an open shard.
 
-    Where a pair is a chunk that gzip packed, it is unpacked by libdeflate, twice as fast as in HDF5; its Fletcher-32 is
-    checked as there.
+    Where a pair is a chunk that gzip packed, it is unpacked by libdeflate, three times as fast as in HDF5. That checks
+    the Adler-32 of the pixels themselves instead of the Fletcher-32 of the chunk.
     """
 
     def __init__(self, images: h5py.Dataset):
@@ -429,7 +421,11 @@ class ImageReader:
         skipped, chunk = self._images.id.read_direct_chunk((row, *self._rest))
         if skipped:
             raise ValueError("a chunk is not compressed like the others")
-        unpack_into(target, chunk)
+        try:
+            pixels = deflate.zlib_decompress(memoryview(chunk)[:-4], target.nbytes)
+        except deflate.DeflateError as error:
+            raise ValueError("a chunk is damaged") from error
+        target.reshape(-1)[:] = np.frombuffer(pixels, target.dtype)
 
     def close(self) -> None:
         """Close the whole file."""
