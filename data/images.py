@@ -11,7 +11,8 @@ EpsImagePlugin.gs_binary = False  # PostScript is a program: no picture of anoth
 def to_8_bits(image: Image.Image) -> Image.Image:
     """A grey picture of 16 bits, or of floats, as one of 8, which ``convert`` would clip; others as they are.
 
-    Values that all fit in 8 bits, as those of a mask of 0 and 1, are kept; floats up to 1 are shares of white.
+    Values that all fit in 8 bits, as those of a mask of 0 and 1, are kept; floats up to 1 are shares of white. With
+    alpha, if one value is transparent.
 
     Raises:
         ValueError: floats that are not finite.
@@ -24,7 +25,10 @@ def to_8_bits(image: Image.Image) -> Image.Image:
     if image.mode == "F" and values.max() <= 1:
         values = values * 255
     values = values.round().astype(np.int64).clip(0, 65535)
-    return Image.fromarray((values if values.max() < 256 else values >> 8).astype(np.uint8))
+    grey = Image.fromarray((values if values.max() < 256 else values >> 8).astype(np.uint8))
+    if isinstance(clear := image.info.get("transparency"), int):  # of a PNG: the value that is transparent
+        grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return grey
 
 
 def pixels_under(points: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from data.errors import UserError
 from tests.test_metrics import rotation
@@ -177,17 +177,35 @@ def test_the_distance_does_not_depend_on_whether_the_image_is_square():
             assert np.linalg.norm(end_on.points, axis=1).mean() == pytest.approx(30, rel=0.01)
 
 
-def test_a_pil_image_is_turned_upright_as_its_file_is(tmp_path):
+@pytest.mark.parametrize("suffix, option", [("png", "exif"), ("tif", "tiffinfo"), ("webp", "exif")])
+def test_a_pil_image_is_turned_upright_as_its_file_is(tmp_path, suffix, option):
     pixels = np.zeros((200, 300, 4), np.uint8)
-    pixels[80:120, 100:200] = (200, 100, 50, 255)
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 6
-    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
-    by_path, by_image = (
-        detect(CornerDetector(), each) for each in (tmp_path / "a.png", Image.open(tmp_path / "a.png"))
-    )
+    pixels[80:120, 100:180] = (200, 100, 50, 255)
+    path = tmp_path / f"a.{suffix}"
+    tags = Image.Exif() if option == "exif" else TiffImagePlugin.ImageFileDirectory_v2()
+    tags[ExifTags.Base.Orientation] = 6
+    Image.fromarray(pixels).save(path, **{option: tags})
+    by_path, by_image = (detect(CornerDetector(), each) for each in (path, Image.open(io.BytesIO(path.read_bytes()))))
     assert by_path.framed.picture.shape == (300, 200, 4)
+    np.testing.assert_array_equal(by_path.framed.picture[..., 3] > 0, np.rot90(pixels[..., 3] > 0, -1))
     np.testing.assert_array_equal(by_image.keypoints, by_path.keypoints)
+
+
+def test_a_pil_image_that_cannot_be_decoded(tmp_path):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "a.jpg")
+    (tmp_path / "cut.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:1000])
+    with pytest.raises(UserError, match="^image: .*truncated"):
+        detect(CornerDetector(), Image.open(tmp_path / "cut.jpg"))
+    with pytest.raises(UserError, match="^image: .*La"):
+        detect(CornerDetector(), Image.new("La", (8, 8)))
+
+
+@pytest.mark.parametrize("row, column", [(1, 0), (2, 0), (2, 1)])
+def test_a_transposed_camera_matrix_is_refused(row, column):
+    k = np.array([[300, 0, 100], [0, 300, 100], [0, 0, 1.0]])
+    k[row, column] = 5
+    with pytest.raises(UserError, match="^intrinsics: .*give K, 3 x 3"):
+        detect(CornerDetector(), np.full((20, 20, 4), 255, np.uint8), intrinsics=k)
 
 
 def test_load_and_detect_with_a_network(tmp_path):

@@ -376,10 +376,10 @@ def test_a_decoders_own_exceptions_cost_one_image(tmp_path, monkeypatch, capfd):
     bad, good = (write(tmp_path / name, CASES["wide.png"]) for name in ("bad.png", "good.png"))
     open_really = Image.open
 
-    def fail(path):
-        if path == bad:
+    def fail(file):
+        if file.name == str(bad):
             raise RuntimeError("Failed to decode image")
-        return open_really(path)
+        return open_really(file)
 
     monkeypatch.setattr(Image, "open", fail)
     with pytest.raises(UserError, match="1 of 2 images failed"):
@@ -473,6 +473,16 @@ def test_names_that_are_not_utf8(tmp_path):
     assert b"caf\xe9.png" in (tmp_path / "out" / "predictions.csv").read_bytes()
     assert json.loads((tmp_path / "out" / "predictions.json").read_text())["images"][0]["file"] == str(path)
     assert np.load(tmp_path / "out" / "predictions.npz")["path"][0].endswith("caf\N{REPLACEMENT CHARACTER}.png")
+
+
+def test_a_transparent_value_of_16_bits_is_as_one_of_8(tmp_path):
+    values = np.full((20, 30), 90, np.uint8)
+    values[5:15, 5:25] = 200
+    Image.fromarray(values).save(tmp_path / "8.png", transparency=90)
+    Image.fromarray(257 * values.astype(np.uint16)).save(tmp_path / "16.png", transparency=257 * 90)
+    pictures = [np.array(open_image(tmp_path / name)) for name in ("8.png", "16.png")]
+    np.testing.assert_array_equal(pictures[1], pictures[0])
+    np.testing.assert_array_equal(pictures[1][..., 3] > 0, values == 200)
 
 
 def test_masks_of_every_kind_mean_the_same():

@@ -50,6 +50,11 @@ def test_names_are_escaped(page):
     assert "&lt;/script&gt;&lt;b&gt;&amp;bad" in text
 
 
+def test_a_name_may_look_like_a_slot_of_the_page(subject, tmp_path):
+    write_report(replace(subject, run="{{data}} {{terms}}"), tmp_path / "report.html")
+    assert "{{data}} {{terms}}" in (tmp_path / "report.html").read_text()
+
+
 def test_the_page_tells_the_figures(subject, page):
     text = page.read_text()
     assert f"{subject.metrics['angular_error_median_deg']:.1f}°" in text

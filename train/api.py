@@ -26,7 +26,7 @@ from data.images import to_8_bits
 from train.config import TrainConfig
 from train.detector import Detector
 from train.eval import metrics
-from train.eval.framing import WARNINGS, FramedImage, apparent_size, frame_image, open_image, upright
+from train.eval.framing import WARNINGS, FramedImage, apparent_size, decoded, frame_image, open_image
 
 ImageLike = str | Path | Image.Image | np.ndarray
 
@@ -245,12 +245,12 @@ def _whole_numbers(mask: ImageLike) -> ImageLike:
     if not isinstance(mask, np.ndarray):
         return mask
     mask = mask[..., 0] if mask.ndim == 3 and mask.shape[2] == 1 else mask
+    if not mask.size:
+        raise UserError(f"mask: an array of {mask.shape}: give one of the image's size")
     if mask.dtype.kind != "f":
         return mask
     if not np.isfinite(mask).all():
         raise UserError("mask: numbers that are not finite: give 0 where there is no object")
-    if not mask.size:
-        raise UserError(f"mask: an array of {mask.shape}: give one of the image's size")
     if mask.min() < 0:  # logits
         return mask > 0
     return np.rint(mask * (255 / max(mask.max(), 1e-9))).astype(np.uint8)
@@ -262,7 +262,8 @@ def _camera_matrix(intrinsics: np.ndarray) -> np.ndarray:
         k = np.asarray(intrinsics, np.float64)
     except ValueError:
         raise UserError(f"intrinsics: {intrinsics}: give K, 3 x 3 numbers") from None
-    if k.shape != (3, 3) or not np.isfinite(k).all() or not (k[0, 0] > 0 and k[1, 1] > 0 and k[2, 2] == 1):
+    upper = k.shape == (3, 3) and np.isfinite(k).all() and not k[np.tril_indices(3, -1)].any()
+    if not (upper and k[0, 0] > 0 and k[1, 1] > 0 and k[2, 2] == 1):
         raise UserError(f"intrinsics: {k.tolist()}: give K, 3 x 3: [[fx, 0, cx], [0, fy, cy], [0, 0, 1]], in pixels")
     return k
 
@@ -272,7 +273,7 @@ def _image(image: ImageLike) -> Image.Image:
         return open_image(image)
     if isinstance(image, Image.Image):
         try:
-            return to_8_bits(upright(image))
+            return decoded(image)
         except (ValueError, OSError, SyntaxError) as error:  # Pillow decodes a file that it has opened only now
             raise UserError(f"image: {error}") from None
     if not isinstance(image, np.ndarray):

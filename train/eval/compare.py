@@ -117,7 +117,7 @@ def _page(evaluated: Sequence[Evaluated], parent: Path) -> str:
     colors, columns = [css_color(i) for i in range(len(evaluated))], _columns(evaluated)
     rows = []
     for color, name, each in zip(colors, _names(evaluated), evaluated, strict=True):
-        report = html.escape(quote(os.path.relpath(each.folder / "report.html", parent)))
+        report = html.escape(quote(os.fsencode(os.path.relpath(each.folder / "report.html", parent))))
         link = f'<a href="{report}">{html.escape(name.removeprefix(f"{parent}/"))}</a>'
         cells = "".join(f"<td>{_cell(each.figures, *column)}</td>" for column in columns.values())
         rows.append(f'<tr><td><span><i style="background:{color}"></i>{link}</span></td>{cells}</tr>')

@@ -90,7 +90,8 @@ def open_frames(path: str | Path) -> Iterator[Image.Image]:
         raise UserError(f"{path}: a pipe or a device, not a file")
     with ExitStack() as stack:
         with _decoding(path):
-            opened = stack.enter_context(Image.open(path))
+            # Not by its name: Pillow 13 garbles some turned TIFFs that it maps into memory.
+            opened = stack.enter_context(Image.open(stack.enter_context(path.open("rb"))))
             if max(opened.size) > LONGEST_SIDE:
                 raise ValueError(f"{opened.width} x {opened.height} pixels, at most {LONGEST_SIDE} a side")
             frames = ImageSequence.Iterator(opened)
@@ -98,9 +99,7 @@ def open_frames(path: str | Path) -> Iterator[Image.Image]:
             with _decoding(path):
                 if (frame := next(frames, None)) is None:
                     return
-                image = to_8_bits(upright(frame))
-                has_alpha = "A" in image.getbands() or "transparency" in image.info
-                image = image.convert("RGBA" if has_alpha else "RGB")
+                image = decoded(frame)
             yield image
 
 
@@ -125,8 +124,16 @@ def _decoding(path: Path) -> Iterator[None]:
         raise UserError(f"{path}: {reason}: give PNG or JPEG files") from None
 
 
+def decoded(image: Image.Image) -> Image.Image:
+    """Turned upright, RGBA if it has transparency, else RGB. Raises whatever Pillow does."""
+    image = to_8_bits(upright(image))
+    has_alpha = "A" in image.getbands() or "transparency" in image.info
+    return image.convert("RGBA" if has_alpha else "RGB")
+
+
 def upright(image: Image.Image) -> Image.Image:
     """Turned as its EXIF orientation says. Pillow's own function writes the EXIF anew, and fails on odd ones."""
+    image.load()  # Pillow turns a TIFF as it decodes it, and its orientation is gone then
     method = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation))
     return image if method is None else image.transpose(method)
 

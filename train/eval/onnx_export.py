@@ -137,7 +137,7 @@ def compare(model: ExportedDetector, path: Path, image_size: int) -> float | Non
         import onnxruntime
     except ImportError:
         return None
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
     generator = torch.Generator().manual_seed(0)
     pixel = 2 / image_size
     scales = {"keypoints": np.array([pixel, pixel, 1]), "axis_ends": pixel}
