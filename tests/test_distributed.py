@@ -5,10 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
+from data.errors import UserError
 from tests.made_up_pairs import make_dataset
+from train.distributed import process_group
 
 ROOT = Path(__file__).parents[1]
 # So low a learning rate leaves the weights as they are, so the optimiser's state is made of means of gradients. A
@@ -62,3 +65,10 @@ def test_two_processes_train_as_one(tmp_path):
     weights = [flat(load_file(run / "model.safetensors").values()) for run in (one, two)]
     torch.testing.assert_close(weights[1], weights[0], rtol=1e-4, atol=1e-5)  # and running statistics
     assert len(list((two / "tensorboard").iterdir())) == 1
+
+
+def test_a_rank_without_the_rest_is_told(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with pytest.raises(UserError, match="RANK is set, but not .*WORLD_SIZE.*unset RANK"), process_group():
+        pytest.fail("went on")

@@ -13,6 +13,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -115,6 +116,53 @@ def test_a_closed_pipe_ends_no_training(dataset, tmp_path, monkeypatch):
     assert torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)["step"] == 2
 
 
+def test_ctrl_c_with_output_piped_to_a_program_keeps_a_checkpoint(dataset, tmp_path):
+    """Ctrl-C ends `tee` as well, so that nobody reads the progress any more."""
+    run = tmp_path / "run"
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in {**SMALL, "steps": 5000, "log_every": 1}.items()]
+    options[options.index("--checkpoint-every=4")] = "--checkpoint-every=5000"
+    command = [sys.executable, ROOT / "cli.py", "train", dataset, run, "--preset", "cpu", *options]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_bytes():
+            assert process.poll() is None
+            time.sleep(0.005)
+        process.stderr.close()
+        process.send_signal(signal.SIGINT)
+    assert process.returncode
+    assert 0 < torch.load(run / "checkpoint.pt", weights_only=True)["step"] < 5000
+
+
+def test_every_step_has_random_numbers_of_its_own(dataset, tmp_path, monkeypatch):
+    real_loss_terms, drawn = trainer.loss_terms, []
+
+    def recording_loss_terms(*arguments):
+        drawn.append(torch.get_rng_state())
+        return real_loss_terms(*arguments)
+
+    monkeypatch.setattr(trainer, "loss_terms", recording_loss_terms)
+    train(small_config(steps=4, color_jitter=0.0), [dataset], tmp_path / "run")
+    assert len({bytes(state.numpy()) for state in drawn}) == 4
+
+
+def test_the_averaged_weights_are_validated(dataset, tmp_path):
+    train(small_config(precision="float32"), [dataset], tmp_path)
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    figures, _ = validate(Detector.load(tmp_path), PairDataset(dataset, "val"))
+    assert {name: last[f"validation_{name}"] for name in figures} == pytest.approx(figures)
+
+
+def test_a_second_ctrl_c_stops_at_once(dataset, tmp_path, monkeypatch):
+    def interrupted_twice(*_):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("the step went on")
+
+    monkeypatch.setattr(trainer, "loss_terms", interrupted_twice)
+    with pytest.raises(KeyboardInterrupt):
+        train(small_config(), [dataset], tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
 def test_every_line_of_the_log_has_a_loss(dataset, tmp_path):
     train(small_config(steps=6, log_every=4, validate_every=3, checkpoint_every=6), [dataset], tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -185,7 +233,7 @@ def test_killed_run_goes_on_to_the_same_weights(dataset, tmp_path):
 
 def test_run_killed_before_its_first_checkpoint_starts_anew(dataset, finished_run, tmp_path):
     (tmp_path / "config.json").write_bytes((finished_run / "config.json").read_bytes())
-    (tmp_path / "metrics.jsonl").write_text('{"step": 2, "loss": 1.0}\n\0\0\n{"step": 4, "lo')
+    (tmp_path / "metrics.jsonl").write_text(f'{{"step": 2, "loss": 1.0}}\n\0\0\n{"[" * 99_999}\n{{"step": 4, "lo')
     train(small_config(), [dataset], tmp_path, resume=True)
     assert_same_weights(tmp_path, finished_run)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -260,6 +308,11 @@ def test_resume_refuses_other_settings_data_and_folders(dataset, finished_run, t
     with pytest.raises(UserError, match="no run to resume"):
         train(small_config(), [dataset], tmp_path / "nothing", resume=True)
     assert not (tmp_path / "nothing").exists()
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(UserError, match="no config.json.*: restore it, or train into another folder"):
+        train(small_config(), [dataset], tmp_path, resume=True)
+    with pytest.raises(UserError, match="started with supervised = False, not True"):
+        train(small_config(supervised=True, mirror=False), [dataset], finished_run, resume=True)
     recoloured = tmp_path / "recoloured"
     models = [make_model(number) for number in range(12)]
     parts = [write_part(tmp_path, dataclasses.replace(model, rgba=model.rgba // 2)) for model in models]
@@ -409,6 +462,13 @@ def test_a_full_disk_names_the_file_and_how_to_go_on(dataset, tmp_path, monkeypa
     monkeypatch.setattr(Logger, "write", full)
     with pytest.raises(UserError, match="metrics.jsonl: the disk is full: .* --resume"):
         train(small_config(), [dataset], tmp_path / "run")
+    monkeypatch.undo()
+    monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", lambda *_: full(*[None] * 3))
+    tracebacks = []
+    monkeypatch.setattr(threading, "excepthook", tracebacks.append)
+    with pytest.raises(UserError, match="the disk is full: .* --resume"):
+        train(small_config(steps=200, log_every=1), [dataset], tmp_path / "board")
+    assert not tracebacks and threading.excepthook == tracebacks.append
     (tmp_path / "file").write_text("not a run")
     with pytest.raises(OSError):  # nothing to resume yet, so the command line tells to name a folder
         train(small_config(), [dataset], tmp_path / "file")
@@ -720,9 +780,12 @@ def test_half_of_the_views_are_mirrored(dataset):
     for mirror in (True, False):
         config = small_config(mirror=mirror)
         network, batch = knowing(dataset, config)
+        torch.manual_seed(0)
         loss_terms(network, batch, config, step=0)
         if mirror:
             mirrored = network.mirrored.unflatten(0, (6, 2))
+            torch.manual_seed(0)
+            assert torch.equal(mirrored, torch.rand(6, 2) < 0.5)
             assert mirrored.any() and not mirrored.all() and (mirrored[:, 0] != mirrored[:, 1]).any()
         else:
             assert network.mirrored is None

@@ -51,7 +51,10 @@ def process_group() -> Iterator[None]:
     if "RANK" not in os.environ or os.environ.get("WORLD_SIZE") == "1":
         yield
         return
-    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    except ValueError as error:  # a variable that is missing
+        raise UserError(f"RANK is set, but not all of torchrun ({error}): start with torchrun, or unset RANK") from None
     main = is_main()
     try:
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +21,8 @@ from data.atomic import errors_named, write_bytes
 from train import distributed
 
 METRICS_NAME = "metrics.jsonl"
+# What shows how far a training is must not end it: a closed pipe, or a terminal without a degree sign.
+_UNSEEN = suppress(OSError, UnicodeError)
 
 
 class Logger:
@@ -40,7 +43,8 @@ class Logger:
         return self
 
     def __exit__(self, *exception) -> None:
-        self._progress.close()
+        with _UNSEEN:
+            self._progress.close()
         if self._main:
             self._board.close()
 
@@ -54,7 +58,8 @@ class Logger:
         self._names = tuple(values)
         self._sums = self._sums + torch.stack([value.detach().mean() for value in values.values()])
         self._steps += 1
-        self._progress.update()
+        with _UNSEEN:
+            self._progress.update()
 
     def means(self) -> dict[str, float]:
         """Means since the last call, over the pairs of all processes; and the steps per second."""
@@ -79,16 +84,34 @@ class Logger:
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
         if "loss" in values:
-            self._progress.set_postfix_str(" ".join(f"{name[:4]} {values[name]:.3f}" for name in self._names))
+            with _UNSEEN:
+                self._progress.set_postfix_str(" ".join(f"{name[:4]} {values[name]:.3f}" for name in self._names))
 
     def show_validation(self, step: int, figures: dict[str, float], picture: Image.Image) -> None:
         """Tell errors on validation pairs and show their keypoints; the main process alone calls this."""
         self._board.add_image("validation", np.asarray(picture), step, dataformats="HWC")
-        with suppress(OSError, UnicodeError):  # a closed pipe, or a terminal without a degree sign, ends no training
+        with _UNSEEN:
             self._progress.write(
                 f"step {step}: validation error mean {figures['error_mean_deg']:.1f}°, "
                 f"median {figures['error_median_deg']:.1f}°, flags right {figures['orientation_accuracy']:.1%}"
             )
+
+
+@contextmanager
+def no_tracebacks_of_files() -> Iterator[None]:
+    """Threads that cannot write are silent: where the disk is full TensorBoard's notices first, and the main one says
+    so in a line."""
+    hook = threading.excepthook
+
+    def tell(failure) -> None:
+        if not issubclass(failure.exc_type, OSError):
+            hook(failure)
+
+    threading.excepthook = tell
+    try:
+        yield
+    finally:
+        threading.excepthook = hook
 
 
 def whole_lines(path: Path, step: int) -> list[bytes]:
@@ -100,5 +123,5 @@ def whole_lines(path: Path, step: int) -> list[bytes]:
 def _step_of(line: bytes) -> float:
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return math.inf

@@ -62,7 +62,7 @@ from train.detector import (
 )
 from train.eval.validation import open_validation, validate
 from train.loader import make_pair_loader
-from train.logger import METRICS_NAME, Logger
+from train.logger import METRICS_NAME, Logger, no_tracebacks_of_files
 from train.networks import KeypointNetwork
 from train.optimizer import MovingAverage, Optimizers, make_optimizer
 from train.provenance import save_training_data
@@ -121,6 +121,7 @@ def train(config: TrainConfig, datasets: Sequence[str | Path], run: str | Path, 
                 save_training_data(run, pairs, find_run(config.init_from) if config.init_from else None)
             save_config(config, run)
         interrupt = stack.enter_context(stop_on_interrupt())
+        stack.enter_context(no_tracebacks_of_files())
         logger = stack.enter_context(Logger(run, state.step, config.steps))
         for stored in loader:
             torch.manual_seed(config.seed * 1_000_003 + state.step)
@@ -289,7 +290,9 @@ def check_run_folder(config: TrainConfig, run: Path, resume: bool) -> None:
                 raise UserError(f"{run}: holds a run already: add --resume {advice}, or choose another folder")
         return
     if not (run / CONFIG_NAME).exists():
-        raise UserError(f"{run}: no run to resume (no {CONFIG_NAME}): train without --resume")
+        lost = find_checkpoint(run) or (run / WEIGHTS_NAME).exists()
+        advice = "restore it, or train into another folder" if lost else "train without --resume"
+        raise UserError(f"{run}: no run to resume (no {CONFIG_NAME}): {advice}")
     before, now = dataclasses.asdict(load_config(run)), dataclasses.asdict(config)
     if before["precision"] == "auto":  # of a version that did not resolve it
         before["precision"] = now["precision"]
@@ -297,7 +300,7 @@ def check_run_folder(config: TrainConfig, run: Path, resume: bool) -> None:
     if {"camera_distance", "focal_length", "source_size"} & set(differing):  # of the pairs, not the user's to choose
         raise other_pairs(run)
     if differing:
-        name = differing[0]
+        name = "supervised" if "supervised" in differing else differing[0]  # it decides how many keypoints there are
         raise UserError(
             f"{run}: was started with {name} = {before[name]}, not {now[name]}: resume with the same options, "
             "or train into another folder"

@@ -102,7 +102,7 @@ def _camera_matrix(intrinsics: np.ndarray) -> list[float]:
 
 
 def _describe_mask(mask: np.ndarray) -> dict:
-    """An entry of ``scene_gt_info.json``. No mesh is at hand: what the image's border cuts off counts as if not there."""
+    """An entry of ``scene_gt_info.json``; there is no mesh here, so it tells of the part within the image alone."""
     count = int(mask.sum())
     box = [-1, -1, -1, -1]
     if count:
