@@ -118,9 +118,8 @@ def test_a_closed_pipe_ends_no_training(dataset, tmp_path, monkeypatch):
 
 def test_ctrl_c_with_output_piped_to_a_program_keeps_a_checkpoint(dataset, tmp_path):
     """Ctrl-C ends `tee` as well, so that nobody reads the progress any more."""
-    run = tmp_path / "run"
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in {**SMALL, "steps": 5000, "log_every": 1}.items()]
-    options[options.index("--checkpoint-every=4")] = "--checkpoint-every=5000"
+    run, settings = tmp_path / "run", {**SMALL, "steps": 5000, "log_every": 1, "checkpoint_every": 5000}
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
     command = [sys.executable, ROOT / "cli.py", "train", dataset, run, "--preset", "cpu", *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
         while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_bytes():
