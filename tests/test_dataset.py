@@ -398,6 +398,24 @@ def test_a_manifest_that_tells_of_more_pairs_is_refused(tmp_path):
         PairDataset(folder, "train")
 
 
+def test_a_manifest_that_tells_of_another_split_is_refused(tmp_path):
+    folder = make_dataset(tmp_path / "set", range(3), split="train")
+    manifest = load_manifest(folder)
+    object.__setattr__(manifest.shards[0], "split", "val")
+    save_manifest(folder, manifest)
+    with pytest.raises(UserError, match=r"train-00000\.h5: damaged"):
+        PairDataset(folder, "val")
+
+
+def test_a_model_that_the_manifest_does_not_tell_of_is_refused(tmp_path):
+    folder = make_dataset(tmp_path / "set", range(3), split="train")
+    manifest = load_manifest(folder)
+    manifest.models.pop()
+    save_manifest(folder, manifest)
+    with pytest.raises(UserError, match=r"train-00000\.h5: damaged"):
+        PairDataset(folder, "train")
+
+
 def test_deformed_pairs_have_shapes_of_their_own(tmp_path):
     plain = make_dataset(tmp_path / "plain", range(6), split="train")
     bent = make_dataset(tmp_path / "bent", range(6), split="train", settings={**SETTINGS, "variety": {"warp": 0.5}})
