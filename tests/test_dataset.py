@@ -389,31 +389,22 @@ def test_nothing_is_written(folder, dataset):
     assert folder_bytes(folder) == before
 
 
-def test_a_manifest_that_tells_of_more_pairs_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    "change, split",
+    [
+        (lambda manifest: object.__setattr__(manifest.shards[0], "pairs", 10), "train"),
+        (lambda manifest: object.__setattr__(manifest.shards[0], "split", "val"), "val"),
+        (lambda manifest: manifest.models.pop(), "train"),
+    ],
+    ids=["more pairs", "another split", "a model less"],
+)
+def test_a_manifest_of_other_shards_is_refused(tmp_path, change, split):
     folder = make_dataset(tmp_path / "set", range(3), split="train")
     manifest = load_manifest(folder)
-    object.__setattr__(manifest.shards[0], "pairs", 10)
+    change(manifest)
     save_manifest(folder, manifest)
     with pytest.raises(UserError, match=r"train-00000\.h5: damaged"):
-        PairDataset(folder, "train")
-
-
-def test_a_manifest_that_tells_of_another_split_is_refused(tmp_path):
-    folder = make_dataset(tmp_path / "set", range(3), split="train")
-    manifest = load_manifest(folder)
-    object.__setattr__(manifest.shards[0], "split", "val")
-    save_manifest(folder, manifest)
-    with pytest.raises(UserError, match=r"train-00000\.h5: damaged"):
-        PairDataset(folder, "val")
-
-
-def test_a_model_that_the_manifest_does_not_tell_of_is_refused(tmp_path):
-    folder = make_dataset(tmp_path / "set", range(3), split="train")
-    manifest = load_manifest(folder)
-    manifest.models.pop()
-    save_manifest(folder, manifest)
-    with pytest.raises(UserError, match=r"train-00000\.h5: damaged"):
-        PairDataset(folder, "train")
+        PairDataset(folder, split)
 
 
 def test_deformed_pairs_have_shapes_of_their_own(tmp_path):

@@ -66,6 +66,20 @@ def finished_run(dataset, tmp_path_factory):
     return run
 
 
+def program(dataset, run, **settings):
+    """A training of its own, with a small network; what it tells goes to a pipe."""
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in {**SMALL, **settings}.items()]
+    command = [sys.executable, ROOT / "cli.py", "train", dataset, run, "--preset", "cpu", *options]
+    return subprocess.Popen(command, stderr=subprocess.PIPE)
+
+
+def wait_for_lines(run, count, process):
+    log = run / "metrics.jsonl"
+    while not log.exists() or log.read_bytes().count(b"\n") < count:
+        assert process.poll() is None
+        time.sleep(0.005)
+
+
 def weights(run):
     return Detector.load(run).network.state_dict()
 
@@ -118,13 +132,9 @@ def test_a_closed_pipe_ends_no_training(dataset, tmp_path, monkeypatch):
 
 def test_ctrl_c_with_output_piped_to_a_program_keeps_a_checkpoint(dataset, tmp_path):
     """Ctrl-C ends `tee` as well, so that nobody reads the progress any more."""
-    run, settings = tmp_path / "run", {**SMALL, "steps": 5000, "log_every": 1, "checkpoint_every": 5000}
-    options = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
-    command = [sys.executable, ROOT / "cli.py", "train", dataset, run, "--preset", "cpu", *options]
-    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
-        while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_bytes():
-            assert process.poll() is None
-            time.sleep(0.005)
+    run = tmp_path / "run"
+    with program(dataset, run, steps=5000, log_every=1, checkpoint_every=5000) as process:
+        wait_for_lines(run, 1, process)
         process.stderr.close()
         process.send_signal(signal.SIGINT)
     assert process.returncode
@@ -212,15 +222,8 @@ def test_killed_run_goes_on_to_the_same_weights(dataset, tmp_path):
     chance = random.Random(0)
     run, settings = tmp_path / "run", dict(steps=40, log_every=1, validate_every=1000)
     train(small_config(**settings), [dataset], tmp_path / "undisturbed")
-    options = [
-        f"--{name.replace('_', '-')}={value}" for name, value in {**SMALL, **settings, "checkpoint_every": 1}.items()
-    ]
-    command = [sys.executable, ROOT / "cli.py", "train", dataset, run, "--preset", "cpu", *options]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        step = chance.randint(1, 25)
-        while not (run / "metrics.jsonl").exists() or (run / "metrics.jsonl").read_bytes().count(b"\n") < step:
-            assert process.poll() is None
-            time.sleep(0.005)
+    with program(dataset, run, **settings, checkpoint_every=1) as process:
+        wait_for_lines(run, chance.randint(1, 25), process)
         time.sleep(chance.uniform(0, 0.05))
         process.kill()
     assert process.returncode == -signal.SIGKILL

@@ -282,16 +282,15 @@ def check_run_folder(config: TrainConfig, run: Path, resume: bool) -> None:
     """Refuse a folder that holds a run, or with ``resume`` one that does not hold this run."""
     if (run / MANIFEST_NAME).exists():
         raise UserError(f"{run}: a dataset, not a run: name a run folder after the datasets")
+    begun = find_checkpoint(run) or (run / WEIGHTS_NAME).exists()
     if not resume:
         for name in (CONFIG_NAME, CHECKPOINT_NAME, PREVIOUS_NAME, WEIGHTS_NAME, METRICS_NAME):
             if (run / name).exists():
-                begun = find_checkpoint(run) or (run / WEIGHTS_NAME).exists()
                 advice = "to go on with it" if begun else "with the same options, delete the folder"
                 raise UserError(f"{run}: holds a run already: add --resume {advice}, or choose another folder")
         return
     if not (run / CONFIG_NAME).exists():
-        lost = find_checkpoint(run) or (run / WEIGHTS_NAME).exists()
-        advice = "restore it, or train into another folder" if lost else "train without --resume"
+        advice = "restore it, or train into another folder" if begun else "train without --resume"
         raise UserError(f"{run}: no run to resume (no {CONFIG_NAME}): {advice}")
     before, now = dataclasses.asdict(load_config(run)), dataclasses.asdict(config)
     if before["precision"] == "auto":  # of a version that did not resolve it
